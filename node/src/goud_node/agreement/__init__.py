@@ -1,0 +1,3 @@
+"""The ordered log that decides which block holds a height."""
+
+from __future__ import annotations

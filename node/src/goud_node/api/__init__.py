@@ -1,0 +1,3 @@
+"""The public HTTP interface, port 8080."""
+
+from __future__ import annotations

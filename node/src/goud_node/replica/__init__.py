@@ -1,0 +1,3 @@
+"""The protocol of one node: propose, follow, countersign, trim, catch up."""
+
+from __future__ import annotations
