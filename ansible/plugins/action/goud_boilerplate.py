@@ -1,0 +1,73 @@
+"""Refuse a run that cannot mean what was asked: wrong core, empty groups, unknown, removed or ill-typed variables."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ansible import constants
+from ansible.plugins.action import ActionBase
+from ansible.release import __version__ as core_version
+from ansible.utils.vars import load_extra_vars
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
+import goud_variables
+
+_ARGUMENTS = {"groups", "minimum_core", "meta", "removed"}
+
+
+class ActionModule(ActionBase):
+    """`goud_boilerplate: {groups: [...], minimum_core: "2.19"}`; runs on the controller, also in check mode.
+
+    Optional: `meta`, a list of the verbs' meta files (default: all beside the playbooks), and `removed`, a file that
+    maps removed variables to what replaces them (default: removed_variables.yml beside the playbooks).
+    """
+
+    _requires_connection = False
+    TRANSFERS_FILES = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return every problem at once: fixing them one run at a time would be tiresome."""
+        super().run(tmp, task_vars)
+        variables = task_vars or {}
+        arguments = self._task.args
+        problems = [f"unknown argument '{name}' of goud_boilerplate" for name in sorted(set(arguments) - _ARGUMENTS)]
+        problem = goud_variables.core_problem(core_version, str(arguments.get("minimum_core", "2.19")))
+        problems += [problem] if problem else []
+        problems += self._empty_groups(list(arguments.get("groups", [])), variables)
+        try:
+            problems += self._variables(arguments, variables)
+        except (OSError, ValueError) as error:
+            problems.append(str(error))
+        if problems:
+            return {"failed": True, "changed": False, "msg": "\n".join(problems), "problems": problems}
+        return {"changed": False}
+
+    @staticmethod
+    def _empty_groups(groups: list[str], variables: Mapping[str, Any]) -> list[str]:
+        inventory = variables.get("groups", {})
+        source = ", ".join(str(item) for item in variables.get("ansible_inventory_sources") or ["none given"])
+        return [
+            f"the inventory ({source}) has no host in the group '{group}': name one with -i inventories/<environment>"
+            for group in groups
+            if not inventory.get(group)
+        ]
+
+    def _variables(self, arguments: Mapping[str, Any], variables: Mapping[str, Any]) -> list[str]:
+        root = Path(constants.CONFIG_FILE).parent if constants.CONFIG_FILE else Path.cwd()
+        playbooks = root / "ansible" / "playbooks"
+        metas = [root / str(path) for path in arguments.get("meta", [])] or sorted(playbooks.glob("*.meta.yml"))
+        removed_file = (
+            root / str(arguments["removed"]) if "removed" in arguments else playbooks / "removed_variables.yml"
+        )
+        removed = goud_variables.read_yaml(removed_file) if "removed" in arguments or removed_file.exists() else {}
+        known = goud_variables.known_variables(root / "roles", metas)
+        extra = load_extra_vars(self._loader)
+        inventory = [name for name in variables if name not in extra and not name.startswith(("_", "ansible_"))]
+        return [
+            *goud_variables.unknown_extra(extra, known, removed),
+            *goud_variables.unknown_inventory(inventory, known, removed),
+            *goud_variables.wrong_values({name: self._templar.template(value) for name, value in extra.items()}, known),
+        ]

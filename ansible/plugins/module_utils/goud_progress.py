@@ -1,0 +1,131 @@
+"""Texts of the progress display: pure functions and one small record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# Steps that only steer the play: shown when they change something, fail, or take long.
+_QUIET = {
+    "add_host", "assert", "debug", "fail", "gather_facts", "goud_boilerplate", "goud_report", "group_by", "import_role",
+    "include_role", "include_tasks", "include_vars", "meta", "set_fact", "set_stats", "setup", "stat",
+    "validate_argument_spec",
+}  # fmt: skip
+_SLOW_SECONDS = 2.0
+_ORDER = ("changed", "ok", "failed", "unreachable", "skipped")
+
+
+@dataclass
+class Step:
+    """One task over all its hosts: who did what, and since when (monotonic seconds)."""
+
+    name: str
+    quiet: bool = False
+    started: float = field(default_factory=time.monotonic)
+    hosts: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, outcome: str, host: str) -> None:
+        """Record one host's outcome."""
+        self.hosts.setdefault(outcome, []).append(host)
+
+    @property
+    def changed(self) -> bool:
+        """Tell whether any host was changed."""
+        return "changed" in self.hosts
+
+    def visible(self, *, verbose: bool) -> bool:
+        """Tell whether the step is worth a line: it did something, and is not mere steering."""
+        if verbose:
+            return True
+        if self.changed:
+            return True
+        slow = time.monotonic() - self.started >= _SLOW_SECONDS
+        return "ok" in self.hosts and (slow or not self.quiet)
+
+    def line(self, now: float) -> str:
+        """Return the finished line: outcome and hosts, and the time when it is worth telling."""
+        parts = [
+            f"{outcome} {', '.join(hosts)}"
+            for outcome in _ORDER
+            if (hosts := self.hosts.get(outcome)) and (outcome != "skipped" or len(self.hosts) == 1)
+        ]
+        seconds = now - self.started
+        took = f"  ({seconds:.1f} s)" if seconds >= 1 else ""
+        return f"{self.name}  {'; '.join(parts) or 'no hosts'}{took}"
+
+
+def is_quiet(action: str) -> bool:
+    """Tell whether tasks of this action only steer."""
+    return action.rsplit(".", 1)[-1] in _QUIET
+
+
+def clock(seconds: float) -> str:
+    """Return elapsed time as m:ss.t, seven characters wide."""
+    minutes, rest = divmod(max(seconds, 0.0), 60)
+    return f"{int(minutes):>2}:{rest:04.1f}"
+
+
+def indent(text: str) -> str:
+    """Indent every line under its step."""
+    return "\n".join(f"        {line}" for line in text.splitlines())
+
+
+def relative(path: str, base: Path) -> str:
+    """Shorten a path below `base`; a trailing `:line` is kept."""
+    prefix = f"{base}/"
+    return path.removeprefix(prefix)
+
+
+def failure(content: Mapping[str, Any]) -> str:
+    """Return the whole failure: message, exit status, both outputs. A censored result stays censored."""
+    if "censored" in content:
+        return str(content["censored"])
+    lines = [str(content.get("msg") or content.get("reason") or "failed without a message")]
+    if content.get("assertion") is not None:
+        lines.append(f"assertion: {content['assertion']}")
+    if content.get("rc") is not None:
+        lines.append(f"exit status: {content['rc']}")
+    if content.get("status") is not None:
+        lines.append(f"status: {content['status']}")
+    if content.get("errors") and content["errors"] != content.get("argument_errors"):
+        lines += [str(error) for error in content["errors"]] if isinstance(content["errors"], list) else []
+    if isinstance(content.get("argument_errors"), list):
+        lines += [str(error) for error in content["argument_errors"] if str(error) not in lines[0]]
+    for name in ("stdout", "stderr", "module_stdout", "module_stderr", "build_log"):
+        text = str(content.get(name) or "").rstrip()
+        if text:
+            lines += [f"{name}:", *(f"  {line}" for line in text.splitlines())]
+    return "\n".join(lines)
+
+
+def needs_trace(message: str) -> bool:
+    """Tell whether the failure comes from a playbook's or module's own mistake, where the place matters most."""
+    return (
+        message.startswith(("Task failed", "Module result", "Unexpected", "MODULE FAILURE")) or "undefined" in message
+    )
+
+
+def summary(content: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the closing lines, each with the name of its colour constant."""
+    lines: list[tuple[str, str]] = []
+    for host, counts in content["hosts"].items():
+        bad = counts.get("failed", 0) or counts.get("unreachable", 0)
+        shown = "  ".join(
+            f"{key}={counts.get(key, 0)}" for key in ("ok", "changed", "unreachable", "failed", "rescued")
+        )
+        colour = "COLOR_ERROR" if bad else "COLOR_CHANGED" if counts.get("changed") else "COLOR_OK"
+        lines.append((f"{host:<12} {shown}", colour))
+    if not content["hosts"]:
+        lines.append(("no host was reached: nothing was done", "COLOR_ERROR"))
+    red = content["result"] == "failed"
+    mode = " in check mode" if content["check_mode"] else ""
+    lines.append(
+        (
+            f"{content['verb']}: {content['result']}{mode} in {content['seconds']:.1f} s",
+            "COLOR_ERROR" if red else "COLOR_OK",
+        )
+    )
+    return lines

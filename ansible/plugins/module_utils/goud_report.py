@@ -1,0 +1,202 @@
+"""What a verb tells at its end: tables for people, one JSON document for machines.
+
+Pure functions without Ansible, so that the callback stays thin and the unit tests need no playbook.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+VERDICTS = ("ok", "warning", "failed")
+
+_STYLES = {
+    "green": {"ok", "yes", "true", "ready", "healthy", "running", "up", "passed", "present", "unchanged"},
+    "yellow": {"warning", "changed", "degraded", "draining", "stopped", "paused", "unknown"},
+    "red": {"failed", "no", "false", "down", "missing", "absent", "unreachable", "critical", "error", "halted", "dead"},
+}
+_STYLE_OF = {word: style for style, words in _STYLES.items() for word in words}
+_VERDICT_STYLE = {"ok": "bold green", "warning": "bold yellow", "failed": "bold red"}
+
+
+@dataclass(frozen=True)
+class Table:
+    """One result table. `rows` hold one text per column; `note` is a sentence printed below."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    verdict: str = "ok"
+    note: str = ""
+
+    def records(self) -> list[dict[str, str]]:
+        """Return the rows as one mapping per row, keyed by column name."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+
+@dataclass
+class Run:
+    """What one playbook run did, collected while it runs. Times are aware UTC."""
+
+    verb: str
+    started: datetime
+    check_mode: bool = False
+    hosts: dict[str, dict[str, int]] = field(default_factory=dict)
+    failures: list[dict[str, str]] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+
+    @property
+    def failed(self) -> bool:
+        """Tell whether any host failed, was unreachable, or a table says so."""
+        hosts = any(counts.get("failed", 0) or counts.get("unreachable", 0) for counts in self.hosts.values())
+        return hosts or any(table.verdict == "failed" for table in self.tables)
+
+
+def parse_table(value: Any) -> Table:
+    """Build a table from what a task handed over: title, columns, rows (lists or mappings), verdict, note.
+
+    Raises ValueError that names the field when the shape is wrong: a report that cannot be shown is an error.
+    """
+    if not isinstance(value, Mapping):
+        message = f"a report is a mapping with title, columns and rows, not {type(value).__name__}"
+        raise ValueError(message)  # noqa: TRY004 - callers handle one error type for every malformed report
+    unknown = sorted(set(value) - {"title", "columns", "rows", "verdict", "note"})
+    if unknown:
+        raise ValueError(f"unknown report fields: {', '.join(unknown)}")
+    title = str(value.get("title") or "")
+    columns = value.get("columns")
+    rows = value.get("rows")
+    verdict = str(value.get("verdict", "ok"))
+    if not title:
+        raise ValueError("a report needs a title")
+    if not isinstance(columns, Sequence) or isinstance(columns, str) or not columns:
+        raise ValueError(f"report '{title}': columns must be a list of names")
+    if not isinstance(rows, Sequence) or isinstance(rows, str):
+        raise ValueError(f"report '{title}': rows must be a list")
+    if verdict not in VERDICTS:
+        raise ValueError(f"report '{title}': verdict is one of {', '.join(VERDICTS)}, not '{verdict}'")
+    names = tuple(str(column) for column in columns)
+    parsed = tuple(_row(title, names, number, row) for number, row in enumerate(rows, start=1))
+    return Table(title, names, parsed, verdict, str(value.get("note") or ""))
+
+
+def _row(title: str, columns: tuple[str, ...], number: int, row: Any) -> tuple[str, ...]:
+    if isinstance(row, Mapping):
+        if set(row) != set(columns):
+            wrong = ", ".join(sorted(set(map(str, row)) ^ set(columns)))
+            raise ValueError(f"report '{title}': row {number} and the columns differ in: {wrong}")
+        return tuple(_cell(row[column]) for column in columns)
+    if isinstance(row, Sequence) and not isinstance(row, str):
+        if len(row) != len(columns):
+            raise ValueError(f"report '{title}': row {number} has {len(row)} cells for {len(columns)} columns")
+        return tuple(_cell(cell) for cell in row)
+    raise ValueError(f"report '{title}': row {number} must be a list or a mapping")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def render(tables: Iterable[Table], *, width: int, colour: bool) -> str:
+    """Return the tables as text, `width` columns wide, with terminal colours when asked."""
+    out = StringIO()
+    console = Console(file=out, width=width, force_terminal=colour, no_color=not colour, highlight=False)
+    for table in tables:
+        console.print()
+        grid = RichTable(title=table.title, title_justify="left", title_style="bold", header_style="bold")
+        for column in table.columns:
+            grid.add_column(column, overflow="fold")
+        for row in table.rows:
+            grid.add_row(*(Text(cell, style=_STYLE_OF.get(cell.lower(), "")) for cell in row))
+        console.print(grid)
+        if not table.rows:
+            console.print("(no rows)")
+        if table.note:
+            console.print(Text(table.note, style=_VERDICT_STYLE[table.verdict]))
+    return out.getvalue()
+
+
+def document(run: Run, *, finished: datetime) -> dict[str, Any]:
+    """Return the machine-readable report of a run."""
+    return {
+        "verb": run.verb,
+        "result": "failed" if run.failed else "ok",
+        "check_mode": run.check_mode,
+        "started": run.started.isoformat(timespec="milliseconds"),
+        "finished": finished.isoformat(timespec="milliseconds"),
+        "seconds": round((finished - run.started).total_seconds(), 3),
+        "hosts": run.hosts,
+        "failures": run.failures,
+        "reports": [
+            {
+                "title": table.title,
+                "verdict": table.verdict,
+                "note": table.note,
+                "columns": list(table.columns),
+                "rows": table.records(),
+            }
+            for table in run.tables
+        ],
+    }
+
+
+def page(content: Mapping[str, Any]) -> str:
+    """Return the same report as a Markdown page for people."""
+    mode = " (check mode: nothing was changed)" if content["check_mode"] else ""
+    lines = [
+        f"# {content['verb']}: {content['result']}{mode}",
+        "",
+        f"Started {content['started']}, took {content['seconds']} s.",
+    ]
+    for report in content["reports"]:
+        lines += ["", f"## {report['title']}", ""]
+        lines.append("| " + " | ".join(map(_escape, report["columns"])) + " |")
+        lines.append("|" + " --- |" * len(report["columns"]))
+        lines += ["| " + " | ".join(_escape(row[name]) for name in report["columns"]) + " |" for row in report["rows"]]
+        if report["note"]:
+            lines += ["", report["note"]]
+    if content["failures"]:
+        lines += ["", "## Failures", ""]
+        lines += [
+            f"* **{failure['host']}**, {failure['task']}: {failure['message']}" for failure in content["failures"]
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _escape(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("\n", " ")
+
+
+def save(content: Mapping[str, Any], directory: Path) -> Path:
+    """Write `<verb>-<timestamp>.json` and the page beside it; return the JSON file's path.
+
+    Readable by its owner only: a report may hold addresses and paths. The JSON appears whole or not at all.
+    """
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    stamp = datetime.fromisoformat(str(content["started"])).astimezone(UTC).strftime("%Y%m%d-%H%M%S-%f")[:-3]
+    target = directory / f"{content['verb']}-{stamp}.json"
+    _write_private(target.with_suffix(".md"), page(content))
+    temporary = target.with_suffix(".json.part")
+    _write_private(temporary, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    temporary.rename(target)
+    return target
+
+
+def _write_private(path: Path, text: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(text)
