@@ -1,0 +1,84 @@
+"""Deploying again changes nothing, rehearsals work from a running cluster, and bad input is refused by name."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.support.cluster import NODES, Cluster
+
+pytestmark = pytest.mark.e2e
+
+
+def test_a_second_deploy_changes_nothing(cluster: Cluster) -> None:
+    recap = cluster.playbook("deploy")
+    assert recap.returncode == 0, recap.output
+    assert recap.changed, "no recap: nothing was proven"
+    assert set(recap.changed.values()) == {0}, recap.output
+
+
+def test_a_rehearsal_on_a_running_cluster_changes_nothing(cluster: Cluster) -> None:
+    before = {name: cluster.container(name).id for name in (*NODES, "etcd1", "goud-lb")}
+    recap = cluster.playbook("deploy", "--check", "--diff")
+    assert recap.returncode == 0, recap.output
+    assert {name: cluster.container(name).id for name in before} == before
+
+
+def test_verify_is_red_when_a_node_is_down(cluster: Cluster) -> None:
+    assert cluster.playbook("verify").returncode == 0
+    cluster.container("node2").stop(timeout=15)
+    try:
+        recap = cluster.playbook("verify")
+    finally:
+        cluster.start("node2")
+    assert recap.returncode != 0
+    assert "node2" in recap.output
+
+
+def test_a_mistyped_variable_is_refused_with_the_nearest_name(cluster: Cluster) -> None:
+    recap = cluster.playbook("deploy", "-e", "chain_node_imge=x")
+    assert recap.returncode != 0
+    assert "chain_node_imge" in recap.output
+    assert "chain_node_image" in recap.output
+
+
+def test_a_volume_of_another_chain_is_refused_and_kept(cluster: Cluster) -> None:
+    container = cluster.container("node3")
+    container.stop(timeout=15)
+    marker = rewrite_marker(cluster, "goud-0000000000000000")
+    try:
+        recap = cluster.playbook("deploy")
+        assert recap.returncode != 0
+        assert "goud-0000000000000000" in recap.output
+    finally:
+        assert rewrite_marker(cluster, marker) == "goud-0000000000000000", "the refused volume was touched"
+        cluster.start("node3")
+
+
+def rewrite_marker(cluster: Cluster, text: str) -> str:
+    """Put `text` into node3's chain id marker; what stood there."""
+    output = cluster.run_on_volume_of(
+        "node3",
+        ["-c", f"cat /data/chain_id; printf '%s\\n' {text} > /data/chain_id"],
+        entrypoint="/bin/sh",
+        user="root",
+        volumes={"node3_data": {"bind": "/data", "mode": "rw"}},
+    )
+    return output.strip()
+
+
+@contextmanager
+def listening(port: int) -> Iterator[None]:
+    with socket.create_server(("127.0.0.1", port)):
+        yield
+
+
+def test_a_taken_port_is_named_with_its_process(cluster: Cluster) -> None:
+    with listening(18080):
+        recap = cluster.playbook("deploy", "-e", "load_balancer_http_port=18080")
+    assert recap.returncode != 0
+    assert "18080" in recap.output
+    assert "python" in recap.output or "pytest" in recap.output

@@ -1,0 +1,163 @@
+"""The local cluster as a test sees it: containers by name, nodes by address, verbs as an operator runs them."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import docker
+import httpx
+from docker.models.containers import Container
+
+ROOT = Path(__file__).resolve().parents[2]
+BALANCER = "http://127.0.0.1:8080"
+NODES = {f"node{n}": f"http://127.0.0.1:{8080 + n}" for n in (1, 2, 3)}
+ETCD = ("etcd1", "etcd2", "etcd3")
+PEER_NETWORK = "goud-peers"
+
+T = TypeVar("T")
+
+
+def wait_until(what: str, condition: Callable[[], T | None], *, within: float = 60.0, every: float = 0.1) -> T:
+    """The first truthy answer of `condition`; after `within` seconds an error that says what was awaited."""
+    deadline = time.monotonic() + within
+    last: object = None
+    while time.monotonic() < deadline:
+        try:
+            answer = condition()
+            if answer:
+                return answer
+            last = answer
+        except httpx.TransportError as error:  # a node that is down is an answer too
+            last = error
+        time.sleep(every)
+    raise TimeoutError(f"waited {within:.0f} s for {what}; last seen: {last!r}")
+
+
+@dataclass(frozen=True)
+class Recap:
+    """What one playbook run said of each host."""
+
+    returncode: int
+    output: str
+    changed: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, done: subprocess.CompletedProcess[str]) -> Recap:
+        output = done.stdout + done.stderr
+        rows = re.findall(r"^(\S+)\s+:\s+ok=\d+\s+changed=(\d+)", output, re.MULTILINE)
+        return cls(done.returncode, output, {host: int(count) for host, count in rows})
+
+
+class Cluster:
+    """Three nodes, three etcd members and a load balancer on this machine."""
+
+    def __init__(self) -> None:
+        self.engine = docker.from_env()
+
+    # -- verbs ------------------------------------------------------------------------------------------------------
+    def playbook(self, verb: str, *arguments: str, timeout: float = 600) -> Recap:
+        """Run `<verb>.yml` on the local inventory; the recap says what changed."""
+        program = Path(sys.executable).with_name("ansible-playbook")
+        command = [str(program), f"{verb}.yml", "-i", "inventories/local", *arguments]
+        environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "PATH": f"{program.parent}:{os.environ['PATH']}"}
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=timeout, check=False
+        )
+        return Recap.of(done)
+
+    # -- containers -------------------------------------------------------------------------------------------------
+    def container(self, name: str) -> Container:
+        return self.engine.containers.get(name)
+
+    def kill(self, name: str) -> None:
+        """SIGKILL, the whole container, and it stays down (`docker kill` counts as the operator's wish)."""
+        self.container(name).kill("SIGKILL")
+
+    def start(self, name: str) -> None:
+        self.container(name).start()
+
+    def run_in(self, name: str, *command: str) -> str:
+        done = self.container(name).exec_run(list(command))
+        text = done.output.decode() if isinstance(done.output, bytes) else repr(done.output)
+        if done.exit_code != 0:
+            raise RuntimeError(f"{' '.join(command)} in {name} ended with {done.exit_code}: {text}")
+        return text
+
+    def run_on_volume_of(self, name: str, command: list[str], **options: Any) -> str:
+        """Run `command` in a throw-away container of `name`'s image, without a network; what it printed."""
+        container = self.container(name)
+        image = container.attrs["Image"]
+        output: bytes = self.engine.containers.run(image, command, network_mode="none", remove=True, **options)
+        return output.decode()
+
+    def disconnect(self, name: str) -> dict[str, Any]:
+        """Cut a node off from peers and etcd; the answer is what `reconnect` needs."""
+        container = self.container(name)
+        container.reload()
+        attached: dict[str, Any] = container.attrs["NetworkSettings"]["Networks"][PEER_NETWORK]
+        self.engine.networks.get(PEER_NETWORK).disconnect(container)
+        return attached
+
+    def reconnect(self, name: str, attached: dict[str, Any]) -> None:
+        fixed = (attached.get("IPAMConfig") or {}).get("IPv4Address")
+        self.engine.networks.get(PEER_NETWORK).connect(
+            self.container(name), aliases=attached.get("Aliases") or [], ipv4_address=fixed
+        )
+
+    # -- what nodes say ---------------------------------------------------------------------------------------------
+    @staticmethod
+    def health(node: str) -> dict[str, Any]:
+        answer: dict[str, Any] = httpx.get(f"{NODES[node]}/health", timeout=2).json()
+        return answer
+
+    @staticmethod
+    def ready(node: str) -> bool:
+        return httpx.get(f"{NODES[node]}/readyz", timeout=2).status_code == 200
+
+    def lengths(self) -> dict[str, int]:
+        return {node: int(self.health(node)["chain_length"]) for node in NODES}
+
+    def proposer(self) -> str:
+        return wait_until("a proposer", lambda: next((h for h in map(self._proposer, NODES) if h), None))
+
+    def _proposer(self, node: str) -> str | None:
+        try:
+            name: str | None = self.health(node)["proposer"]
+        except httpx.TransportError:
+            return None
+        return name
+
+    def etcd_leader(self) -> str:
+        endpoints = json.loads(self.run_in("etcd1", *self._etcdctl, "endpoint", "status", "--cluster", "-w", "json"))
+        for endpoint in endpoints:
+            status = endpoint["Status"]
+            if status["leader"] == status["header"]["member_id"]:
+                return str(re.sub(r"^https?://([^:]+):.*$", r"\1", endpoint["Endpoint"]))
+        raise LookupError(f"no member leads: {endpoints}")
+
+    @functools.cached_property
+    def _etcdctl(self) -> list[str]:
+        return ["etcdctl"]  # endpoints and certificates come from the container's own ETCDCTL_ variables
+
+    def wait_ready(self, *nodes: str, within: float = 60) -> None:
+        for node in nodes or NODES:
+            wait_until(f"{node} to be ready", functools.partial(self.ready, node), within=within)
+
+    def wait_level(self, within: float = 60) -> int:
+        """Wait until all nodes have the same chain length; the length."""
+
+        def level() -> int | None:
+            lengths = set(self.lengths().values())
+            return lengths.pop() if len(lengths) == 1 else None
+
+        return wait_until("all nodes to have the same height", level, within=within)
