@@ -39,7 +39,7 @@ class ActionModule(ActionBase):
         problems += self._empty_groups(list(arguments.get("groups", [])), variables)
         try:
             problems += self._variables(arguments, variables)
-        except (OSError, ValueError) as error:
+        except (OSError, goud_variables.SpecificationError) as error:
             problems.append(str(error))
         if problems:
             return {"failed": True, "changed": False, "msg": "\n".join(problems), "problems": problems}

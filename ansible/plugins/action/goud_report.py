@@ -9,7 +9,7 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
-from goud_report import parse_table
+from goud_tables import ReportError, parse_table
 
 
 class ActionModule(ActionBase):
@@ -25,7 +25,7 @@ class ActionModule(ActionBase):
         save = bool(arguments.pop("save", True))
         try:
             table = parse_table(arguments)
-        except ValueError as error:
+        except ReportError as error:
             return {"failed": True, "changed": False, "msg": str(error)}
         report = {
             "title": table.title,

@@ -25,7 +25,7 @@ from ansible.utils import color
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 import goud_progress
-import goud_report
+import goud_tables
 
 DOCUMENTATION = """
 name: goud
@@ -58,7 +58,7 @@ class CallbackModule(CallbackBase):
 
     def __init__(self) -> None:
         super().__init__()
-        self._run = goud_report.Run("playbook", datetime.now(UTC))
+        self._run = goud_tables.Run("playbook", datetime.now(UTC))
         self._step: goud_progress.Step | None = None
         self._save = False
         self._started = time.monotonic()
@@ -242,8 +242,8 @@ class CallbackModule(CallbackBase):
         if report is None:
             return
         try:
-            self._run.tables.append(goud_report.parse_table(report))
-        except ValueError as error:
+            self._run.tables.append(goud_tables.parse_table(report))
+        except goud_tables.ReportError as error:
             self._display.error(f"{result.task.get_name()}: {error}", wrap_text=False)
             self._run.failures.append(
                 {"host": "controller", "task": str(result.task.get_name()), "place": "", "message": str(error)}
@@ -257,10 +257,10 @@ class CallbackModule(CallbackBase):
         for host in sorted(stats.processed):
             counts = stats.summarize(host)
             self._run.hosts[host] = {("failed" if key == "failures" else key): value for key, value in counts.items()}
-        content = goud_report.document(self._run, finished=datetime.now(UTC))
+        content = goud_tables.document(self._run, finished=datetime.now(UTC))
         if self._run.tables and not self._json:
             width = max(80, min(160, shutil.get_terminal_size((120, 24)).columns))
-            text = goud_report.render(self._run.tables, width=width, colour=bool(color.ANSIBLE_COLOR))
+            text = goud_tables.render(self._run.tables, width=width, colour=bool(color.ANSIBLE_COLOR))
             self._say(text.rstrip("\n"))
         for line, colour in goud_progress.summary(content):
             self._say(line, color=getattr(constants, colour))
@@ -273,7 +273,7 @@ class CallbackModule(CallbackBase):
             return
         root = Path(constants.CONFIG_FILE).parent if constants.CONFIG_FILE else Path.cwd()
         try:
-            path = goud_report.save(content, root / str(self.get_option("reports")))
+            path = goud_tables.save(content, root / str(self.get_option("reports")))
         except OSError as error:
             self._display.warning(f"the report could not be saved: {error}")
             return

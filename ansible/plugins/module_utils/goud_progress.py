@@ -15,6 +15,7 @@ _QUIET = {
     "validate_argument_spec",
 }  # fmt: skip
 _SLOW_SECONDS = 2.0
+_COUNTS = ("ok", "changed", "unreachable", "failed", "rescued")
 _ORDER = ("changed", "ok", "failed", "unreachable", "skipped")
 
 

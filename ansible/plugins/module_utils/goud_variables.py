@@ -15,6 +15,10 @@ from typing import Any
 import yaml
 
 
+class SpecificationError(ValueError):
+    """A file of argument specifications has no such content."""
+
+
 @dataclass(frozen=True)
 class Known:
     """Every documented variable: its option specification, and where it is documented."""
@@ -32,11 +36,11 @@ def read_yaml(path: Path) -> Any:
 def specifications(path: Path) -> dict[str, dict[str, Any]]:
     """Return entry point -> option -> specification of an `argument_specs` file.
 
-    Raises ValueError that names the file when it has no such mapping.
+    Raises SpecificationError that names the file when it has no such mapping.
     """
     content = read_yaml(path)
     if not isinstance(content, Mapping) or not isinstance(content.get("argument_specs"), Mapping):
-        raise ValueError(f"{path}: no mapping 'argument_specs'")
+        raise SpecificationError(f"{path}: no mapping 'argument_specs'")
     return {
         str(entry): {str(name): dict(option) for name, option in (spec.get("options") or {}).items()}
         for entry, spec in content["argument_specs"].items()

@@ -29,6 +29,10 @@ _STYLE_OF = {word: style for style, words in _STYLES.items() for word in words}
 _VERDICT_STYLE = {"ok": "bold green", "warning": "bold yellow", "failed": "bold red"}
 
 
+class ReportError(ValueError):
+    """A task handed over something that cannot be shown as a table."""
+
+
 @dataclass(frozen=True)
 class Table:
     """One result table. `rows` hold one text per column; `note` is a sentence printed below."""
@@ -65,26 +69,25 @@ class Run:
 def parse_table(value: Any) -> Table:
     """Build a table from what a task handed over: title, columns, rows (lists or mappings), verdict, note.
 
-    Raises ValueError that names the field when the shape is wrong: a report that cannot be shown is an error.
+    Raises ReportError that names the field when the shape is wrong: a report that cannot be shown is an error.
     """
     if not isinstance(value, Mapping):
-        message = f"a report is a mapping with title, columns and rows, not {type(value).__name__}"
-        raise ValueError(message)  # noqa: TRY004 - callers handle one error type for every malformed report
+        raise ReportError(f"a report is a mapping with title, columns and rows, not {type(value).__name__}")
     unknown = sorted(set(value) - {"title", "columns", "rows", "verdict", "note"})
     if unknown:
-        raise ValueError(f"unknown report fields: {', '.join(unknown)}")
+        raise ReportError(f"unknown report fields: {', '.join(unknown)}")
     title = str(value.get("title") or "")
     columns = value.get("columns")
     rows = value.get("rows")
     verdict = str(value.get("verdict", "ok"))
     if not title:
-        raise ValueError("a report needs a title")
+        raise ReportError("a report needs a title")
     if not isinstance(columns, Sequence) or isinstance(columns, str) or not columns:
-        raise ValueError(f"report '{title}': columns must be a list of names")
+        raise ReportError(f"report '{title}': columns must be a list of names")
     if not isinstance(rows, Sequence) or isinstance(rows, str):
-        raise ValueError(f"report '{title}': rows must be a list")
+        raise ReportError(f"report '{title}': rows must be a list")
     if verdict not in VERDICTS:
-        raise ValueError(f"report '{title}': verdict is one of {', '.join(VERDICTS)}, not '{verdict}'")
+        raise ReportError(f"report '{title}': verdict is one of {', '.join(VERDICTS)}, not '{verdict}'")
     names = tuple(str(column) for column in columns)
     parsed = tuple(_row(title, names, number, row) for number, row in enumerate(rows, start=1))
     return Table(title, names, parsed, verdict, str(value.get("note") or ""))
@@ -94,13 +97,13 @@ def _row(title: str, columns: tuple[str, ...], number: int, row: Any) -> tuple[s
     if isinstance(row, Mapping):
         if set(row) != set(columns):
             wrong = ", ".join(sorted(set(map(str, row)) ^ set(columns)))
-            raise ValueError(f"report '{title}': row {number} and the columns differ in: {wrong}")
+            raise ReportError(f"report '{title}': row {number} and the columns differ in: {wrong}")
         return tuple(_cell(row[column]) for column in columns)
     if isinstance(row, Sequence) and not isinstance(row, str):
         if len(row) != len(columns):
-            raise ValueError(f"report '{title}': row {number} has {len(row)} cells for {len(columns)} columns")
+            raise ReportError(f"report '{title}': row {number} has {len(row)} cells for {len(columns)} columns")
         return tuple(_cell(cell) for cell in row)
-    raise ValueError(f"report '{title}': row {number} must be a list or a mapping")
+    raise ReportError(f"report '{title}': row {number} must be a list or a mapping")
 
 
 def _cell(value: Any) -> str:
