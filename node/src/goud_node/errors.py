@@ -103,3 +103,9 @@ class OutcomeUnknown(GoudError):
 
 class EpochMismatch(GoudError):
     code = "epoch-mismatch"
+
+
+class InvalidCursor(GoudError):
+    """A page cursor that no page of ours ever gave out."""
+
+    code = "invalid-cursor"

@@ -1,0 +1,67 @@
+"""Certificates: the countersignatures of a majority that hold a block durably."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from goud_node.chain import encoding
+from goud_node.chain.block import HASH_BYTES
+from goud_node.chain.genesis import Genesis
+from goud_node.chain.keys import DOMAIN_PERSISTED, SIGNATURE_BYTES, SigningKey, verify
+from goud_node.errors import InvalidBlock
+
+
+def countersign(key: SigningKey, block_hash: bytes) -> bytes:
+    """A validator's word that the block of this hash is durable in its own store; 64 bytes."""
+    return key.sign(DOMAIN_PERSISTED, block_hash)
+
+
+def countersigned(genesis: Genesis, node_id: str, block_hash: bytes, signature: bytes) -> bool:
+    """Whether `signature` is the countersignature of the validator `node_id`. Use it before collecting one."""
+    validator = genesis.validator(node_id)
+    return validator is not None and verify(validator.public_key, DOMAIN_PERSISTED, block_hash, signature)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Countersignatures for one block, by node id."""
+
+    height: int
+    block_hash: bytes
+    signatures: Mapping[str, bytes]
+
+    def encode(self) -> bytes:
+        """Canonical CBOR, signers in order of their ids."""
+        return encoding.encode([self.height, self.block_hash, [[n, s] for n, s in sorted(self.signatures.items())]])
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Certificate:
+        """Raises InvalidBlock for malformed or non-canonical bytes."""
+        try:
+            height, block_hash, entries = encoding.record(encoding.decode(raw), (int, bytes, list))
+            pairs = [encoding.record(entry, (str, bytes)) for entry in entries]
+        except encoding.NotCanonical as error:
+            raise InvalidBlock(f"The bytes are not a certificate: {error}.") from error
+        names = [name for name, _ in pairs]
+        if names != sorted(set(names)):
+            raise InvalidBlock("The bytes are not a certificate: signers are repeated or out of order.")
+        if len(block_hash) != HASH_BYTES or any(len(signature) != SIGNATURE_BYTES for _, signature in pairs):
+            raise InvalidBlock("The bytes are not a certificate: a hash or a signature has the wrong length.")
+        return cls(height, block_hash, dict(pairs))
+
+    def verify(self, genesis: Genesis) -> None:
+        """Raises InvalidBlock unless a majority of validators signed. Checking stops at the majority: any valid
+        majority proves durability, whatever else the certificate carries, and signatures are the cost of catching up.
+        """
+        valid = 0
+        for node_id, signature in self.signatures.items():
+            if genesis.validator(node_id) is None:
+                raise InvalidBlock(f"The certificate of block {self.height} is signed by {node_id!r}, no validator.")
+            if valid < genesis.quorum and countersigned(genesis, node_id, self.block_hash, signature):
+                valid += 1
+        if valid < genesis.quorum:
+            raise InvalidBlock(
+                f"The certificate of block {self.height} has {valid} valid countersignatures "
+                f"of {len(genesis.validators)} validators; a majority is {genesis.quorum}."
+            )

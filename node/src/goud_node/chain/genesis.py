@@ -1,0 +1,140 @@
+"""The genesis document: the name, the birth and the validators of a chain. Its hash is the chain's identity."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from goud_node.chain import encoding
+from goud_node.chain.block import NO_HASH, Block, Header, merkle_root
+from goud_node.chain.keys import PUBLIC_KEY_BYTES
+from goud_node.errors import ConfigurationError
+
+_NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+@dataclass(frozen=True)
+class Validator:
+    """A node whose signature counts. `public_key` is a raw Ed25519 key of 32 bytes."""
+
+    node_id: str
+    public_key: bytes
+
+
+@dataclass(frozen=True)
+class Genesis:
+    """Immutable. Raises ConfigurationError on construction when the document makes no sense."""
+
+    name: str
+    created_ms: int
+    validators: tuple[Validator, ...]
+
+    def __post_init__(self) -> None:
+        ids = [validator.node_id for validator in self.validators]
+        keys = {validator.public_key for validator in self.validators}
+        if not ids:
+            raise ConfigurationError("The genesis document names no validator: nobody could propose a block.")
+        if len(set(ids)) != len(ids) or len(keys) != len(ids):
+            raise ConfigurationError("The genesis document names a validator or a public key twice.")
+        for validator in self.validators:
+            if not _NODE_ID.fullmatch(validator.node_id):
+                raise ConfigurationError(
+                    f"The genesis document has the node id {validator.node_id!r}: "
+                    "use 1 to 63 letters, digits, dots, dashes and underscores."
+                )
+            if len(validator.public_key) != PUBLIC_KEY_BYTES:
+                raise ConfigurationError(
+                    f"The public key of {validator.node_id} has {len(validator.public_key)} bytes; Ed25519 has 32."
+                )
+        if self.created_ms < 0:
+            raise ConfigurationError("The genesis document was created before 1970: created_ms is negative.")
+
+    @cached_property
+    def document(self) -> bytes:
+        """Canonical CBOR of the whole document."""
+        validators = [[validator.node_id, validator.public_key] for validator in self.validators]
+        return encoding.encode(["goud-genesis", 1, self.name, self.created_ms, validators])
+
+    @cached_property
+    def chain_id(self) -> str:
+        return "goud-" + sha256(self.document).hexdigest()[:16]
+
+    @property
+    def quorum(self) -> int:
+        """Validators that make a majority."""
+        return len(self.validators) // 2 + 1
+
+    @cached_property
+    def _by_id(self) -> dict[str, Validator]:
+        return {validator.node_id: validator for validator in self.validators}
+
+    def validator(self, node_id: str) -> Validator | None:
+        return self._by_id.get(node_id)
+
+    @cached_property
+    def _block(self) -> Block:
+        header = Header(
+            chain_id=self.chain_id,
+            height=0,
+            previous=NO_HASH,
+            timestamp_ms=self.created_ms,
+            proposer="",
+            root=merkle_root([self.document]),
+            count=1,
+        )
+        return Block(header, (self.document,), b"")
+
+    def block(self) -> Block:
+        """Height 0: nobody proposed it, nobody signed it, its one transaction is this document."""
+        return self._block
+
+
+def dump(genesis: Genesis, path: Path) -> None:
+    """Write the document as JSON, keys in hex. An existing file is never replaced: ConfigurationError."""
+    document = {
+        "name": genesis.name,
+        "created_ms": genesis.created_ms,
+        "validators": [{"node_id": v.node_id, "public_key": v.public_key.hex()} for v in genesis.validators],
+    }
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(json.dumps(document, indent=2) + "\n")
+    except FileExistsError as error:
+        raise ConfigurationError(
+            f"{path} exists already and a genesis document is never overwritten: move it aside first."
+        ) from error
+    except OSError as error:
+        raise ConfigurationError(f"Cannot create {path}: {error.strerror}.") from error
+
+
+def load(path: Path) -> Genesis:
+    """Read a JSON genesis document. Raises ConfigurationError naming the file and what is wrong in it."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"Cannot read the genesis document {path}: {error.strerror}.") from error
+    except ValueError as error:
+        raise ConfigurationError(f"The genesis document {path} is not JSON: {error}.") from error
+    try:
+        return _parse(document)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError(f"The genesis document {path} is incomplete or mistyped: {error!r}.") from error
+
+
+def _parse(document: dict[str, Any]) -> Genesis:
+    name, created_ms = document["name"], document["created_ms"]
+    if type(name) is not str or type(created_ms) is not int:
+        raise TypeError("name must be a string and created_ms an integer")
+    unknown = set(document) - {"name", "created_ms", "validators"}
+    if unknown:
+        raise ValueError(f"unknown fields {sorted(unknown)}")
+    validators = tuple(
+        Validator(node_id=str(entry["node_id"]), public_key=bytes.fromhex(entry["public_key"]))
+        for entry in document["validators"]
+    )
+    return Genesis(name, created_ms, validators)

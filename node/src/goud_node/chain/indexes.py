@@ -1,0 +1,205 @@
+"""The indexes beside the blocks: accounts, collections by owner, submissions by idempotency key, audit.
+
+All of them follow from the blocks alone. Applying a block is deterministic and never fails: a transaction that repeats
+an earlier one, or that the state does not admit, stays in its block and changes nothing (the first one wins).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from goud_node.chain import encoding
+from goud_node.chain.block import Block, Header
+from goud_node.chain.records import AccountRecord, AuditRecord, CollectionSummary, LedgerState, Receipt
+from goud_node.chain.transactions import AccountCreate, CollectionPut, Transaction
+from goud_node.errors import AlreadyExists, CorruptStore, IdempotencyConflict, InvalidTransaction
+from goud_node.store import Batch, Family, Store
+
+POSITION_BYTES = 12
+ACTIONS = {1: "account.create", 2: "collection.put"}
+
+
+def height_key(height: int) -> bytes:
+    """8 bytes big-endian: key order is chain order, and appends land at the end of the files."""
+    return height.to_bytes(8, "big")
+
+
+def position_key(height: int, index: int) -> bytes:
+    return height.to_bytes(8, "big") + index.to_bytes(4, "big")
+
+
+def position(key: bytes) -> tuple[int, int]:
+    """(height, index) of the last 12 bytes of a key."""
+    tail = key[-POSITION_BYTES:]
+    return int.from_bytes(tail[:8], "big"), int.from_bytes(tail[8:], "big")
+
+
+def owner_prefix(kind: bytes, account_id: str) -> bytes:
+    """Ids hold no zero byte, so no account's prefix begins another's."""
+    return kind + account_id.encode() + b"\0"
+
+
+def account_key(account_id: str) -> bytes:
+    return b"a" + account_id.encode()
+
+
+def key_hash_key(key_hash: bytes) -> bytes:
+    return b"k" + key_hash
+
+
+def collection_key(account_id: str, collection_id: str) -> bytes:
+    return owner_prefix(b"i", account_id) + collection_id.encode()
+
+
+def submission_key(account_id: str, idempotency_key: str) -> bytes:
+    return owner_prefix(b"", account_id) + idempotency_key.encode()
+
+
+class Indexes:
+    """Reads the indexes, through the changes of a pending batch when there is one."""
+
+    def __init__(self, store: Store, batch: Batch | None = None) -> None:
+        self._store = store
+        self._batch = batch
+
+    def get(self, family: Family, key: bytes) -> bytes | None:
+        if self._batch is not None and self._batch.touches(family, key):
+            return self._batch.pending(family, key)
+        return self._store.get(family, key)
+
+    def account(self, account_id: str) -> AccountRecord | None:
+        raw = self.get(Family.ACCOUNTS, account_key(account_id))
+        if raw is None:
+            return None
+        key_hash, salt, created_ms, height, index, _ = _stored(raw, (bytes, bytes, int, int, int, bytes))
+        return AccountRecord(account_id, key_hash, salt, created_ms, height, index)
+
+    def account_by_key_hash(self, key_hash: bytes) -> AccountRecord | None:
+        account_id = self.get(Family.ACCOUNTS, key_hash_key(key_hash))
+        return None if account_id is None else self.account(account_id.decode())
+
+    def account_receipt(self, account_id: str) -> Receipt | None:
+        raw = self.get(Family.ACCOUNTS, account_key(account_id))
+        if raw is None:
+            return None
+        *_, height, index, block_hash = _stored(raw, (bytes, bytes, int, int, int, bytes))
+        return Receipt(height, index, account_id, block_hash)
+
+    def collection_position(self, account_id: str, collection_id: str) -> tuple[int, int] | None:
+        raw = self.get(Family.COLLECTIONS, collection_key(account_id, collection_id))
+        return None if raw is None else position(raw)
+
+    def submission(self, account_id: str, idempotency_key: str) -> tuple[Receipt, bytes] | None:
+        """The receipt and the fingerprint of what was submitted under this key."""
+        raw = self.get(Family.SUBMISSIONS, submission_key(account_id, idempotency_key))
+        if raw is None:
+            return None
+        height, index, transaction_id, block_hash, fingerprint = _stored(raw, (int, int, str, bytes, bytes))
+        return Receipt(height, index, transaction_id, block_hash), fingerprint
+
+    def admissible(self, transaction: Transaction) -> Receipt | None:
+        """None: it may go into a block. A Receipt: it is in one already.
+
+        Raises InvalidTransaction (unknown account), AlreadyExists, or IdempotencyConflict.
+        """
+        if isinstance(transaction, AccountCreate):
+            return self._admissible_account(transaction)
+        return self._admissible_collection(transaction)
+
+    def _admissible_account(self, transaction: AccountCreate) -> Receipt | None:
+        known = self.account(transaction.account_id)
+        if known is not None:
+            if (known.key_hash, known.salt) == (transaction.key_hash, transaction.salt):
+                return self.account_receipt(transaction.account_id)
+            raise AlreadyExists(f"Account {transaction.account_id} exists already. Choose another id.")
+        if self.get(Family.ACCOUNTS, key_hash_key(transaction.key_hash)) is not None:
+            raise AlreadyExists("Another account has this API key. Generate a new one.")
+        return None
+
+    def _admissible_collection(self, transaction: CollectionPut) -> Receipt | None:
+        if self.get(Family.ACCOUNTS, account_key(transaction.account_id)) is None:
+            raise InvalidTransaction(f"Account {transaction.account_id} does not exist. Create it first.")
+        known = self.submission(transaction.account_id, transaction.idempotency_key)
+        if known is not None:
+            receipt, fingerprint = known
+            if fingerprint == transaction.fingerprint:
+                return receipt
+            raise IdempotencyConflict(
+                "This idempotency key was used before, for another request. Use a new key for new content."
+            )
+        if self.collection_position(transaction.account_id, transaction.collection_id) is not None:
+            raise AlreadyExists(f"Collection {transaction.collection_id} exists already. Choose another id.")
+        return None
+
+
+def apply(
+    store: Store, batch: Batch, state: LedgerState, block: Block, transactions: tuple[Transaction, ...]
+) -> LedgerState:
+    """Put the block and its index rows into `batch`; the state after it. The block has passed the rules."""
+    batch.put(Family.BLOCKS, height_key(block.height), block.encode())
+    indexes = Indexes(store, batch)
+    for index, transaction in enumerate(transactions):
+        try:
+            if indexes.admissible(transaction) is not None:
+                continue
+        except InvalidTransaction:
+            # Ordered, signed and void: every node skips it alike, so one bad proposer cannot stop the chain.
+            continue
+        if isinstance(transaction, AccountCreate):
+            state = _apply_account(batch, state, block, index, transaction)
+        else:
+            state = _apply_collection(batch, state, block, index, transaction)
+    return replace(state, height=block.height, tip_hash=block.hash, transactions=state.transactions + len(transactions))
+
+
+def _apply_account(
+    batch: Batch, state: LedgerState, block: Block, index: int, transaction: AccountCreate
+) -> LedgerState:
+    row = [transaction.key_hash, transaction.salt, transaction.created_ms, block.height, index, block.hash]
+    batch.put(Family.ACCOUNTS, account_key(transaction.account_id), encoding.encode(row))
+    batch.put(Family.ACCOUNTS, key_hash_key(transaction.key_hash), transaction.account_id.encode())
+    _audit(batch, block.header, index, transaction.account_id, (1, transaction.account_id))
+    return replace(state, accounts=state.accounts + 1)
+
+
+def _apply_collection(
+    batch: Batch, state: LedgerState, block: Block, index: int, transaction: CollectionPut
+) -> LedgerState:
+    owner = transaction.account_id
+    where = position_key(block.height, index)
+    size = len(transaction.payload)
+    row = [transaction.collection_id, transaction.label, size, transaction.created_ms]
+    batch.put(Family.COLLECTIONS, owner_prefix(b"p", owner) + where, encoding.encode(row))
+    batch.put(Family.COLLECTIONS, collection_key(owner, transaction.collection_id), where)
+    receipt = [block.height, index, transaction.collection_id, block.hash, transaction.fingerprint]
+    batch.put(Family.SUBMISSIONS, submission_key(owner, transaction.idempotency_key), encoding.encode(receipt))
+    _audit(batch, block.header, index, owner, (2, transaction.collection_id))
+    return replace(
+        state,
+        collections=state.collections + 1,
+        payload_bytes=state.payload_bytes + size + len(transaction.label),
+    )
+
+
+def _audit(batch: Batch, header: Header, index: int, account_id: str, entry: tuple[int, str]) -> None:
+    key = owner_prefix(b"", account_id) + position_key(header.height, index)
+    batch.put(Family.AUDIT, key, encoding.encode([*entry, header.timestamp_ms]))
+
+
+def summary(key: bytes, raw: bytes) -> CollectionSummary:
+    """The listing row stored under a position key."""
+    collection_id, label, size, created_ms = _stored(raw, (str, bytes, int, int))
+    return CollectionSummary(*position(key), collection_id, label, size, created_ms)
+
+
+def audit_record(key: bytes, raw: bytes) -> AuditRecord:
+    action, subject_id, timestamp_ms = _stored(raw, (int, str, int))
+    return AuditRecord(*position(key), ACTIONS.get(action, str(action)), subject_id, timestamp_ms)
+
+
+def _stored(raw: bytes, kinds: tuple[type, ...]) -> list[Any]:
+    try:
+        return encoding.record(encoding.decode_trusted(raw), kinds)
+    except encoding.NotCanonical as error:
+        raise CorruptStore(f"An index record is damaged: {error}. Restore a backup or refill from peers.") from error

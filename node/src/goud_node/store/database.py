@@ -1,0 +1,199 @@
+"""RocksDB through rocksdict: one column family per `Family`, raw bytes, synced batches, checked scans."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rocksdict import AccessType, Rdict, ReadOptions, WriteBatch, WriteOptions
+
+from goud_node.errors import CorruptStore, StoreError
+from goud_node.store import floor, tuning
+from goud_node.store.base import Batch, Family
+from goud_node.store.failures import classified
+
+SCAN_ROWS = 512
+SCAN_BYTES = 4 * 1024 * 1024
+
+
+class RocksStore:
+    """Implements Store. Open with `create` (first boot only) or `open`; never with the constructor."""
+
+    def __init__(self, path: Path, database: Rdict, *, fresh: bool, read_only: bool) -> None:
+        self.path = path
+        self._database: Rdict | None = database
+        self._fresh = fresh
+        self._read_only = read_only
+        self._families = {family: database.get_column_family(family.value) for family in Family}
+        self._handles = {family: database.get_column_family_handle(family.value) for family in Family}
+        self._synced = WriteOptions()
+        self._synced.sync = True
+
+    @classmethod
+    def create(cls, path: Path) -> RocksStore:
+        """An empty database where there is none. Raises StoreError when anything stands at `path`."""
+        if path.exists() and any(path.iterdir()):
+            raise StoreError(f"{path} is not empty: a database is only created where there is none.")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return cls._opened(path, create=True, read_only=False)
+
+    @classmethod
+    def open(cls, path: Path, read_only: bool = False) -> RocksStore:
+        """The database at `path`. Raises CorruptStore when it is damaged or missing, StoreError when it is locked.
+
+        Nothing is ever created: RocksDB, asked to create what is missing, deletes every data file when CURRENT is gone.
+        Read-only still needs a writable directory, because the library writes its own file beside the data.
+        """
+        if not (path / "CURRENT").is_file():
+            raise CorruptStore(
+                f"{path / 'CURRENT'} is missing, so there is no readable database in {path}. Nothing was changed. "
+                "Check that the right volume is mounted; if the file was lost, restore a backup or let the node refill "
+                "from its peers on an empty volume (`goud-node init`)."
+            )
+        store = cls._opened(path, create=False, read_only=read_only)
+        try:
+            floor.check(path, store.sequence_number())
+            if not read_only:
+                floor.raise_to(path, store.sequence_number())
+        except BaseException:
+            store._release()
+            raise
+        return store
+
+    @classmethod
+    def _opened(cls, path: Path, *, create: bool, read_only: bool) -> RocksStore:
+        access = AccessType.read_only(False) if read_only else AccessType.read_write()
+        with classified(path):
+            database = Rdict(str(path), tuning.database_options(create=create), tuning.family_options(), access)
+        return cls(path, database, fresh=create, read_only=read_only)
+
+    @property
+    def fresh(self) -> bool:
+        """True for a database made by `create` in this process."""
+        return self._fresh
+
+    def get(self, family: Family, key: bytes) -> bytes | None:
+        with classified(self.path, family):
+            value: bytes | None = self._family(family).get(key)
+        return value
+
+    def scan(
+        self,
+        family: Family,
+        start: bytes = b"",
+        end: bytes | None = None,
+        *,
+        reverse: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[tuple[bytes, bytes]]:
+        remaining = limit
+        while remaining is None or remaining > 0:
+            rows, more = self._chunk(family, start, end, reverse, SCAN_ROWS if remaining is None else remaining)
+            yield from rows
+            if not more or not rows:
+                return
+            # The next chunk starts just after the last key, or ends just before it.
+            start, end = (start, rows[-1][0]) if reverse else (rows[-1][0] + b"\0", end)
+            remaining = None if remaining is None else remaining - len(rows)
+
+    def _chunk(
+        self, family: Family, start: bytes, end: bytes | None, reverse: bool, most: int
+    ) -> tuple[list[tuple[bytes, bytes]], bool]:
+        # No iterator outlives this call: one that did would keep the lock file held after close().
+        options = ReadOptions()
+        options.set_verify_checksums(True)
+        if start:
+            options.set_iterate_lower_bound(start)
+        if end is not None:
+            options.set_iterate_upper_bound(end)
+        rows: list[tuple[bytes, bytes]] = []
+        size = 0
+        with classified(self.path, family):
+            iterator = self._family(family).iter(options)
+            step = iterator.prev if reverse else iterator.next
+            if reverse:
+                iterator.seek_to_last()
+            else:
+                iterator.seek(start)
+            while iterator.valid() and len(rows) < min(most, SCAN_ROWS) and size < SCAN_BYTES:
+                row = iterator.key(), iterator.value()
+                rows.append(row)
+                size += len(row[0]) + len(row[1])
+                step()
+            more = iterator.valid()
+            # A damaged block only makes the iterator invalid; the status tells it from the end.
+            iterator.status()
+        return rows, more
+
+    def write(self, batch: Batch) -> None:
+        if self._read_only:
+            raise StoreError(f"{self.path} was opened read-only.")
+        changes = WriteBatch(raw_mode=True)
+        handles = self._handles
+        if not handles:
+            raise self._closed()
+        for family, key, value in batch.changes():
+            if value is None:
+                changes.delete(key, handles[family])
+            else:
+                changes.put(key, value, handles[family])
+        with classified(self.path):
+            self.database.write(changes, self._synced)
+
+    def flush(self) -> None:
+        """Write every family's memory to files. The library's own flush covers only the default family."""
+        for family in Family:
+            with classified(self.path, family):
+                self._family(family).flush(True)
+
+    def sequence_number(self) -> int:
+        """RocksDB's count of changes ever written; it only grows."""
+        return self.database.latest_sequence_number()
+
+    def live_files(self) -> list[dict[str, Any]]:
+        """RocksDB's own list of data files: name, size, level, num_entries and more."""
+        with classified(self.path):
+            return self.database.live_files()
+
+    def total(self, name: str) -> int:
+        """The sum over all families of an integer property such as `rocksdb.live-sst-files-size`."""
+        with classified(self.path):
+            return sum(self._family(family).property_int_value(name) or 0 for family in Family)
+
+    @property
+    def database(self) -> Rdict:
+        """The library's object, for checkpoints and properties; do not keep it."""
+        if self._database is None:
+            raise self._closed()
+        return self._database
+
+    def close(self) -> None:
+        if self._database is None:
+            return
+        try:
+            if not self._read_only:
+                self.flush()
+                floor.raise_to(self.path, self.sequence_number())
+        finally:
+            self._release()
+
+    def _release(self) -> None:
+        # The lock file stays held while any handle of a family lives, whatever close() returns.
+        database, self._database = self._database, None
+        self._families.clear()
+        self._handles.clear()
+        gc.collect()
+        if database is not None:
+            with classified(self.path):
+                database.close()
+
+    def _family(self, family: Family) -> Rdict:
+        try:
+            return self._families[family]
+        except KeyError:
+            raise self._closed() from None
+
+    def _closed(self) -> StoreError:
+        return StoreError(f"{self.path} is closed: this process is shutting down.")
