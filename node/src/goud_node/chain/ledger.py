@@ -5,7 +5,7 @@ One thread appends and certifies; any thread may read meanwhile. Everything is r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from goud_node.chain import encoding, indexes
@@ -27,7 +27,7 @@ from goud_node.chain.records import (
 from goud_node.chain.rules import check_block
 from goud_node.chain.transactions import CollectionPut, Transaction, decode_trusted
 from goud_node.errors import ConflictingBlock, CorruptStore, InvalidBlock, InvalidCursor, StoreError, WrongChain
-from goud_node.store import Batch, Family, Store
+from goud_node.store import FRESH_KEY, Batch, Family, Store
 
 __all__ = [
     "AccountRecord",
@@ -199,6 +199,7 @@ class Ledger:
         batch.put(Family.BLOCKS, height_key(0), block.encode())
         state = LedgerState(0, block.hash, 0, 0, 0, 0, 0)
         batch.put(Family.METADATA, STATE_KEY, state.encode())
+        batch.delete(Family.METADATA, FRESH_KEY)
         self._store.write(batch)
 
     def _load(self) -> tuple[LedgerState, Header]:
@@ -313,9 +314,3 @@ def _parsed(cursor: str) -> bytes:
     if len(raw) != indexes.POSITION_BYTES or raw.hex() != cursor:
         raise InvalidCursor("The cursor is not one of ours. Leave it out to start at the newest entry.")
     return raw
-
-
-def rows(store: Store, start: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """Encoded blocks with start <= height < end, streaming."""
-    for key, raw in store.scan(Family.BLOCKS, height_key(start), height_key(end)):
-        yield int.from_bytes(key, "big"), raw

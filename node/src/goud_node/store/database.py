@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import gc
+import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rocksdict import AccessType, Rdict, ReadOptions, WriteBatch, WriteOptions
 
-from goud_node.errors import CorruptStore, StoreError
-from goud_node.store import floor, tuning
-from goud_node.store.base import Batch, Family
+from goud_node.errors import CorruptStore, StoreError, StoreFull
+from goud_node.store import durable, floor, tuning
+from goud_node.store.base import FRESH_KEY, SCHEMA_KEY, SCHEMA_VERSION, Batch, Family
 from goud_node.store.failures import classified
+
+logger = logging.getLogger(__name__)
 
 SCAN_ROWS = 512
 SCAN_BYTES = 4 * 1024 * 1024
 
 
 class RocksStore:
-    """Implements Store. Open with `create` (first boot only) or `open`; never with the constructor."""
+    """Implements Store. Use `create` (first boot only) or `open`, never the constructor."""
 
-    def __init__(self, path: Path, database: Rdict, *, fresh: bool, read_only: bool) -> None:
+    def __init__(self, path: Path, database: Rdict, *, read_only: bool) -> None:
         self.path = path
         self._database: Rdict | None = database
-        self._fresh = fresh
         self._read_only = read_only
         self._families = {family: database.get_column_family(family.value) for family in Family}
         self._handles = {family: database.get_column_family_handle(family.value) for family in Family}
@@ -33,11 +36,25 @@ class RocksStore:
 
     @classmethod
     def create(cls, path: Path) -> RocksStore:
-        """An empty database where there is none. Raises StoreError when anything stands at `path`."""
-        if path.exists() and any(path.iterdir()):
-            raise StoreError(f"{path} is not empty: a database is only created where there is none.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return cls._opened(path, create=True, read_only=False)
+        """An empty database where there is none; whole or not at all. Raises StoreError when `path` is taken."""
+        if path.exists():
+            raise StoreError(f"{path} exists already: a database is only created where there is none.")
+        building = path.with_name(f"{path.name}.initializing")
+        if building.exists():
+            # Left by a creation that was interrupted: it never held anything but the two records below.
+            shutil.rmtree(building)
+        building.mkdir(parents=True)
+        store = cls._opened(building, create=True, read_only=False)
+        batch = Batch()
+        batch.put(Family.METADATA, SCHEMA_KEY, str(SCHEMA_VERSION).encode())
+        batch.put(Family.METADATA, FRESH_KEY, b"")
+        try:
+            store.write(batch)
+        finally:
+            store.close()
+        building.rename(path)
+        durable.sync_directory(path.parent)
+        return cls.open(path)
 
     @classmethod
     def open(cls, path: Path, read_only: bool = False) -> RocksStore:
@@ -67,12 +84,12 @@ class RocksStore:
         access = AccessType.read_only(False) if read_only else AccessType.read_write()
         with classified(path):
             database = Rdict(str(path), tuning.database_options(create=create), tuning.family_options(), access)
-        return cls(path, database, fresh=create, read_only=read_only)
+        return cls(path, database, read_only=read_only)
 
     @property
     def fresh(self) -> bool:
-        """True for a database made by `create` in this process."""
-        return self._fresh
+        """True from `create` until the first ledger is written."""
+        return self.get(Family.METADATA, FRESH_KEY) is not None
 
     def get(self, family: Family, key: bytes) -> bytes | None:
         with classified(self.path, family):
@@ -104,8 +121,7 @@ class RocksStore:
         # No iterator outlives this call: one that did would keep the lock file held after close().
         options = ReadOptions()
         options.set_verify_checksums(True)
-        if start:
-            options.set_iterate_lower_bound(start)
+        # No lower bound is set: the library's set_iterate_lower_bound sets the upper one. `start` is compared here.
         if end is not None:
             options.set_iterate_upper_bound(end)
         rows: list[tuple[bytes, bytes]] = []
@@ -118,11 +134,14 @@ class RocksStore:
             else:
                 iterator.seek(start)
             while iterator.valid() and len(rows) < min(most, SCAN_ROWS) and size < SCAN_BYTES:
-                row = iterator.key(), iterator.value()
-                rows.append(row)
-                size += len(row[0]) + len(row[1])
+                key: bytes = iterator.key()
+                if key < start:
+                    break
+                value: bytes = iterator.value()
+                rows.append((key, value))
+                size += len(key) + len(value)
                 step()
-            more = iterator.valid()
+            more = iterator.valid() and iterator.key() >= start
             # A damaged block only makes the iterator invalid; the status tells it from the end.
             iterator.status()
         return rows, more
@@ -176,6 +195,9 @@ class RocksStore:
             if not self._read_only:
                 self.flush()
                 floor.raise_to(self.path, self.sequence_number())
+        except StoreFull as error:
+            # Nothing is lost: what was acknowledged is synced in the log, and the next open replays it.
+            logger.warning("closed without flushing: %s", error)
         finally:
             self._release()
 
