@@ -1,0 +1,87 @@
+"""Pure ASGI middleware of the public interface: body limit and request metrics."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from goud_node.api import problems
+from goud_node.telemetry import Metrics
+
+
+class BodyLimit:
+    """Refuse a body over `limit` bytes: at once when Content-Length says so, else while it is being read."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._app = app
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        if self._declared(scope) > self._limit:
+            await self._refusal(scope)(scope, receive, send)
+            return
+        seen = 0
+
+        async def limited() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._limit:
+                # The framework hands it to the handler that answers with a problem.
+                raise HTTPException(413, self._detail, headers={"Connection": "close"})
+            return message
+
+        await self._app(scope, limited, send)
+
+    @property
+    def _detail(self) -> str:
+        return f"The request body is larger than {self._limit} bytes; split the content or shorten it."
+
+    def _refusal(self, scope: Scope) -> ASGIApp:
+        return problems.respond(scope, 413, "content-too-large", self._detail, headers={"Connection": "close"})
+
+    @staticmethod
+    def _declared(scope: Scope) -> int:
+        for name, value in scope["headers"]:
+            if name == b"content-length":
+                return int(value) if value.isdigit() else 0
+        return 0
+
+
+class RequestMetrics:
+    """Observe duration by method, route template and status; unknown routes share one label."""
+
+    _METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = "500"
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = str(message["status"])
+            await send(message)
+
+        started = time.perf_counter()
+        self._metrics.in_flight.inc()
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            self._metrics.in_flight.dec()
+            # Label values come from us, never from the client, or anyone could grow the registry without end.
+            route = getattr(scope.get("route"), "path", "unmatched")
+            method = scope["method"] if scope["method"] in self._METHODS else "other"
+            self._metrics.requests.labels(method, route, status).observe(time.perf_counter() - started)
