@@ -7,6 +7,7 @@ one may have been applied. Here its services run on one channel per member, with
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
@@ -29,7 +30,11 @@ _Failure = (EtcdError, grpc.aio.AioRpcError, TimeoutError)
 _NEVER_SENT = ("failed to connect to all addresses", "dns resolution failed", "connections to all backends failing")
 _NO_SPACE = "database space exceeded"
 _LEASE_GONE = "requested lease not found"
-_REFUSED = ("too many requests", "request is too large", _LEASE_GONE)
+_REFUSED = ("too many requests", "request is too large")
+
+
+class _LeaseGone(Unavailable):
+    """The lease of the call has ended."""
 
 
 class EtcdKv:
@@ -94,11 +99,8 @@ class EtcdKv:
 
     async def revoke(self, lease: int) -> None:
         """Ending a lease twice does no harm, so a lost answer is repeated."""
-        try:
+        with contextlib.suppress(_LeaseGone):
             await self._repeat(lambda m: m.lease.revoke(lease, timeout=self._timeout), "revocation")
-        except grpc.aio.AioRpcError as error:
-            if _LEASE_GONE not in _words(error):
-                raise
 
     async def changes(self, start: bytes, end: bytes) -> AsyncIterator[None]:
         """Watch on the current member, anew after each rotation."""
@@ -172,6 +174,8 @@ class EtcdKv:
             raise CoordinationFull(
                 "etcd raised its space alarm and takes no writes until space is reclaimed"
             ) from error
+        if _LEASE_GONE in words:
+            raise _LeaseGone(f"etcd refused the {what}: the lease has ended") from error
         if any(reason in words for reason in _REFUSED):
             raise Unavailable(f"etcd refused the {what}: {words}") from error
         if isinstance(error, grpc.aio.AioRpcError) and error.code() in _FAULTS:
