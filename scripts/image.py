@@ -84,6 +84,16 @@ def build(component: Component, reference: str, layers: Sequence[str], inputs: s
         normalise_image(saved, loadable, reference=reference, base_layers=layers, labels=labels, epoch=EPOCH)
         saved.unlink()
         docker("load", "--quiet", "--input", str(loadable))
+    forget_old_stages()
+
+
+def forget_old_stages() -> None:
+    """Remove what earlier builds left without a name; the newest of each inner stage stays, as the builder's cache."""
+    for stage, keep in (("packages", 1), ("own", 1), ("final", 0)):
+        filters = ["--filter", "dangling=true", "--filter", f"label=io.goud-chain.stage={stage}"]
+        unnamed = list(dict.fromkeys(docker("images", "--quiet", "--no-trunc", *filters).stdout.split()))
+        for image in unnamed[keep:]:  # newest first; one that a later stage or a container still uses stays
+            docker("rmi", image, check=False)
 
 
 def make(component: Component, *, check: bool, rebuild: bool) -> dict[str, Any]:

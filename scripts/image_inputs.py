@@ -174,17 +174,18 @@ def node_wheel(destination: Path, root: Path = ROOT) -> Path:
 
 
 def prepare(component: Component, context: Path, cache: Path, root: Path = ROOT) -> None:
-    """Fill a build context: the Dockerfile, and for the node its wheels with a requirements file naming each hash."""
+    """Fill a build context: the Dockerfile, and for the node its wheels, each with a requirements file of hashes."""
     shutil.copyfile(root / component.dockerfile, context / "Dockerfile")
     if not component.wheels:
         return
     requirements = node_requirements(root)
-    wheels = context / "wheels"
-    shutil.copytree(third_party_wheels(requirements, cache), wheels)
-    wheel = node_wheel(wheels, root)
+    shutil.copytree(third_party_wheels(requirements, cache), context / "wheels")
+    (context / "wheels/requirements.txt").write_text(requirements, encoding="utf-8")
+    (context / "own").mkdir()
+    wheel = node_wheel(context / "own", root)
     version = wheel.name.split("-")[1]
     own = f"goud-node=={version} --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n"
-    (wheels / "requirements.txt").write_text(requirements + own, encoding="utf-8")
-    for path in wheels.iterdir():
+    (context / "own/requirements.txt").write_text(own, encoding="utf-8")
+    for path in (*context.glob("wheels/*"), *context.glob("own/*")):
         path.chmod(0o644)
         os.utime(path, (EPOCH, EPOCH))
