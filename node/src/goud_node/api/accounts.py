@@ -10,7 +10,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from goud_node.api import problems, schemas
+from goud_node import problems
+from goud_node.api import schemas
 from goud_node.api.auth import unauthorized
 from goud_node.api.context import Context, Reached, context_of
 from goud_node.api.strict import StrictRoute

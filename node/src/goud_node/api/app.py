@@ -8,7 +8,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from goud_node.api import accounts, chain, collections, events, probes, problems
+from goud_node import problems
+from goud_node.api import accounts, chain, collections, events, probes
 from goud_node.api.context import Context
 from goud_node.api.events import Broadcaster
 from goud_node.api.middleware import BodyLimit, RequestMetrics

@@ -8,8 +8,8 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from goud_node.api.context import context_of
-from goud_node.api.problems import ProblemError
 from goud_node.api.tokens import InvalidToken, Principal
+from goud_node.problems import ProblemError
 
 _bearer = HTTPBearer(
     auto_error=False, scheme_name="session", bearerFormat="JWT", description="The token of POST /api/sessions."

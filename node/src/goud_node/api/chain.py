@@ -9,14 +9,15 @@ from fastapi import APIRouter, Path, Query
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from goud_node.api import problems, schemas
+from goud_node import problems
+from goud_node.api import schemas
 from goud_node.api.auth import Caller
 from goud_node.api.collections import PAGE, Cursor, Limit
 from goud_node.api.context import Reached
-from goud_node.api.problems import ProblemError
 from goud_node.chain.block import Block
 from goud_node.chain.ledger import Ledger
 from goud_node.chain.transactions import AccountCreate, decode_trusted
+from goud_node.problems import ProblemError
 
 router = APIRouter(prefix="/api", tags=["chain"])
 

@@ -11,15 +11,16 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from goud_node.api import problems, schemas, vault
+from goud_node import problems
+from goud_node.api import schemas, vault
 from goud_node.api.auth import Caller
 from goud_node.api.context import Reached
-from goud_node.api.problems import ProblemError
 from goud_node.api.strict import StrictRoute
 from goud_node.api.submit import submit
 from goud_node.api.tokens import Principal
 from goud_node.chain.transactions import CollectionPut
 from goud_node.errors import CorruptStore
+from goud_node.problems import ProblemError
 
 router = APIRouter(prefix="/api/collections", tags=["collections"], route_class=StrictRoute)
 

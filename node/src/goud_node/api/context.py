@@ -10,10 +10,10 @@ from typing import Annotated, Protocol
 
 from fastapi import Depends, Header, Request
 
-from goud_node.api.problems import ProblemError, retry_after
 from goud_node.api.tokens import Tokens
 from goud_node.chain.genesis import Genesis
 from goud_node.chain.ledger import Ledger
+from goud_node.problems import ProblemError, retry_after
 from goud_node.replica.replica import Replica
 from goud_node.settings import Settings
 from goud_node.store.schema import SCHEMA_VERSION

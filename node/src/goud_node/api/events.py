@@ -17,7 +17,7 @@ from fastapi import APIRouter, WebSocket
 from starlette.responses import Response
 from starlette.websockets import WebSocketDisconnect
 
-from goud_node.api import problems
+from goud_node import problems
 from goud_node.api.context import Context
 from goud_node.api.tokens import InvalidToken, Principal
 from goud_node.chain.block import Block

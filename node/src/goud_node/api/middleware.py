@@ -8,7 +8,7 @@ from typing import Final
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from goud_node.api import problems
+from goud_node import problems
 from goud_node.telemetry import Metrics
 
 

@@ -9,7 +9,8 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
-from goud_node.api import problems, schemas
+from goud_node import problems
+from goud_node.api import schemas
 from goud_node.api.context import Context, context_of
 from goud_node.api.submit import disk_fault
 from goud_node.errors import GoudError

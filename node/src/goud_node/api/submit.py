@@ -6,9 +6,9 @@ import asyncio
 import time
 
 from goud_node.api.context import Context
-from goud_node.api.problems import ProblemError
 from goud_node.chain.ledger import Receipt
 from goud_node.errors import OutcomeUnknown, StoreFull, Unavailable
+from goud_node.problems import ProblemError
 
 _FULL_SECONDS = 10.0
 """RocksDB recovers by itself some seconds after space was freed; until then the node calls itself full."""
