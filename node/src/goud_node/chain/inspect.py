@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from goud_node.chain import indexes
-from goud_node.chain.block import Block, Header
+from goud_node.chain.block import Block
 from goud_node.chain.certificate import Certificate
 from goud_node.chain.genesis import Genesis
 from goud_node.chain.indexes import Indexes, height_key, position_key
@@ -136,8 +136,9 @@ class _Walk:
 
     def blocks(self, progress: Progress | None) -> None:
         report = self._report
-        certificates = self._certificates()
+        certificates = self._store.scan(Family.CERTIFICATES)
         pending = next(certificates, None)
+        certified = 0
         previous = self._genesis.block().header
         # Genesis was compared with the document when the ledger was opened.
         report.blocks_verified = 1
@@ -145,43 +146,41 @@ class _Walk:
             height = self.height = previous.height + 1
             if key != height_key(height):
                 raise CorruptStore(f"Block {height} is missing: the next one stored is {int.from_bytes(key, 'big')}.")
-            block = self._block(previous, raw)
-            if pending is not None and pending.height == height:
-                self._certificate(block, pending)
+            block = Block.decode(raw)
+            transactions = check_block(self._genesis, previous, block)
+            if pending is not None and pending[0] == key:
+                self._certificate(block, pending[1])
                 pending = next(certificates, None)
+                certified += certified == height - 1
             elif height <= report.certified_height:
                 raise CorruptStore(f"The certificate of block {height} is missing.")
+            self._transactions(height, transactions)
             previous = block.header
             report.blocks_verified += 1
             if progress is not None and height % PROGRESS_EVERY == 0:
                 progress(height, report.height)
+        self.height = None
         if previous.height != report.height:
             raise CorruptStore(f"The chain ends at block {previous.height}; its state says {report.height}.")
         if pending is not None:
-            raise CorruptStore(f"There is a certificate for block {pending.height}, which is not stored.")
+            raise CorruptStore(
+                f"There is a certificate for block {int.from_bytes(pending[0], 'big')}, not stored here."
+            )
+        if certified != report.certified_height:
+            raise CorruptStore(f"Blocks up to {certified} are certified; the state says {report.certified_height}.")
         report.uncertified_blocks = report.height - report.certified_height
-        self.height = None
 
-    def _certificates(self) -> Iterator[Certificate]:
-        for key, raw in self._store.scan(Family.CERTIFICATES):
-            certificate = Certificate.decode(raw)
-            if key != height_key(certificate.height):
-                raise CorruptStore(f"A certificate for block {certificate.height} is stored at another height.")
-            yield certificate
-
-    def _block(self, previous: Header, raw: bytes) -> Block:
-        block = Block.decode(raw)
-        transactions = check_block(self._genesis, previous, block)
+    def _transactions(self, height: int, transactions: tuple[Transaction, ...]) -> None:
         for index, transaction in enumerate(transactions):
             self._report.transactions += 1
-            if not self._has_effect(block.height, index, transaction):
+            if not self._has_effect(height, index, transaction):
                 self._report.void_transactions += 1
-        return block
 
-    def _certificate(self, block: Block, certificate: Certificate) -> None:
-        certificate.verify(self._genesis)
-        if certificate.block_hash != block.hash:
+    def _certificate(self, block: Block, raw: bytes) -> None:
+        certificate = Certificate.decode(raw)
+        if (certificate.height, certificate.block_hash) != (block.height, block.hash):
             raise InvalidBlock(f"The certificate stored for block {block.height} certifies another block.")
+        certificate.verify(self._genesis)
         self._report.certificates_verified += 1
 
     def _has_effect(self, height: int, index: int, transaction: Transaction) -> bool:

@@ -129,13 +129,13 @@ class Ledger:
 
     def blocks(self, start: int, limit: int) -> list[Block]:
         """Blocks from `start` upwards, at most `limit`."""
-        if limit <= 0 or start < 0:
+        if limit <= 0 or not 0 <= start <= self.height:
             return []
         rows = self._store.scan(Family.BLOCKS, height_key(start), height_key(self.height + 1), limit=limit)
         return [Block.decode(raw) for _, raw in rows]
 
     def certificate(self, height: int) -> Certificate | None:
-        raw = self._store.get(Family.CERTIFICATES, height_key(height)) if height > 0 else None
+        raw = self._store.get(Family.CERTIFICATES, height_key(height)) if 0 < height <= self.height else None
         return None if raw is None else Certificate.decode(raw)
 
     def account(self, account_id: str) -> AccountRecord | None:
@@ -217,7 +217,26 @@ class Ledger:
                 f"The database holds chain {found}, but the genesis document is that of {self.genesis.chain_id}. "
                 "Mount the right volume or give the right genesis document."
             )
+        self._check_rows(state)
         return state, self._checked_tip(state)
+
+    def _check_rows(self, state: LedgerState) -> None:
+        """A cut MANIFEST may drop files from the middle of the chain: then the rows cannot add up."""
+        expected = {
+            Family.BLOCKS: state.height + 1,
+            Family.CERTIFICATES: state.certified_height,
+            Family.ACCOUNTS: 2 * state.accounts,
+            Family.COLLECTIONS: 2 * state.collections,
+            Family.SUBMISSIONS: state.collections,
+            Family.AUDIT: state.accounts + state.collections,
+        }
+        for family, rows in expected.items():
+            held = self._store.rows_at_most(family)
+            if held < rows:
+                raise CorruptStore(
+                    f"The family {family.value} holds at most {held} rows where the ledger's state says {rows}: data "
+                    f"files are missing, probably because MANIFEST was cut. {_RECOVERY}"
+                )
 
     def _checked_tip(self, state: LedgerState) -> Header:
         last = next(self._store.scan(Family.BLOCKS, reverse=True, limit=1), (b"", b""))

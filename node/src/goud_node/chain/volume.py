@@ -6,7 +6,7 @@ from pathlib import Path
 
 from goud_node.chain.genesis import Genesis
 from goud_node.chain.ledger import Ledger
-from goud_node.store import RocksStore, marker, schema
+from goud_node.store import SCHEMA_VERSION, RocksStore, marker, schema
 from goud_node.store.schema import SchemaPolicy
 
 
@@ -19,6 +19,8 @@ def initialize_volume(data_dir: Path, genesis: Genesis) -> bool:
     marker.initialize(data_dir, genesis)
     path = marker.database_path(data_dir)
     created = not path.exists()
+    if not created:
+        _check_read_only(path, genesis)
     store = RocksStore.create(path) if created else RocksStore.open(path)
     try:
         Ledger(store, genesis)
@@ -35,9 +37,21 @@ def open_volume(
     Raises ConfigurationError, UninitializedVolume, WrongChain, CorruptStore, SchemaMismatch, StoreError.
     """
     marker.require(data_dir, genesis.chain_id, must_be_mount)
-    store = schema.open_database(marker.database_path(data_dir), policy)
+    path = marker.database_path(data_dir)
+    _check_read_only(path, genesis)
+    store = schema.open_database(path, policy)
     try:
         return store, Ledger(store, genesis)
     except BaseException:
         store.close()
         raise
+
+
+def _check_read_only(path: Path, genesis: Genesis) -> None:
+    """Find damage before RocksDB opens for writing: that deletes every data file a cut MANIFEST no longer names."""
+    store = RocksStore.open(path, read_only=True)
+    try:
+        if not store.fresh and schema.version(store) == SCHEMA_VERSION:
+            Ledger(store, genesis)
+    finally:
+        store.close()

@@ -89,6 +89,12 @@ class Store(Protocol):
         """
         ...
 
+    def rows_at_most(self, family: Family) -> int:
+        """An upper bound of the family's rows, from the list of data files alone: cheap, and exact where no key was
+        ever written twice. A bound below the number that must be there proves that files were lost.
+        """
+        ...
+
     def write(self, batch: Batch) -> None:
         """Apply the batch atomically; durable (synced) when this returns. Raises StoreFull or another StoreError."""
         ...

@@ -146,6 +146,10 @@ class RocksStore:
             iterator.status()
         return rows, more
 
+    def rows_at_most(self, family: Family) -> int:
+        with classified(self.path, family):
+            return self._family(family).property_int_value("rocksdb.estimate-num-keys") or 0
+
     def write(self, batch: Batch) -> None:
         if self._read_only:
             raise StoreError(f"{self.path} was opened read-only.")

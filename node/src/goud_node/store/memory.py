@@ -66,6 +66,9 @@ class MemoryStore:
         for key in keys if limit is None else keys[:limit]:
             yield key, rows.values[key]
 
+    def rows_at_most(self, family: Family) -> int:
+        return len(self._families[family].keys)
+
     def write(self, batch: Batch) -> None:
         self._check_open()
         for family, key, value in batch.changes():
