@@ -143,9 +143,11 @@ async def certify(core: Core) -> int:
 
 
 async def _begin_first_epoch(core: Core) -> None:
-    if core.ledger.height > 0:
+    # A node that ever took part knows that this is not the beginning, even if it has seen no block yet.
+    if core.ledger.height > 0 or core.ledger.epoch is not None:
         raise EpochMismatch(
-            f"the log is empty, but this node holds {core.ledger.height} blocks: if the log was lost, {_START_EPOCH}"
+            f"the log is empty, but this node took part before and holds {core.ledger.height} blocks: "
+            f"if the log was lost, {_START_EPOCH}"
         )
     if not core.validator:
         raise Unavailable("the log is empty; waiting for a validator to begin the chain")
