@@ -49,6 +49,10 @@ async def readyz(
     found = checks(context_of(request))
     if purpose is Purpose.READS:
         found = {name: found[name] for name in _FOR_READS}
+        status = context_of(request).replica.status
+        if not status.quorum and status.epoch is not None and status.lag == 0:
+            # Nobody can be ahead of a node that was level when the quorum was lost.
+            found["synced"] = _check(True, f"Height {status.height}; nothing is ordered without a quorum.")
     failed = [name for name, check in found.items() if not check["ok"]]
     if not failed:
         return JSONResponse({"status": "ready", "checks": found})
