@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from goud_node.errors import CorruptStore, StoreError
-from goud_node.store import Family, RocksStore
+from goud_node.store import Batch, Family, RocksStore
 from goud_node.store.floor import NAME as FLOOR
 
-from .support import filled, flip, largest
+from .support import filled, flip, largest, put_rows
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +110,27 @@ def test_a_cut_after_a_clean_close_is_told_by_the_floor(database: Path, tmp_path
         except CorruptStore as error:
             told_by_floor += FLOOR in str(error)
     assert told_by_floor > 0
+
+
+def test_the_row_bound_is_exact_for_many_uneven_files(tmp_path: Path) -> None:
+    # RocksDB's own estimate looks at twenty files and extrapolates, which would condemn a healthy database.
+    store = RocksStore.create(tmp_path / "rocksdb")
+    rows = 0
+    for number in range(30):
+        count = 1 if number < 25 else 200
+        batch = Batch()
+        for offset in range(count):
+            batch.put(Family.BLOCKS, (rows + offset).to_bytes(8, "big"), bytes(20))
+        store.write(batch)
+        store.flush()
+        rows += count
+        assert store.rows_at_most(Family.BLOCKS) == rows
+    put_rows(store, rows, 50)
+    store.close()
+    store = RocksStore.open(tmp_path / "rocksdb")
+    assert store.rows_at_most(Family.BLOCKS) == rows + 50
+    assert store.rows_at_most(Family.AUDIT) == 0
+    store.close()
 
 
 def test_a_missing_current_never_creates_and_deletes_nothing(database: Path) -> None:

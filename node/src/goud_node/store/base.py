@@ -90,7 +90,7 @@ class Store(Protocol):
         ...
 
     def rows_at_most(self, family: Family) -> int:
-        """An upper bound of the family's rows, from the list of data files alone: cheap, and exact where no key was
+        """An upper bound of the family's rows, from the data files' own counts: cheap, and exact where no key was
         ever written twice. A bound below the number that must be there proves that files were lost.
         """
         ...
