@@ -23,7 +23,7 @@ from goud_node.errors import (
     StoreFull,
     WrongChain,
 )
-from goud_node.store import Batch, Family, MemoryStore
+from goud_node.store import FRESH_KEY, Batch, Family, MemoryStore
 
 from .support import GENESIS, account, block_after, certificate_of, chain_of, collection, simple_chain
 
@@ -337,13 +337,11 @@ class TestOpening:
             Ledger(store, GENESIS)
 
     def test_a_lost_state_in_a_store_that_is_not_new_never_starts_over(self) -> None:
-        class Reopened(MemoryStore):
-            @property
-            def fresh(self) -> bool:
-                return False
-
+        store = MemoryStore()
+        change(store, Family.METADATA, FRESH_KEY, None)
         with pytest.raises(CorruptStore, match="not new"):
-            Ledger(Reopened(), GENESIS)
+            Ledger(store, GENESIS)
+        assert list(store.scan(Family.BLOCKS)) == []
 
     def test_an_index_that_points_into_the_wrong_block_is_no_answer(self) -> None:
         store = MemoryStore()

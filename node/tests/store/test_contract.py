@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from goud_node.errors import StoreError
-from goud_node.store import Batch, Family, MemoryStore, RocksStore
+from goud_node.store import Batch, Family, MemoryStore, RocksStore, Store
 
 KEYS = st.binary(max_size=3)
 CHANGES = st.lists(st.tuples(st.sampled_from(list(Family)), KEYS, st.none() | st.binary(max_size=4)), max_size=12)
@@ -33,7 +33,7 @@ def batch_of(changes: list[tuple[Family, bytes, bytes | None]]) -> Batch:
     return batch
 
 
-def wiped(store: RocksStore) -> None:
+def wiped(store: Store) -> None:
     batch = Batch()
     for family in Family:
         for key, _ in store.scan(family):
@@ -57,6 +57,7 @@ def test_both_stores_answer_alike(
 ) -> None:
     wiped(rocks)
     memory = MemoryStore()
+    wiped(memory)
     for changes in writes:
         for store in (rocks, memory):
             store.write(batch_of(changes))
