@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -67,7 +66,7 @@ def engine_problem(minimum: str, docker: str | None) -> str | None:
 
 def numbers(version: str) -> tuple[int, ...]:
     """Return the leading numbers of a version: `20.10.24+dfsg1` is (20, 10, 24)."""
-    return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0].split("-")[0]))
+    return tuple(int(part) for part in re.findall(r"\d+", re.split(r"[+-]", version, maxsplit=1)[0]))
 
 
 def disk_problem(path: Path, needed_mb: int) -> str | None:
@@ -134,7 +133,7 @@ def holder(inode: int, proc: Path = Path("/proc")) -> str | None:
     wanted = f"socket:[{inode}]"
     for directory in proc.glob("[0-9]*"):
         try:
-            if any(os.readlink(link) == wanted for link in (directory / "fd").iterdir()):
+            if any(str(link.readlink()) == wanted for link in (directory / "fd").iterdir()):
                 return f"{(directory / 'comm').read_text().strip()} (pid {directory.name})"
         except OSError:
             continue  # another account's process, or one that has just ended
@@ -148,7 +147,7 @@ def publishers(docker: str | None) -> dict[int, str]:
     done = subprocess.run(
         [docker, "ps", "--format", "{{json .}}"], check=False, capture_output=True, text=True, timeout=20
     )
-    found = {}
+    found: dict[int, str] = {}
     for line in done.stdout.splitlines() if done.returncode == 0 else []:
         row = json.loads(line)
         for first, last in re.findall(r":(\d+)(?:-(\d+))?->", str(row.get("Ports", ""))):
