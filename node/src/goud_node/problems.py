@@ -174,7 +174,17 @@ async def _on_framework(request: Request, error: Exception) -> Response:
         404: "No such route; GET /openapi.json lists them all.",
         405: f"{request.method} is not allowed here; the Allow header lists what is.",
     }.get(failure.status_code, str(failure.detail))
-    return respond(request.scope, failure.status_code, code, detail, headers=failure.headers)
+    headers = dict(failure.headers or {})
+    if failure.status_code == 405:
+        headers["Allow"] = ", ".join(_allowed(request)) or headers.get("Allow", "GET")
+    return respond(request.scope, failure.status_code, code, detail, headers=headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """Every method of the path: the framework's own answer names those of the first route only."""
+    template = getattr(request.scope.get("route"), "path_format", None)
+    paths = cast(FastAPI, request.app).openapi().get("paths", {})
+    return sorted(method.upper() for method in paths.get(template, {}))
 
 
 async def _on_unexpected(request: Request, error: Exception) -> Response:

@@ -24,7 +24,7 @@ def create_app(context: Context, broadcaster: Broadcaster) -> FastAPI:
     app.state.context = context
     app.state.broadcaster = broadcaster
     app.add_middleware(BodyLimit, limit=context.settings.max_collection_bytes + BODY_SLACK)
-    app.add_middleware(RequestMetrics, metrics=context.metrics)
+    app.add_middleware(RequestMetrics, metrics=context.metrics, draining=lambda: context.replica.status.draining)
     return app
 
 

@@ -26,6 +26,7 @@ app = typer.Typer(
     "`goud-node settings` lists them all.",
     epilog=exits.epilog(),
     no_args_is_help=True,
+    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},

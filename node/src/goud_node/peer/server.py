@@ -170,6 +170,8 @@ async def undrain(context: Node) -> Response:
 @operator.post("/hand-over")
 async def hand_over(context: Node) -> Response:
     """Give up the lead; `handed_over` is false when no other node took it."""
+    if len(context.genesis.validators) < 2:
+        raise ProblemError(409, "single-node", "This chain has one validator: nobody else can take the lead.")
     done = await context.replica.hand_over()
     return JSONResponse({"handed_over": done, **_status(context)})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -51,8 +52,11 @@ async def _run(settings: Settings, identity: identities.Identity, http: socket.s
     asked = asyncio.Event()
     with _signals(asked):
         node = build(settings, identity)
+        # What was imported and built stays for good: later collections, the last one included, need not look at it.
+        gc.collect()
+        gc.freeze()
         try:
-            parts = _start(node, http, peer)
+            parts = start(node, http, peer)
             _log.info(
                 "node %s of chain %s serves http://%s, peers on %s, at height %d",
                 settings.node_id,
@@ -63,7 +67,7 @@ async def _run(settings: Settings, identity: identities.Identity, http: socket.s
             )
             failed = await _until_asked(parts, asked)
             began = time.monotonic()
-            await _stop(node, parts)
+            await stop(node, parts)
         finally:
             await node.close()
         _log.info("stopped in %.1f s at height %d", time.monotonic() - began, node.ledger.height)
@@ -72,7 +76,7 @@ async def _run(settings: Settings, identity: identities.Identity, http: socket.s
 
 
 @dataclass
-class _Parts:
+class Parts:
     """What runs side by side; a part that ends by itself is a defect."""
 
     public: Listener
@@ -80,7 +84,8 @@ class _Parts:
     tasks: dict[str, asyncio.Task[None]]
 
 
-def _start(node: Node, http: socket.socket, peer: socket.socket) -> _Parts:
+def start(node: Node, http: socket.socket, peer: socket.socket) -> Parts:
+    """Start every part, serving on two listening sockets."""
     public, private = Listener(node.api, http, node.settings), Listener(node.peer_api, peer, node.settings)
     work = {
         "the peer interface": private.run(),
@@ -90,10 +95,10 @@ def _start(node: Node, http: socket.socket, peer: socket.socket) -> _Parts:
         "the peer watch": node.peers.watch(node.settings.peer_poll_seconds),
         "the checkpoint sweep": node.checkpoints.sweep_forever(),
     }
-    return _Parts(public, private, {name: asyncio.create_task(task, name=name) for name, task in work.items()})
+    return Parts(public, private, {name: asyncio.create_task(task, name=name) for name, task in work.items()})
 
 
-async def _until_asked(parts: _Parts, asked: asyncio.Event) -> str | None:
+async def _until_asked(parts: Parts, asked: asyncio.Event) -> str | None:
     """Wait for a signal, or for a part that ends; its name."""
     signalled = asyncio.create_task(asked.wait())
     done, _ = await asyncio.wait([signalled, *parts.tasks.values()], return_when=asyncio.FIRST_COMPLETED)
@@ -107,7 +112,7 @@ async def _until_asked(parts: _Parts, asked: asyncio.Event) -> str | None:
     return None
 
 
-async def _stop(node: Node, parts: _Parts) -> None:
+async def stop(node: Node, parts: Parts) -> None:
     """Red at once, then hand over while the balancer moves away, then finish what is in flight, then close."""
     budget = _Budget(_STOP_SECONDS)
     node.replica.drain()
@@ -135,7 +140,7 @@ async def _hand_over(node: Node, budget: _Budget) -> None:
                 raise TimeoutError
 
 
-async def _ended(parts: _Parts, name: str, seconds: float) -> None:
+async def _ended(parts: Parts, name: str, seconds: float) -> None:
     await asyncio.wait([parts.tasks[name]], timeout=seconds)
     if not parts.tasks[name].done():
         _log.warning("%s did not end within %.1f s and is cut off", name, seconds)
