@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
+
 from goud_node.chain import genesis
 from goud_node.chain.keys import SigningKey
 from goud_node.errors import GoudError
