@@ -51,10 +51,10 @@ def test_content_does_matter() -> None:
 
 
 def test_which_hard_link_was_stored_does_not_matter() -> None:
-    first = layer([("x", b"same"), ("a", "x"), ("m", "x")], mtime=1)
-    second = layer([("a", b"same"), ("x", "a"), ("m", "a")], mtime=2)
-    diff_id, out = normalised(first)
-    assert (diff_id, out) == normalised(second) or normalised(layer([("a", b"same")], mtime=1))[0] != diff_id
+    first = layer([("x", b"same"), ("a", "x"), ("m", "x")], mtime=EPOCH + 1)
+    second = layer([("a", b"same"), ("x", "a"), ("m", "a")], mtime=EPOCH + 2)
+    _, out = normalised(first)
+    assert normalised(first) == normalised(second)
     with tarfile.open(fileobj=io.BytesIO(out)) as archive:
         found = {member.name: (member.islnk(), member.linkname) for member in archive}
         assert found == {"a": (False, ""), "m": (True, "a"), "x": (True, "a")}

@@ -44,19 +44,11 @@ def play(tmp_path: Path, *arguments: str, text: str = PLAY, **environment: str) 
     playbook = tmp_path / "probe.yml"
     playbook.write_text(text.replace("TARGET", str(tmp_path / "written")))
     program = Path(sys.executable).with_name("ansible-playbook")
-    command = [
-        program,
-        playbook,
-        "-i",
-        "node1,node2",
-        "-c",
-        "local",
-        "-e",
-        f"ansible_python_interpreter={sys.executable}",
-    ]
+    command = [str(program), str(playbook), "-i", "node1,node2", "-c", "local"]
+    command += ["-e", f"ansible_python_interpreter={sys.executable}", *arguments]
     settings = {"GOUD_REPORTS": str(tmp_path / "reports"), "ANSIBLE_NOCOLOR": "1", **environment}
     return subprocess.run(
-        [*command, *arguments], cwd=ROOT, env={**os.environ, **settings}, check=False, capture_output=True, text=True
+        command, cwd=ROOT, env={**os.environ, **settings}, check=False, capture_output=True, text=True
     )
 
 
@@ -108,7 +100,8 @@ def test_check_mode_changes_nothing_and_says_so(tmp_path: Path) -> None:
 
 
 def test_an_undefined_variable_shows_where(tmp_path: Path) -> None:
-    text = "- hosts: all\n  gather_facts: false\n  tasks:\n    - name: X\n      ansible.builtin.debug: {msg: '{{ nope }}'}\n"
+    head = "- hosts: all\n  gather_facts: false\n  tasks:\n"
+    text = f"{head}    - name: X\n      ansible.builtin.debug: {{msg: '{{{{ nope }}}}'}}\n"
     done = play(tmp_path, text=text)
     assert done.returncode == 2
     assert "'nope' is undefined" in done.stdout + done.stderr

@@ -46,13 +46,9 @@ def test_malformed_reports_are_refused(value: Any, told: str) -> None:
 
 
 def test_a_failed_verdict_or_host_makes_the_run_failed() -> None:
-    run = goud_tables.Run("verify", START)
-    assert not run.failed
-    run.hosts = {"node1": {"ok": 1, "failed": 0, "unreachable": 1}}
-    assert run.failed
-    run.hosts = {}
-    run.tables = [goud_tables.parse_table(report(verdict="failed"))]
-    assert run.failed
+    assert not goud_tables.Run("verify", START).failed
+    assert goud_tables.Run("verify", START, hosts={"node1": {"ok": 1, "failed": 0, "unreachable": 1}}).failed
+    assert goud_tables.Run("verify", START, tables=[goud_tables.parse_table(report(verdict="failed"))]).failed
 
 
 def test_rendered_text_holds_every_cell_and_says_when_there_is_none() -> None:
