@@ -24,7 +24,9 @@ class Model:
         self._shape = shape = schedule[0]
         self._schedule = schedule[1:]
         validators = (3, 3, 3, 1, 5)[shape % 5]
-        self.world = World(validators, observer=shape % 3 == 0, sequencer=sequencer, propose=propose)
+        self.world = World(
+            validators, observer=shape % 3 == 0, kept_tail=shape % 4, sequencer=sequencer, propose=propose
+        )
 
     def run(self) -> World:
         """Follow the schedule, heal, and check that everything converged. Raises Violation."""
@@ -40,7 +42,7 @@ class Model:
         """What one pair of bytes means; two thirds of them let somebody get on with the work."""
         node = self.world.nodes[target % len(self.world.nodes)]
         meanings: tuple[tuple[int, Callable[[], object]], ...] = (
-            (168, lambda: [self.advance_some(target) for _ in range(1 + action % 4)]),
+            (168, lambda: self.advance_some(target, 1 + action % 4)),
             (188, lambda: self.submit(node, action)),
             (198, self.world.tick),
             (222, lambda: self.disturb(action, target)),
@@ -100,10 +102,11 @@ class Model:
         nodes = [node for node in self.world.nodes if node.alive and not node.paused]
         return [(node, unit) for node in nodes for unit in node.units.values()]
 
-    def advance_some(self, target: int) -> None:
-        units = self.runnable()
-        if units:
-            self.advance(*units[target % len(units)])
+    def advance_some(self, target: int, times: int) -> None:
+        for _ in range(times):
+            units = self.runnable()
+            if units:
+                self.advance(*units[target % len(units)])
 
     def disturb(self, action: int, target: int) -> None:
         """Something happens to a request on its way."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from goud_node.agreement.kv import Compare, KeyValue, Operation, Txn
@@ -31,7 +31,7 @@ from goud_node.store.memory import MemoryStore
 T = TypeVar("T")
 Propose = Callable[["World", Core, Term, list[Waiting]], Coroutine[Any, Any, Batch | None]]
 LEASE_TICKS = 4
-OPTIONS = Options(lease_ttl=LEASE_TICKS, kept_tail=0, read_batch=2, fetch_batch=2)
+OPTIONS = Options(lease_ttl=LEASE_TICKS, read_batch=2, fetch_batch=4, patience=2)
 
 
 class Violation(AssertionError):
@@ -199,8 +199,15 @@ class World:
     """All of it. `sequencer` and `propose` are replaced by planted bugs."""
 
     def __init__(
-        self, validators: int, *, observer: bool, sequencer: type[Sequencer] = Sequencer, propose: Propose | None = None
+        self,
+        validators: int,
+        *,
+        observer: bool,
+        kept_tail: int = 0,
+        sequencer: type[Sequencer] = Sequencer,
+        propose: Propose | None = None,
     ) -> None:
+        self.options = replace(OPTIONS, kept_tail=kept_tail)
         names = [f"n{number}" for number in range(1, validators + 1)]
         self.genesis = Genesis("model", 0, tuple(Validator(name, KEYS[name].public) for name in names))
         self.machine = Machine()
@@ -238,7 +245,7 @@ class World:
         def clock() -> int:
             return max(0, self.now + node.skew)
 
-        node.core = Core(node.ledger, log, peers, node.key, node.name, node.validator, clock, disk, OPTIONS)
+        node.core = Core(node.ledger, log, peers, node.key, node.name, node.validator, clock, disk, self.options)
         node.term, node.prepared, node.renewed, node.waiting = None, False, True, []
         node.units = {name: Unit(name) for name in ("follow", "certify", "lead", "renew", "trim")}
         node.alive, node.paused = True, False

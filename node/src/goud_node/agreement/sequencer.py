@@ -197,11 +197,6 @@ class Sequencer:
         guards = [Compare(self._epoch, "value", epoch.encode()), Compare(key, "version", 0)]
         return (await self._kv.txn(guards, [Put(key, block.encode())])).succeeded
 
-    async def first(self) -> int | None:
-        """Return the lowest height whose block is in the log."""
-        found = await self._kv.range(self._blocks, prefix_end(self._blocks), 1, keys_only=True)
-        return self._height(found[0].key) if found else None
-
     async def countersign(self, epoch: Epoch, signatures: Mapping[int, bytes], certified: int) -> bool:
         """Publish signatures by height (at most 100) and this node's certified height; False if the epoch changed."""
         if len(signatures) > MAX_SIGNATURES_PER_TXN:

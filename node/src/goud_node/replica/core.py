@@ -60,6 +60,8 @@ class Core:
     """Whether an answer about `unresolved` was lost; without that, a refusal is final."""
     unsure: frozenset[bytes] = frozenset()
     """Transactions of the latest proposal that is neither stored here nor surely refused."""
+    patience: int = 0
+    """How often the next certificate may still be missing in the log before peers are asked for it."""
     trimmed: int = 0
     published: int = 0
     hashes: dict[int, bytes] = field(default_factory=dict)
@@ -67,6 +69,7 @@ class Core:
 
     def __post_init__(self) -> None:
         self.published = self.ledger.height
+        self.patience = self.options.patience
 
     @property
     def lag(self) -> int:

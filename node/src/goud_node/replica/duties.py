@@ -47,6 +47,7 @@ class Duties:
         self._wake = asyncio.Event()
         self._quorum_seen = float("-inf")
         self._hold_off = float("-inf")
+        self._yield_until = float("-inf")
         self._full_since: float | None = None
         self._compacted = time.monotonic()
         self._complaints: dict[str, str] = {}
@@ -59,7 +60,7 @@ class Duties:
     def request_hand_over(self) -> None:
         """End the present term after the block in flight, and let others go first for a while."""
         self.handing_over = True
-        self._hold_off = time.monotonic() + 2.5 * self.core.options.lease_ttl
+        self._yield_until = time.monotonic() + 2.5 * self.core.options.lease_ttl
         self.queue.arrived.set()
 
     def rejoin(self) -> None:
@@ -120,6 +121,9 @@ class Duties:
         finally:
             self.seen.beat()
         self._quorum_seen = time.monotonic()
+        leader = self.core.leader
+        if leader is not None and leader.node_id != self.core.node_id:
+            self._yield_until = float("-inf")  # somebody took over, so the next election is open to all
 
     async def _next_follow(self) -> None:
         core = self.core
@@ -142,7 +146,7 @@ class Duties:
 
     async def _lead(self) -> None:
         core = self.core
-        patient = self.draining or time.monotonic() < self._hold_off
+        patient = self.draining or time.monotonic() < max(self._hold_off, self._yield_until)
         if patient or core.lag or core.epoch is None or not self.quorum:
             return
         began = time.monotonic()

@@ -7,6 +7,7 @@ be run again from the start: the model in the tests does exactly that.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 from goud_node.agreement.sequencer import MAX_SIGNATURES_PER_TXN, Head
 from goud_node.chain.block import Block, Header
@@ -129,13 +130,14 @@ async def certify(core: Core) -> int:
     limit = min(core.options.fetch_batch, height - start + 1)
     found = await core.sequencer.signatures(start, limit)
     candidates = (_certificate(core, at, found.get(at, {})) for at in range(start, start + limit))
-    certificates = [certificate for certificate in candidates if certificate is not None]
-    if not certificates:
-        # Others may have gone on without this node: then log and signatures are trimmed, and peers have the proof.
-        first = await core.sequencer.first()
-        if first is None or first > start:
-            pairs = await core.peers.fetch(start, limit)
-            certificates = [certificate for _, certificate in pairs if start <= certificate.height <= height]
+    # Without a gap: one in the middle would be found again and again, and hide that its predecessor is missing.
+    certificates = [certificate for certificate in takewhile(_complete, candidates) if certificate is not None]
+    core.patience = core.options.patience if certificates else core.patience - 1
+    if core.patience < 0:
+        # Others may have gone on without this node: then the signatures are trimmed, and peers have the proof.
+        core.patience = core.options.patience
+        pairs = await core.peers.fetch(start, limit)
+        certificates = [certificate for _, certificate in pairs if start <= certificate.height <= height]
     if certificates:
         await core.disk(lambda: core.ledger.certify(certificates))
         core.forget_certified()
@@ -233,6 +235,10 @@ def _check_fork(core: Core, tip: Header, block: Block, certificate: Certificate)
         f"a majority certified block {block.height}, which does not follow this node's block {tip.height}: "
         "this node's chain is not the common one"
     )
+
+
+def _complete(certificate: Certificate | None) -> bool:
+    return certificate is not None
 
 
 def _certificate(core: Core, height: int, signatures: dict[str, bytes]) -> Certificate | None:

@@ -72,6 +72,7 @@ class Options:
     kept_tail: int = 64
     read_batch: int = 16
     fetch_batch: int = 64
+    patience: int = 5
     max_queue: int = 4096
     max_queue_bytes: int = 64 * 1024 * 1024
     max_uncertified: int = 512
