@@ -8,9 +8,13 @@ import os
 import time
 import uuid
 from collections.abc import Iterator
+from ipaddress import ip_network
+from itertools import islice
 
 import docker
 from docker.models.containers import Container
+from docker.models.networks import Network
+from docker.types import IPAMConfig, IPAMPool
 
 DOCKERFILE = b"""\
 FROM debian:trixie-slim
@@ -37,10 +41,12 @@ class Cluster:
     def __init__(self, client: docker.DockerClient, *, quota_bytes: int = 0, members: int = 3) -> None:
         self._client = client
         self._id = uuid.uuid4().hex[:8]
-        self.network = client.networks.create(f"goud-test-etcd-{self._id}", driver="bridge")
+        self._network_name = f"goud-test-etcd-{self._id}"
+        self.network, addresses = _network(client, self._network_name)
         self.names = [f"goud-test-etcd-{self._id}-{number}" for number in range(1, members + 1)]
         self.members: dict[str, Container] = {}
-        self._addresses: dict[str, str] = {}
+        # Fixed, so that a member that was cut off comes back where its clients look for it.
+        self._addresses = dict(zip(self.names, addresses, strict=False))
         peers = ",".join(f"{name}=http://{name}:2380" for name in self.names)
         for name in self.names:
             command = [
@@ -63,23 +69,14 @@ class Cluster:
                 entrypoint=["/usr/bin/etcd"],
                 name=name,
                 hostname=name,
-                network=self.network.name,
+                network=self._network_name,
+                networking_config={
+                    self._network_name: client.api.create_endpoint_config(ipv4_address=self._addresses[name])
+                },
                 detach=True,
                 labels={"io.goud-chain.test": "etcd"},
             )
-        for name in self.names:
-            self._addresses[name] = self._address(name)
         self.wait_ready()
-
-    def _address(self, name: str) -> str:
-        container = self.members[name]
-        for _ in range(100):
-            container.reload()
-            address = container.attrs["NetworkSettings"]["Networks"].get(self.network.name, {}).get("IPAddress")
-            if address:
-                return str(address)
-            time.sleep(0.05)
-        raise RuntimeError(f"{name} has no address")
 
     @property
     def endpoints(self) -> list[str]:
@@ -128,9 +125,8 @@ class Cluster:
             if container.status == "exited":
                 container.start()
             container.reload()
-            if self.network.name not in container.attrs["NetworkSettings"]["Networks"]:
-                self.network.connect(container, ipv4_address=None)
-            self._addresses[name] = self._address(name)
+            if self._network_name not in container.attrs["NetworkSettings"]["Networks"]:
+                self.network.connect(container, ipv4_address=self._addresses[name])
         self.wait_ready()
 
     def remove(self) -> None:
@@ -138,6 +134,17 @@ class Cluster:
             with contextlib.suppress(docker.errors.NotFound):
                 container.remove(force=True)
         self.network.remove()
+
+
+def _network(client: docker.DockerClient, name: str) -> tuple[Network, list[str]]:
+    """A bridge on a subnet that the engine found free, fixed so that addresses can be chosen in it."""
+    probe = client.networks.create(name, driver="bridge")
+    probe.reload()
+    subnet = probe.attrs["IPAM"]["Config"][0]["Subnet"]
+    probe.remove()
+    ipam = IPAMConfig(pool_configs=[IPAMPool(subnet=subnet)])
+    network = client.networks.create(name, driver="bridge", ipam=ipam)
+    return network, [str(host) for host in islice(ip_network(subnet).hosts(), 10, 20)]
 
 
 @contextlib.contextmanager

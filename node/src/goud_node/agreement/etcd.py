@@ -62,6 +62,7 @@ class EtcdKv:
         self._member: Member | None = None
         self._rotated = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
+        self._closed = asyncio.Event()
 
     async def txn(self, compares: Sequence[Compare], then: Sequence[Operation]) -> Txn:
         """One transaction, sent once. Moves to another member only when it surely never left this one."""
@@ -151,6 +152,7 @@ class EtcdKv:
 
     async def close(self) -> None:
         """Close every channel."""
+        self._closed.set()
         member, self._member = self._member, None
         if member is not None:
             await member.close()
@@ -203,7 +205,9 @@ class EtcdKv:
 
     async def _close_later(self, member: Member) -> None:
         # Calls still in flight on it get their full time: their answers may yet arrive.
-        await asyncio.sleep(self._timeout)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._timeout):
+                await self._closed.wait()
         await member.close()
 
     async def _renew(self, member: Member, lease: int) -> bool:
