@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Final
@@ -11,6 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from goud_node import problems
 from goud_node.telemetry import Metrics
+
+_LINGER_BYTES: Final = 4 * 1024 * 1024
+_LINGER_SECONDS: Final = 2.0
 
 
 class BodyLimit:
@@ -24,7 +29,10 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if self._declared(scope) > self._limit:
+        declared = self._declared(scope)
+        if declared > self._limit:
+            if declared <= self._limit + _LINGER_BYTES:
+                await _discard(receive)
             await self._refusal(scope)(scope, receive, send)
             return
         seen = 0
@@ -34,6 +42,7 @@ class BodyLimit:
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > self._limit:
+                await _discard(receive)
                 # The framework hands it to the handler that answers with a problem.
                 raise HTTPException(413, self._detail, headers={"Connection": "close"})
             return message
@@ -53,6 +62,22 @@ class BodyLimit:
             if name == b"content-length":
                 return int(value) if value.isdigit() else 0
         return 0
+
+
+async def _discard(receive: Receive) -> None:
+    """Read on for a while without keeping anything.
+
+    A connection closed with unread data is reset, and a reset can overtake the answer: a client that is only a little
+    over the limit should see why it was refused.
+    """
+    seen = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_LINGER_SECONDS):
+            while seen < _LINGER_BYTES:
+                message = await receive()
+                seen += len(message.get("body", b""))
+                if message["type"] == "http.disconnect" or not message.get("more_body", False):
+                    return
 
 
 class RequestMetrics:
