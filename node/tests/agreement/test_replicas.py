@@ -12,7 +12,17 @@ from goud_node.agreement.embedded import EmbeddedKv
 from goud_node.agreement.etcd import EtcdKv
 from goud_node.agreement.kv import Kv
 from goud_node.chain.transactions import AccountCreate
-from goud_node.errors import AlreadyExists, Draining, GoudError, InvalidTransaction, NotLeader, Unavailable
+from goud_node.errors import (
+    AlreadyExists,
+    CorruptStore,
+    Draining,
+    GoudError,
+    InvalidTransaction,
+    NotLeader,
+    OutcomeUnknown,
+    StoreFull,
+    Unavailable,
+)
 from goud_node.replica.events import SlowSubscriber
 from goud_node.replica.types import Options
 from goud_node.store.memory import MemoryStore
@@ -144,6 +154,43 @@ async def test_a_killed_proposer_costs_one_lease(trio: Trio, capsys: pytest.Capt
     with capsys.disabled():
         print(f"\nwrites resumed {silence:.2f} s after the proposer was killed ({len(writers.acknowledged)} writes)")
     assert silence < 15
+
+
+async def test_a_halted_proposer_leaves_the_lead_and_loses_nothing(trio: Trio, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = trio.proposer()
+    assert name is not None
+
+    def broken(*_: object) -> None:
+        raise CorruptStore("a flipped bit in 000042.sst")
+
+    monkeypatch.setattr(trio.members[name].ledger, "append", broken)
+    with pytest.raises((OutcomeUnknown, Unavailable)):
+        await trio.replica(name).submit(account("halted"))
+    await trio.until(lambda: trio.replica(name).status.role == "halted")
+    status = trio.replica(name).status
+    assert "000042.sst" in str(status.halted)
+    assert not status.synced
+    await trio.until(lambda: trio.proposer() not in (None, name))
+    other = next(n for n in NAMES if n != name)
+    receipt = await trio.replica(other).submit(account("halted"))
+    assert receipt.height == 1, "the block was ordered already: it must not be ordered twice"
+
+
+async def test_a_full_disk_gives_the_lead_away_and_recovers(trio: Trio, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = trio.proposer()
+    assert name is not None
+
+    def full(*_: object) -> None:
+        raise StoreFull("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trio.members[name].ledger, "append", full)
+        receipt = await trio.replica(next(n for n in NAMES if n != name)).submit(account("full"))
+        await trio.until(lambda: trio.proposer() not in (None, name))
+        await trio.replica(trio.proposer() or "").submit(account("meanwhile"))
+    await trio.until(trio.agreed)
+    assert (await trio.replica(name).submit(account("full"))).height == receipt.height
+    assert trio.replica(name).status.halted is None
 
 
 async def test_a_wiped_node_refills_from_peers(trio: Trio) -> None:

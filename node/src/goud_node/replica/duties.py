@@ -41,7 +41,7 @@ class Duties:
         self.refusal: str | None = None
         self.leading = False
         self.draining = False
-        self.handing_over = False
+        self.ending = False
         self.stopped = asyncio.Event()
         self.seen = Pulse()
         self._wake = asyncio.Event()
@@ -49,6 +49,8 @@ class Duties:
         self._hold_off = float("-inf")
         self._yield_until = float("-inf")
         self._full_since: float | None = None
+        self._term: Term | None = None
+        self._term_since = float("-inf")
         self._compacted = time.monotonic()
         self._complaints: dict[str, str] = {}
 
@@ -59,8 +61,12 @@ class Duties:
 
     def request_hand_over(self) -> None:
         """End the present term after the block in flight, and let others go first for a while."""
-        self.handing_over = True
         self._yield_until = time.monotonic() + 2.5 * self.core.options.lease_ttl
+        self._end_soon()
+
+    def _end_soon(self) -> None:
+        """End the present term, if any, after the block in flight."""
+        self.ending = True
         self.queue.arrived.set()
 
     def rejoin(self) -> None:
@@ -116,14 +122,24 @@ class Duties:
             await steps.join(self.core)
             self.refusal = None
             _log.info("joined epoch %s at height %d", self.core.epoch, self.core.ledger.height)
+        asked = time.monotonic()
         try:
             await steps.follow(self.core)
         finally:
             self.seen.beat()
         self._quorum_seen = time.monotonic()
+        self._check_term(asked)
         leader = self.core.leader
         if leader is not None and leader.node_id != self.core.node_id:
             self._yield_until = float("-inf")  # somebody took over, so the next election is open to all
+
+    def _check_term(self, asked: float) -> None:
+        """End a term that the log no longer knows: the lease may live on although the leader's key is gone."""
+        leader, term = self.core.leader, self._term
+        if term is None or asked < self._term_since:
+            return
+        if leader is None or leader.create_revision != term.create_revision:
+            self._end_soon()
 
     async def _next_follow(self) -> None:
         core = self.core
@@ -150,10 +166,11 @@ class Duties:
         if patient or core.lag or core.epoch is None or not self.quorum:
             return
         began = time.monotonic()
-        self.handing_over = False
+        self.ending = False
         term = await lead.campaign(core)
         if term is None:
             return
+        self._term, self._term_since = term, time.monotonic()
         renewal = asyncio.create_task(self._renew(term, began))
         renewal.add_done_callback(lambda _: self.queue.arrived.set())
         try:
@@ -166,6 +183,8 @@ class Duties:
             renewal.cancel()
             self.queue.release(core.unsure)
             raise
+        finally:
+            self._term = None
         await self._end_term(term, renewal)
 
     async def _end_term(self, term: Term, renewal: asyncio.Task[None]) -> None:
@@ -174,16 +193,19 @@ class Duties:
         renewal.cancel()
         await asyncio.wait({renewal})
         self.core.leader = None
-        await self.core.sequencer.resign(term)
+        try:
+            await self.core.sequencer.resign(term)
+        except (Unavailable, OutcomeUnknown) as error:
+            self._complain("resign", error)  # the lease runs out by itself
         self._wake.set()
 
     async def _serve(self, term: Term, renewal: asyncio.Task[None]) -> None:
         _log.info("elected proposer, term %d", term.create_revision)
         while not await self._attempt(lambda: lead.prepare(self.core, term), renewal):
-            if renewal.done():
+            if renewal.done() or self.ending:
                 return
         self.leading = True
-        while self.core.unresolved is not None or not (renewal.done() or self.handing_over):
+        while self.core.unresolved is not None or not (renewal.done() or self.ending):
             if self.core.unresolved is not None:
                 await self._attempt(lambda: self._settle(term), renewal)
             elif not len(self.queue):
@@ -274,6 +296,7 @@ class Duties:
     def _halt(self, error: GoudError) -> None:
         self.halted = f"{error.code}: {error}"
         self.leading = False
+        self._end_soon()
         _log.critical("halted: %s", error)
         self.queue.fail(Unavailable(f"this node halted ({error.code}); ask another"), self.core.unsure)
         self.seen.beat()
