@@ -89,7 +89,7 @@ def test_every_cut_of_the_manifest_is_refused_before_a_data_file_is_deleted(data
     (manifest,) = (data / "rocksdb").glob("MANIFEST-*")
     content = manifest.read_bytes()
     names = {file.name for file in (data / "rocksdb").glob("*.sst")}
-    refused = 0
+    refused = kept = 0
     for percent in range(0, 100, 4):
         for floor in (True, False):
             copy = tmp_path / f"cut-{percent}-{floor}"
@@ -102,8 +102,32 @@ def test_every_cut_of_the_manifest_is_refused_before_a_data_file_is_deleted(data
                 assert reopened(copy) == 40
             except CorruptStore:
                 refused += 1
-                assert {file.name for file in (copy / "rocksdb").glob("*.sst")} >= names
-    assert refused > 40
+                kept += {file.name for file in (copy / "rocksdb").glob("*.sst")} >= names
+    assert kept == refused > 40
+
+
+def test_a_cut_that_opens_cleanly_costs_no_data_file(tmp_path: Path) -> None:
+    # No compaction has run, so every cut names only files that exist: opening for writing would delete the others.
+    data = tmp_path / "data"
+    store = RocksStore.create(data / "rocksdb")
+    (data / "chain_id").write_text(GENESIS.chain_id)
+    Ledger(store, GENESIS).append(CHAIN)
+    store.close()
+    (manifest,) = (data / "rocksdb").glob("MANIFEST-*")
+    content = manifest.read_bytes()
+    names = {file.name for file in (data / "rocksdb").glob("*.sst")}
+    refused = kept = 0
+    for percent in range(40, 100, 6):
+        copy = tmp_path / f"cut-{percent}"
+        shutil.copytree(data, copy)
+        (copy / "rocksdb" / manifest.name).write_bytes(content[: len(content) * percent // 100])
+        (copy / "rocksdb" / "goud-sequence").unlink()
+        try:
+            assert reopened(copy) == 40
+        except CorruptStore:
+            refused += 1
+            kept += {file.name for file in (copy / "rocksdb").glob("*.sst")} >= names
+    assert kept == refused > 5
 
 
 def test_refuse_and_reinitialize_keep_every_block(data: Path) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from goud_node.store import Batch, Family, RocksStore
+from goud_node.store import FRESH_KEY, Batch, Family, RocksStore
 
 
 def filled(path: Path, *, rows: int = 2000, rounds: int = 2, tail: int = 200) -> dict[bytes, bytes]:
@@ -19,6 +19,10 @@ def filled(path: Path, *, rows: int = 2000, rounds: int = 2, tail: int = 200) ->
     store = RocksStore.create(source)
     expected: dict[bytes, bytes] = {}
     try:
+        # What the first ledger does: from here on an empty database is a lost one.
+        begun = Batch()
+        begun.delete(Family.METADATA, FRESH_KEY)
+        store.write(begun)
         for number in range(rounds):
             expected |= put_rows(store, number * rows, rows)
             store.flush()

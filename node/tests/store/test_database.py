@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from rocksdict import WriteOptions
 
 from goud_node.errors import CorruptStore, StoreError, StoreFull
 from goud_node.store import FRESH_KEY, Batch, Family, RocksStore
@@ -58,6 +59,22 @@ def test_read_only_reads_the_log_and_refuses_writes(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="read-only"):
         reader.write(Batch())
     reader.close()
+    store.close()
+
+
+def test_every_write_asks_for_a_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A killed process cannot tell a synced write from one in the page cache; only a power cut could.
+    store = RocksStore.create(tmp_path / "rocksdb")
+    asked: list[bool] = []
+
+    class Spy:
+        def write(self, _: object, options: WriteOptions | None = None) -> None:
+            asked.append(options is not None and options.sync)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "_database", Spy())
+        store.write(Batch())
+    assert asked == [True]
     store.close()
 
 

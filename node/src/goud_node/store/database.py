@@ -71,8 +71,10 @@ class RocksStore:
                 "Check that the right volume is mounted; if the file was lost, restore a backup or let the node refill "
                 "from its peers on an empty volume (`goud-node init`)."
             )
+        on_disk = {file.name for file in path.glob("*.sst")}
         store = cls._opened(path, create=False, read_only=read_only)
         try:
+            store._check_freshness(on_disk)
             floor.check(path, store.sequence_number())
             if not read_only:
                 floor.raise_to(path, store.sequence_number())
@@ -213,6 +215,16 @@ class RocksStore:
             logger.warning("closed without flushing: %s", error)
         finally:
             self._release()
+
+    def _check_freshness(self, on_disk: set[str]) -> None:
+        """A MANIFEST cut back to the creation looks like a new database; files it no longer names tell otherwise."""
+        unnamed = on_disk - {str(file["name"]).lstrip("/") for file in self.live_files()}
+        if self.fresh and unnamed:
+            raise CorruptStore(
+                f"The database in {self.path} looks new, but holds data files that its MANIFEST does not name "
+                f"({', '.join(sorted(unnamed)[:3])}). Move the directory aside and restore a backup, or let the node "
+                "refill from its peers on an empty volume."
+            )
 
     def _release(self) -> None:
         # The lock file stays held while any handle of a family lives, whatever close() returns.
