@@ -89,7 +89,9 @@ def test_a_wrong_token_is_refused_before_the_upgrade(live: Live) -> None:
     assert json.loads(bytes(caught.value.response.body or b""))["code"] == "unauthorized"
 
 
-@pytest.mark.parametrize("message", ["[]", "{}", '{"token": 5}', '{"token": "x"}', "not json", "[" * 3000])
+@pytest.mark.parametrize(
+    "message", ["[]", "{}", '{"token": 5}', '{"token": "x"}', '{"token": "\\ud800"}', "not json", "[" * 3000]
+)
 def test_a_wrong_first_message_closes_the_stream(live: Live, message: str) -> None:
     with open_stream(live) as stream:
         stream.send(message)

@@ -150,6 +150,11 @@ def test_invalid_parameters(http: httpx.Client, path: str) -> None:
     assert_problem(http.get(path), 422, "invalid-request")
 
 
+def test_a_mistyped_parameter_is_named(http: httpx.Client) -> None:
+    document = assert_problem(http.get("/api/blocks?limt=5"), 422, "invalid-request")
+    assert document["errors"] == [{"field": "query.limt", "reason": "unknown parameter, did you mean limit?"}]
+
+
 def test_a_cursor_that_is_not_ours(account: Account) -> None:
     assert_problem(account.http.get("/api/collections", params={"cursor": "zz"}), 422, "invalid-request")
 

@@ -31,7 +31,7 @@ _NEWCOMER_SECONDS = 1.0
     "/accounts",
     status_code=201,
     response_model=schemas.AccountCreated,
-    responses=problems.documented(413, 503, 504, 507),
+    responses=problems.documented(413, 422, 503, 504, 507),
 )
 async def create_account(request: Request) -> Response:
     """Make an account. Its API key is in this answer and nowhere else."""

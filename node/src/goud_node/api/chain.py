@@ -14,12 +14,13 @@ from goud_node.api import schemas
 from goud_node.api.auth import Caller
 from goud_node.api.collections import PAGE, Cursor, Limit
 from goud_node.api.context import Reached
+from goud_node.api.strict import StrictRoute
 from goud_node.chain.block import Block
 from goud_node.chain.ledger import Ledger
 from goud_node.chain.transactions import AccountCreate, decode_trusted
 from goud_node.problems import ProblemError
 
-router = APIRouter(prefix="/api", tags=["chain"])
+router = APIRouter(prefix="/api", tags=["chain"], route_class=StrictRoute)
 
 _PAGE_BYTES = 8 * 1024 * 1024
 """A page of blocks ends early beyond this many bytes read, so that a request's memory is bounded."""

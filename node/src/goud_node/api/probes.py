@@ -12,12 +12,13 @@ from starlette.responses import Response
 from goud_node import problems
 from goud_node.api import schemas
 from goud_node.api.context import Context, context_of
+from goud_node.api.strict import StrictRoute
 from goud_node.api.submit import disk_fault
 from goud_node.errors import GoudError
 from goud_node.replica.types import Status
 from goud_node.store.schema import SCHEMA_VERSION
 
-router = APIRouter(tags=["operations"])
+router = APIRouter(tags=["operations"], route_class=StrictRoute)
 
 _EXPOSITION: Final = {"text/plain": {"schema": {"type": "string"}}, "application/openmetrics-text": {}}
 
@@ -32,7 +33,7 @@ class Purpose(StrEnum):
 _FOR_READS: Final = ("store", "synced", "draining")
 
 
-@router.get("/livez", response_model=schemas.Alive)
+@router.get("/livez", response_model=schemas.Alive, responses=problems.documented(422))
 async def livez() -> Response:
     """The process answers."""
     return JSONResponse({"status": "alive"})
@@ -62,7 +63,7 @@ async def readyz(
     )
 
 
-@router.get("/health", response_model=schemas.Health)
+@router.get("/health", response_model=schemas.Health, responses=problems.documented(422))
 async def health(request: Request) -> Response:
     """What this node is and where it stands."""
     context = context_of(request)
@@ -95,7 +96,7 @@ async def health(request: Request) -> Response:
     )
 
 
-@router.get("/api/metrics", response_model=schemas.MetricsDocument)
+@router.get("/api/metrics", response_model=schemas.MetricsDocument, responses=problems.documented(422))
 async def metrics(request: Request) -> Response:
     """The node's main figures as JSON."""
     context = context_of(request)
@@ -126,7 +127,7 @@ async def metrics(request: Request) -> Response:
 @router.get(
     "/api/metrics/prometheus",
     response_class=Response,
-    responses={200: {"description": "Prometheus exposition", "content": _EXPOSITION}},
+    responses={200: {"description": "Prometheus exposition", "content": _EXPOSITION}, **problems.documented(422)},
 )
 async def prometheus(request: Request) -> Response:
     """The same and more for Prometheus, as text or OpenMetrics after the Accept header."""

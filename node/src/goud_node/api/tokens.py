@@ -75,7 +75,9 @@ class Tokens:
 
     def verify(self, token: str) -> Principal:
         """Who the token speaks for. Raises InvalidToken."""
-        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
+        if not token.isascii():
+            raise InvalidToken("The token is malformed or its signature is wrong.")
+        digest = hashlib.sha256(token.encode()).digest()
         principal = self._cache.get(digest)
         if principal is not None:
             self.hits += 1
