@@ -81,7 +81,8 @@ class Model:
         world = self.world
         highest = max(node.ledger.height for node in world.nodes)
         promised = max((receipt.height for receipt in world.acknowledged.values()), default=0)
-        if highest == 0 or promised > highest:
+        refilling = any(node.ledger.certified_height < node.refill for node in world.nodes)
+        if highest == 0 or promised > highest or refilling:
             return  # log and volumes lost at once: more than the design promises to survive
         world.lose_log()
         for node in world.nodes:

@@ -157,6 +157,7 @@ class Node:
     alive: bool = False
     paused: bool = False
     cut: bool = False
+    refill: int = 0
     core: Core | None = None
     term: Term | None = None
     prepared: bool = False
@@ -212,6 +213,7 @@ class World:
         self.genesis = Genesis("model", 0, tuple(Validator(name, KEYS[name].public) for name in names))
         self.machine = Machine()
         self.now = 0
+        self.floor = 0
         self.ghosts: list[Call[Any]] = []
         self.history: dict[int, bytes] = {0: self.genesis.block().hash}
         self.acknowledged: dict[bytes, Receipt] = {}
@@ -260,12 +262,16 @@ class World:
         node.units, node.core, node.alive = {}, None, False
 
     def wipe(self, node: Node) -> bool:
-        """Lose a volume, unless that is more than the design promises to survive."""
-        others = [other for other in self.nodes if other is not node]
-        for height in range(1, node.ledger.height + 1):
-            in_log = self._blocks + b"%016x" % height in self.machine.records
-            if not in_log and not any(o.ledger.certified_height >= height for o in others):
-                return False
+        """Lose a volume, unless that is more than the design promises to survive: one volume at a time.
+
+        A wiped node counts as lost until it has refilled; after the loss of a log, a majority must have copies first.
+        """
+        validators = [other for other in self.nodes if other.validator]
+        safe = sum(other.ledger.certified_height >= self.floor for other in validators)
+        refilling = any(other.ledger.certified_height < other.refill for other in self.nodes if other is not node)
+        if len(validators) == 1 or safe < self.genesis.quorum or refilling:
+            return False
+        node.refill = max(node.refill, *(other.ledger.certified_height for other in self.nodes))
         self.crash(node)
         # What the dead process still had under way has long been lost when its volume is replaced.
         self.ghosts.clear()
@@ -281,6 +287,7 @@ class World:
         self.machine = Machine()
         self._deadlines.clear()
         highest = max(node.ledger.height for node in self.nodes)
+        self.floor = highest
         self.history = {height: found for height, found in self.history.items() if height <= highest}
 
     def tick(self) -> None:
