@@ -15,7 +15,7 @@ short_description: Write a directory of configuration and secrets in one step
 description:
   - One call instead of one per file; a file appears whole or not at all. Check mode and diff are supported.
 options:
-  path: {description: The release's directory; missing parents are made., type: path, required: true}
+  path: {description: The release's directory, <home>/releases/<name>; missing parents are made., type: path, required: true}
   owner: {description: User id of the directories and files., type: int, required: true}
   group: {description: Group id of the directories and files., type: int, required: true}
   documents: {description: "File name to text, mode 0640; differences are shown.", type: dict, default: {}}
@@ -97,14 +97,16 @@ def apply(parameters: Mapping[str, Any], *, check: bool) -> dict[str, Any]:
     texts = {name: str(text) for name, text in parameters["documents"].items()}
     hidden = {name: str(text) for name, text in parameters["secrets"].items()}
     absent = missing_directories(folder)
+    own = {folder, *list(folder.parents)[:2]}  # the release, releases/, and the home that holds it: not what is above
     documents = differing(folder, texts, DOCUMENT_MODE, owner, group)
     secrets = differing(folder, hidden, SECRET_MODE, owner, group)
     wrong = folder.exists() and not fits(folder, DIRECTORY_MODE, owner, group)
     diff = [difference(folder, name, texts[name]) for name in documents]
     if not check:
         for directory in absent:
-            directory.mkdir(mode=DIRECTORY_MODE)
-            settle(directory, DIRECTORY_MODE, owner, group)
+            directory.mkdir(mode=0o755)
+            if directory in own:
+                settle(directory, DIRECTORY_MODE, owner, group)
         if wrong:
             settle(folder, DIRECTORY_MODE, owner, group)
         for name in documents:
