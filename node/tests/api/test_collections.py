@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -159,6 +160,20 @@ def test_writes_that_did_not_happen_say_when_to_retry(
     answer = account.store("x", 1)
     assert_problem(answer, 503, error.code)
     assert int(answer.headers["retry-after"]) >= error.retry_after
+    assert account.http.get(stored.headers["location"]).json()["payload"] == 1
+
+
+def test_without_a_quorum_writes_are_refused_soon_and_reads_go_on(
+    account: Account, live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = account.store("kept", 1)
+    status = replace(live.node.replica.status, quorum=False, synced=False)
+    monkeypatch.setattr(type(live.node.replica), "status", property(lambda _: status))
+    began = time.monotonic()
+    answer = account.store("x", 1)
+    assert_problem(answer, 503, "no-quorum")
+    assert answer.headers["retry-after"] == "2"
+    assert time.monotonic() - began < live.node.settings.submit_deadline_seconds / 2
     assert account.http.get(stored.headers["location"]).json()["payload"] == 1
 
 

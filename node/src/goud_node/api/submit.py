@@ -8,11 +8,13 @@ import time
 from goud_node.api.context import Context
 from goud_node.chain.ledger import Receipt
 from goud_node.errors import OutcomeUnknown, StoreFull, Unavailable
-from goud_node.problems import ProblemError
+from goud_node.problems import ProblemError, retry_after
 
 _FULL_SECONDS = 10.0
 """RocksDB recovers by itself some seconds after space was freed; until then the node calls itself full."""
 _GRACE_SECONDS = 2.0
+_QUORUM_SECONDS = 1.0
+_QUORUM_RETRY_SECONDS = 2
 
 
 def disk_fault(context: Context) -> str | None:
@@ -38,6 +40,7 @@ async def submit(context: Context, transaction: bytes) -> Receipt:
     if fault is not None:
         raise ProblemError(507, "disk-full", fault)
     started = time.perf_counter()
+    await _quorum(context)
     try:
         # The replica keeps the deadline itself; this one only bounds repeats after an answer that was lost.
         async with asyncio.timeout(context.settings.submit_deadline_seconds + _GRACE_SECONDS):
@@ -51,6 +54,21 @@ async def submit(context: Context, transaction: bytes) -> Receipt:
         ) from None
     context.metrics.commit_latency.observe(time.perf_counter() - started)
     return receipt
+
+
+async def _quorum(context: Context) -> None:
+    """Say soon that there is no quorum, rather than after the whole deadline of a write."""
+    deadline = time.monotonic() + _QUORUM_SECONDS
+    while not context.replica.status.quorum:
+        if time.monotonic() >= deadline:
+            raise ProblemError(
+                503,
+                "no-quorum",
+                "The ordering service has no quorum, so nothing can be written; reads go on. Retry when a majority of "
+                "it is back.",
+                headers=retry_after(_QUORUM_RETRY_SECONDS),
+            )
+        await asyncio.sleep(0.05)
 
 
 async def _until_known(context: Context, transaction: bytes) -> Receipt:
