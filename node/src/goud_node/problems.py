@@ -58,6 +58,7 @@ _TITLES: Final = {
     "malformed-json": "The body is not JSON",
     "invalid-request": "The request has invalid fields",
     "unauthorized": "Authentication is required",
+    "forbidden": "The caller may not do this",
     "not-found": "There is nothing at this address",
     "method-not-allowed": "The method is not allowed here",
     "content-too-large": "The content is too large",

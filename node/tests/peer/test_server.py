@@ -7,6 +7,7 @@ import contextlib
 import json
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -78,6 +79,29 @@ def test_a_stranger_is_refused(live: Live) -> None:
     stranger.http.close()
     assert (answer.status_code, answer.json()["reason"]) == (401, "forged")
     assert live.node.replica.status.draining is False
+
+
+@pytest.fixture
+def operator_key(live: Live) -> Iterator[SigningKey]:
+    """node2 and the operator, known to the node for as long as the test runs."""
+    key = SigningKey.generate()
+    known = live.node.peer_api.state.context.verifier._keys
+    known.update({"node2": key.public, "operator": key.public})
+    yield key
+    del known["node2"], known["operator"]
+
+
+def test_a_peer_may_not_operate_the_node_but_the_operator_may(live: Live, operator_key: SigningKey) -> None:
+    peer, operator = (Caller(live, operator_key, issuer) for issuer in ("node2", "operator"))
+    assert peer("GET", "/peer/status").status_code == 200
+    for method, target in ROUTES:
+        if target.startswith("/operator"):
+            answer = peer(method, target)
+            assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), target
+    assert live.node.replica.status.draining is False
+    assert operator("GET", "/operator/status").status_code == 200
+    for caller in (peer, operator):
+        caller.http.close()
 
 
 def test_answers_are_signed(live: Live, caller: Caller) -> None:
