@@ -222,3 +222,15 @@ def test_an_expired_checkpoint_is_swept(live: Live, caller: Caller, monkeypatch:
 
     live.call(sweep_briefly())
     assert not (live.node.settings.checkpoints_dir / made["id"]).exists()
+
+
+def test_a_node_outside_the_common_epoch_serves_no_blocks(live: Live, caller: Caller) -> None:
+    height = grow(live)
+    core = live.node.replica._core
+    epoch, core.epoch = core.epoch, None
+    try:
+        answer = caller("GET", f"/peer/blocks?start={height}&limit=1")
+    finally:
+        core.epoch = epoch
+    # The node joins again by itself meanwhile, at the earliest with its next look at the log.
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")

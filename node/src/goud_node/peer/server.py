@@ -87,6 +87,14 @@ async def blocks(
     context: Node, start: Annotated[int, Query(ge=1)], limit: Annotated[int, Query(ge=1, le=MAX_BLOCKS)]
 ) -> Response:
     """Certified blocks from `start`: canonical CBOR [[block, certificate], ...], as far as they are consecutive."""
+    if context.replica.status.epoch is None:
+        # A certificate does not say its epoch: a chain that a restore has left behind would look as good as any.
+        raise ProblemError(
+            503,
+            "unavailable",
+            f"{context.node_id} is not part of the common epoch and serves no blocks. Ask another node.",
+            headers=problems.retry_after(1),
+        )
     pairs: list[list[bytes]] = []
     size = 0
     for height in range(start, min(start + limit - 1, context.ledger.certified_height) + 1):
