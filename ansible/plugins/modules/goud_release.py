@@ -15,7 +15,10 @@ short_description: Write a directory of configuration and secrets in one step
 description:
   - One call instead of one per file; a file appears whole or not at all. Check mode and diff are supported.
 options:
-  path: {description: The release's directory, <home>/releases/<name>; missing parents are made., type: path, required: true}
+  path:
+    description: The release's directory, C(<home>/releases/<name>); missing parents are made.
+    type: path
+    required: true
   owner: {description: User id of the directories and files., type: int, required: true}
   group: {description: Group id of the directories and files., type: int, required: true}
   documents: {description: "File name to text, mode 0640; differences are shown.", type: dict, default: {}}

@@ -1,3 +1,4 @@
+#!/bin/sh
 # What a node's volume holds, as one JSON object; runs inside a throw-away container with the volume at /data.
 set -eu
 cd /data
