@@ -91,10 +91,13 @@ def memory_problem(meminfo: str, needed_mb: int) -> str | None:
 
 
 def clock_problem(now: float, controller: float, allowed: int, earliest: int) -> str | None:
-    """Return what is wrong with this host's clock (seconds since 1970)."""
+    """Return what is wrong with this host's clock (seconds since 1970); `controller` was read before the host was asked.
+
+    Being ahead cannot be told here, because a busy machine answers late: the role compares `clock` when it has the answer.
+    """
     if now < earliest:
         return f"the clock says {time.strftime('%Y-%m-%d', time.gmtime(now))}, which cannot be: set it (timedatectl)"
-    if abs(now - controller) > allowed:
+    if controller - now > allowed:
         return (
             f"the clock is {now - controller:+.0f} s off the controller's, {allowed} s are allowed: "
             "start time synchronisation (timedatectl set-ntp true)"
@@ -212,7 +215,7 @@ def main() -> None:
         clock_problem(time.time(), given["controller_time"], given["clock_skew_seconds"], given["earliest_time"]),
         *port_problems(given["ports"], sockets, publishers(docker) if engine is None else {}, given["containers"]),
     ]
-    module.exit_json(changed=False, problems=[problem for problem in found if problem])
+    module.exit_json(changed=False, clock=time.time(), problems=[problem for problem in found if problem])
 
 
 if __name__ == "__main__":
