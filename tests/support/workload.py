@@ -48,6 +48,9 @@ class Account:
         self.token = str(self._post("/api/sessions", {"api_key": self.api_key})["token"])
         self.http.headers["Authorization"] = f"Bearer {self.token}"
 
+    def __del__(self) -> None:
+        self.http.close()
+
     def _post(self, path: str, body: dict[str, str] | None = None) -> dict[str, object]:
         answer = self.http.post(path, json=body)
         answer.raise_for_status()
