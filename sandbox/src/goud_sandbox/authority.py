@@ -31,9 +31,7 @@ def make(folder: Path) -> None:
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False
-        )
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
     )
     certificate = builder.sign(authority_key, hashes.SHA256())
     authority_pem = authority.public_bytes(serialization.Encoding.PEM)
@@ -81,7 +79,11 @@ def _authority() -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
 
 def _trusted_already() -> bytes:
     """What clients trust without us: the variable they set, else the system's bundle, so other hosts keep working."""
-    paths = [os.environ.get("REQUESTS_CA_BUNDLE"), os.environ.get("SSL_CERT_FILE"), ssl.get_default_verify_paths().cafile]
+    paths = [
+        os.environ.get("REQUESTS_CA_BUNDLE"),
+        os.environ.get("SSL_CERT_FILE"),
+        ssl.get_default_verify_paths().cafile,
+    ]
     for path in paths:
         if path and Path(path).is_file():
             return Path(path).read_bytes().rstrip() + b"\n"

@@ -81,9 +81,7 @@ def _secrets(home: Home, settings: Settings) -> None:
         iam = Iam(documents, home.token.read_text().strip())
         account = iam.new_account(settings.project, {"accountId": OPERATOR_ACCOUNT})
         member = f"serviceAccount:{email(settings.project, OPERATOR_ACCOUNT)}"
-        iam.set_policy(
-            f"projects/{settings.project}", {"bindings": [{"role": "roles/owner", "members": [member]}]}
-        )
+        iam.set_policy(f"projects/{settings.project}", {"bindings": [{"role": "roles/owner", "members": [member]}]})
         home.credentials.touch(mode=0o600)
         home.credentials.write_bytes(base64.b64decode(iam.new_key(account)["privateKeyData"]))
         documents.close()

@@ -61,13 +61,12 @@ class Service:
             return ""
 
     def _host_keys(self, machine: str) -> dict[str, str]:
-        command = ["sh", "-c", "cat /etc/ssh/ssh_host_*_key.pub"]
         try:
-            code, output = self.engine.container(machine).exec_run(command)
+            code, output, _ = self.engine.within(machine, "sh", "-c", "cat /etc/ssh/ssh_host_*_key.pub")
         except DockerException as error:
             log.warning("no host keys of %s: %s", machine, error)
             return {}
-        lines = [line.split() for line in output.decode().splitlines()] if code == 0 else []
+        lines = [line.split() for line in output.splitlines()] if code == 0 else []
         return {line[0]: line[1] for line in lines if len(line) >= 2}
 
     def run(self) -> None:

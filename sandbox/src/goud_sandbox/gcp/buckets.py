@@ -15,7 +15,18 @@ from goud_sandbox.gcp.iam import Iam
 BUCKETS, OBJECTS = "storage-bucket", "storage-object"
 ROOT = "https://www.googleapis.com/storage/v1/b/"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]")
-FIXED = {"kind", "id", "name", "selfLink", "projectNumber", "timeCreated", "updated", "metageneration", "etag", "location"}
+FIXED = {
+    "kind",
+    "id",
+    "name",
+    "selfLink",
+    "projectNumber",
+    "timeCreated",
+    "updated",
+    "metageneration",
+    "etag",
+    "location",
+}
 Query = Mapping[str, str]
 
 

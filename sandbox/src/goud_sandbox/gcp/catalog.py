@@ -125,7 +125,7 @@ def image() -> Document:
 
 def find_image(link: str) -> Document:
     """The image of a link to a name or to a family; 404 when it is not ours."""
-    tail = link.split("/compute/v1/")[-1].strip("/")
+    tail = link.rsplit("/compute/v1/", maxsplit=1)[-1].strip("/")
     wanted = {
         f"projects/{IMAGE_PROJECT}/global/images/{IMAGE_NAME}",
         f"projects/{IMAGE_PROJECT}/global/images/family/{IMAGE_FAMILY}",

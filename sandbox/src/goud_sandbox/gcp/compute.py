@@ -10,7 +10,7 @@ from fastapi import APIRouter, Body, Request
 from goud_sandbox.documents import Document
 from goud_sandbox.gcp import catalog
 from goud_sandbox.gcp.base import ROOT, Base, Scope, new_id, public
-from goud_sandbox.gcp.collection import Collection
+from goud_sandbox.gcp.collection import Action, Collection
 from goud_sandbox.gcp.disks import Disks, ResourcePolicies, Snapshots
 from goud_sandbox.gcp.errors import ApiError, not_found, stale
 from goud_sandbox.gcp.filters import page
@@ -233,7 +233,7 @@ def _where(kind: str) -> Callable[[Request], Scope]:
     return where
 
 
-def _action(found: Collection, table: dict[str, Any], scope: Scope, name: str, action: str) -> Any:
+def _action(found: Collection, table: dict[str, Action], scope: Scope, name: str, action: str) -> Action:
     if action not in table:
         raise ApiError(404, "notFound", f"{found.key(scope, name)}/{action} is not part of the sandbox.")
     return table[action]

@@ -114,7 +114,8 @@ class Disks(Collection):
         return sum(
             int(disk["sizeGb"])
             for disk in self.base.all("disks")
-            if disk["zone"].rsplit("/", 1)[-1].startswith(region) and disk["type"].rsplit("/", 1)[-1] in catalog.SSD_TYPES
+            if disk["zone"].rsplit("/", 1)[-1].startswith(region)
+            and disk["type"].rsplit("/", 1)[-1] in catalog.SSD_TYPES
         )
 
     def unmake(self, scope: Scope, document: Document) -> Plan:
@@ -155,7 +156,9 @@ class Disks(Collection):
             key = f"{world.path}/snapshots/{body.get('name', '')}"
             if self.base.find(key):
                 raise already_exists(key)
-            wanted = {field: body[field] for field in ("name", "description", "labels", "storageLocations") if field in body}
+            wanted: Document = {
+                field: body[field] for field in ("name", "description", "labels", "storageLocations") if field in body
+            }
             document = self.base.new(world, "snapshots", "compute#snapshot", wanted)
             document |= {
                 "status": "CREATING",

@@ -32,9 +32,7 @@ class Dns:
         """A zone with its SOA and NS records."""
         name, domain = str(body.get("name")), str(body.get("dnsName", ""))
         if self.documents.get(ZONES, f"{project}/{name}"):
-            raise ApiError(
-                409, "alreadyExists", f"The resource 'entity.managedZone' named '{name}' already exists"
-            )
+            raise ApiError(409, "alreadyExists", f"The resource 'entity.managedZone' named '{name}' already exists")
         if not domain.endswith("."):
             raise ApiError(400, "invalid", f"Invalid value for 'entity.managedZone.dnsName': '{domain}'")
         soa = f"{SERVERS[0]} cloud-dns-hostmaster.google.com. 1 21600 3600 259200 300"
@@ -57,7 +55,9 @@ class Dns:
         """Remove a zone that holds nothing but its own SOA and NS."""
         zone = self.zone(project, name)
         if len(zone["_records"]) > 2:
-            message = f"The resource named '{name}' cannot be deleted because it contains one or more 'resource records'."
+            message = (
+                f"The resource named '{name}' cannot be deleted because it contains one or more 'resource records'."
+            )
             raise ApiError(400, "containerNotEmpty", message)
         self.documents.delete(ZONES, f"{project}/{name}")
 
@@ -70,7 +70,9 @@ class Dns:
                 same = [one for one in records if _essence(one) == _essence(gone)]
                 if not same:
                     raise ApiError(
-                        404, "notFound", f"The 'entity.change.deletions' resource named '{_named(gone)}' does not exist."
+                        404,
+                        "notFound",
+                        f"The 'entity.change.deletions' resource named '{_named(gone)}' does not exist.",
                     )
                 records.remove(same[0])
             for new in body.get("additions") or []:
@@ -81,7 +83,7 @@ class Dns:
             zone["_records"] = records
             self.documents.put(ZONES, f"{project}/{name}", zone)
         identity = new_id()
-        change = {"kind": "dns#change", "id": identity, "status": "done", "startTime": now()}
+        change: Document = {"kind": "dns#change", "id": identity, "status": "done", "startTime": now()}
         change |= {"additions": body.get("additions") or [], "deletions": body.get("deletions") or []}
         self.documents.put(CHANGES, f"{project}/{name}/{identity}", change)
         return change

@@ -108,7 +108,9 @@ class Iam:
         """Make a service account; 409 when it is there."""
         address = email(project, str(body.get("accountId", "")))
         if self.documents.get(ACCOUNTS, address):
-            raise ApiError(409, "alreadyExists", f"Service account {body.get('accountId')} already exists in {project}.")
+            raise ApiError(
+                409, "alreadyExists", f"Service account {body.get('accountId')} already exists in {project}."
+            )
         unique = new_id()
         account = {
             "name": f"projects/{project}/serviceAccounts/{address}",

@@ -120,7 +120,8 @@ class Instances(Collection):
         return disk
 
     def _save(self, scope: Scope, document: Document, specs: list[Document]) -> tuple[list[str], list[Change]]:
-        things, undo = [f"machine:{room_machine(document)}", "firewall:"], []
+        things = [f"machine:{room_machine(document)}", "firewall:"]
+        undo: list[Change] = []
         attached = []
         for index, spec in enumerate(specs):
             if spec.get("source"):

@@ -33,13 +33,13 @@ SETTABLE = {
 
 def digests(path: Path) -> tuple[str, str, int]:
     """CRC32C and MD5 in base64, and the size in bytes."""
-    crc, md5, size = google_crc32c.Checksum(), hashlib.md5(usedforsecurity=False), 0
+    crc, md5, size = 0, hashlib.md5(usedforsecurity=False), 0
     with path.open("rb") as file:
         while block := file.read(CHUNK):
-            crc.update(block)
+            crc = google_crc32c.extend(crc, block)
             md5.update(block)
             size += len(block)
-    return base64.b64encode(crc.digest()).decode(), base64.b64encode(md5.digest()).decode(), size
+    return base64.b64encode(crc.to_bytes(4, "big")).decode(), base64.b64encode(md5.digest()).decode(), size
 
 
 class Objects:
@@ -104,7 +104,7 @@ class Objects:
         crc, md5, size = digests(source)
         for field, present in (("crc32c", crc), ("md5Hash", md5)):
             if metadata.get(field) not in {None, present}:
-                message = f"Provided {field} \"{metadata[field]}\" doesn't match calculated {field} \"{present}\"."
+                message = f'Provided {field} "{metadata[field]}" doesn\'t match calculated {field} "{present}".'
                 raise ApiError(400, "invalid", message)
         with self.documents.lock:
             container = self.buckets.get(bucket)
@@ -197,7 +197,9 @@ class Objects:
         """A new object with the same bytes."""
         temporary = self.folder / f"copy-{new_id()}"
         shutil.copyfile(self.path(source), temporary)
-        metadata = {key: value for key, value in source.items() if key in SETTABLE - {"temporaryHold", "eventBasedHold"}}
+        metadata = {
+            key: value for key, value in source.items() if key in SETTABLE - {"temporaryHold", "eventBasedHold"}
+        }
         return self.write(bucket, metadata | body | {"name": name}, temporary, query)
 
     def compose(self, bucket: str, name: str, body: Document, query: Query) -> Document:

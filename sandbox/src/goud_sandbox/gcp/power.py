@@ -10,7 +10,7 @@ from goud_sandbox.gcp.collection import Query
 from goud_sandbox.gcp.disks import is_boot, room_disk
 from goud_sandbox.gcp.errors import ApiError, invalid, stale
 from goud_sandbox.gcp.instances import ALIVE, SHIELDED, Instances, room_machine, set_metadata, set_tags
-from goud_sandbox.gcp.operations import Plan
+from goud_sandbox.gcp.operations import Change, Plan
 
 
 class PoweredInstances(Instances):
@@ -137,8 +137,8 @@ class PoweredInstances(Instances):
             self.base.change(disk_key, self.held_by(document["selfLink"]))
             self.base.change(key, {"disks": [*document["disks"], line]})
         things = [f"machine:{room_machine(document)}", *([] if is_boot(disk) else [f"disk:{room_disk(disk)}"])]
-        undo = [(disk_key, {"users": []}), (key, {"disks": document["disks"]})]
-        return self.operations.start(scope, "attachDisk", key, Plan(things=things, undo=list(undo)))
+        undo: list[Change] = [(disk_key, {"users": []}), (key, {"disks": document["disks"]})]
+        return self.operations.start(scope, "attachDisk", key, Plan(things=things, undo=undo))
 
     def detach_disk(self, scope: Scope, name: str, _: Document, query: Query) -> Document:
         """Pull a disk out, mounted or not: the real cloud does not ask either."""
@@ -150,8 +150,11 @@ class PoweredInstances(Instances):
         if line["boot"] and document["status"] != "TERMINATED":
             raise ApiError(400, "resourceInUse", "The boot disk can only be detached while the instance is TERMINATED.")
         rest = [one for one in document["disks"] if one is not line]
-        begin = [(key, {"disks": rest}), (self.base.key(line["source"]), {"users": [], "lastDetachTimestamp": now()})]
-        return self.operations.start(scope, "detachDisk", key, Plan(begin=list(begin)))
+        begin: list[Change] = [
+            (key, {"disks": rest}),
+            (self.base.key(line["source"]), {"users": [], "lastDetachTimestamp": now()}),
+        ]
+        return self.operations.start(scope, "detachDisk", key, Plan(begin=begin))
 
     def set_auto_delete(self, scope: Scope, name: str, _: Document, query: Query) -> Document:
         """``?deviceName=…&autoDelete=``."""

@@ -226,7 +226,7 @@ def _blocks(path: Path, first: int, last: int) -> Iterator[bytes]:
 
 
 async def _save(path: Path, blocks: AsyncIterator[bytes], mode: str = "wb") -> None:
-    with path.open(mode) as file:  # noqa: ASYNC230 -- a loopback emulator: blocks of a few KiB to a local file
+    with path.open(mode) as file:
         async for block in blocks:
             file.write(block)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import docker
 from docker import DockerClient
@@ -166,6 +166,7 @@ class Engine:
         endpoint = api.create_endpoint_config(
             ipv4_address=machine.address, aliases=[machine.hostname, *machine.aliases]
         )
+        networking: dict[str, Any] = {"EndpointsConfig": {network: endpoint}}
         legacy = self.client.info().get("CgroupVersion", "1") == "1"
         labels = self.labels | {
             f"{LABEL}.machine": machine.id,
@@ -180,7 +181,7 @@ class Engine:
             labels=labels,
             ports=ports,
             tty=True,
-            networking_config=api.create_networking_config({network: endpoint}),
+            networking_config=networking,
             environment={"SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE": "1"} if legacy else {},
         )
 
@@ -194,6 +195,17 @@ class Engine:
             self.client.volumes.get(self.name(f"{identity}-docker")).remove()
         except NotFound:
             pass
+
+    @staticmethod
+    def execute(container: Container, command: list[str]) -> tuple[int, str, str]:
+        """Run a program in a container: exit code, standard output, standard error."""
+        code, streams = container.exec_run(command, demux=True)
+        out, err = (bytes(stream or b"").decode(errors="replace") for stream in cast("tuple[bytes, bytes]", streams))
+        return int(code or 0), out, err
+
+    def within(self, machine: str, *command: str) -> tuple[int, str, str]:
+        """Run a program in a machine, as ``execute`` does."""
+        return self.execute(self.container(machine), list(command))
 
     # networks --------------------------------------------------------------------------------------------------
 
@@ -220,7 +232,7 @@ class Engine:
 
     def remove_everything(self) -> None:
         """Containers, volumes and networks of this sandbox; the image stays."""
-        mine = {"label": f"{LABEL}={self._settings.name}"}
+        mine: dict[str, str | list[str] | bool] = {"label": f"{LABEL}={self._settings.name}"}
         for container in self.client.containers.list(all=True, filters=mine):
             container.remove(force=True, v=True)
         for volume in self.client.volumes.list(filters=mine):

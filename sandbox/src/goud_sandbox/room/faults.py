@@ -84,15 +84,15 @@ class Faults:
             "    while True: os.write(f.fileno(),bytes(1<<16))\n"
             "  except OSError: pass\n"
         )
-        code, output = self._engine.container(machine).exec_run(["python3", "-c", script, path, str(leave_bytes)])
+        code, _, problem = self._engine.within(machine, "python3", "-c", script, path, str(leave_bytes))
         if code != 0:
-            raise SandboxError(f"disk {disk} could not be filled: {output.decode().strip()}")
+            raise SandboxError(f"disk {disk} could not be filled: {problem.strip()}")
         return {"machine": machine, "path": path}
 
     def unfill(self, disk: str) -> None:
         """Remove what ``fill`` wrote."""
         machine, mount = self._mounted(disk)
-        self._engine.container(machine).exec_run(["rm", "-f", f"{mount}/{FILLER}"])
+        self._engine.within(machine, "rm", "-f", f"{mount}/{FILLER}")
 
     def _mounted(self, disk: str) -> tuple[str, str]:
         image = self._known_disk(disk)

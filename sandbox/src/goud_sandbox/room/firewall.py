@@ -88,5 +88,3 @@ def render(table: str, desired: Desired) -> str:
 
 def _indented(content: list[str]) -> str:
     return "".join(f"    {line}\n" for line in content)
-
-

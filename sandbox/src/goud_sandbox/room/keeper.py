@@ -35,9 +35,9 @@ class Keeper:
             # The SDK's exec has no standard input that ends; the shell gives it one.
             line = ["sh", "-c", 'printf %s "$0" | "$@"', feed, *line]
         with self._lock:
-            code, (out, err) = self._engine.keeper().exec_run(line, demux=True)
+            code, out, err = self._engine.execute(self._engine.keeper(), line)
         if code != 0:
-            raise KeeperError(f"the keeper refused: {(err or b'').decode().strip() or f'exit {code}'}")
+            raise KeeperError(f"the keeper refused: {err.strip() or f'exit {code}'}")
         return json.loads(out)
 
     def disks(self) -> dict[str, Image]:

@@ -41,16 +41,16 @@ def image(name: str) -> Path:
     return DISKS / f"{name}.img"
 
 
-def node(minor: int) -> str:
-    path = f"/dev/loop{minor}"
-    if not os.path.exists(path):
+def node(minor: int) -> Path:
+    path = Path(f"/dev/loop{minor}")
+    if not path.exists():
         os.mknod(path, 0o660 | stat.S_IFBLK, os.makedev(LOOP_MAJOR, minor))
     return path
 
 
 def status(minor: int) -> tuple[object, ...] | None:
     """What the kernel knows of this loop device; None when it holds no file."""
-    with open(node(minor), "rb") as device:
+    with node(minor).open("rb") as device:
         buffer = bytearray(INFO.size)
         try:
             fcntl.ioctl(device, LOOP_GET_STATUS64, buffer)
@@ -90,19 +90,19 @@ def minor_of(name: str) -> int | None:
 
 
 def capacity(minor: int) -> int:
-    with open(node(minor), "rb") as device:
+    with node(minor).open("rb") as device:
         buffer = bytearray(8)
         fcntl.ioctl(device, BLKGETSIZE64, buffer)
     return int(struct.unpack("=Q", buffer)[0])
 
 
 def flush(minor: int) -> None:
-    with open(node(minor), "rb+", buffering=0) as device:
+    with node(minor).open("rb+", buffering=0) as device:
         os.fsync(device.fileno())
 
 
 def create(name: str, size: str) -> dict[str, int]:
-    with open(image(name), "xb") as file:
+    with image(name).open("xb") as file:
         file.truncate(int(size))
     return {"bytes": int(size)}
 
@@ -130,9 +130,9 @@ def attach(name: str) -> dict[str, int]:
         minor = minor_of(name)
         if minor is not None:
             return {"minor": minor}
-        with open("/dev/loop-control", "rb") as control:
+        with Path("/dev/loop-control").open("rb") as control:
             minor = fcntl.ioctl(control, LOOP_CTL_GET_FREE)
-        with open(image(name), "rb+") as backing, open(node(minor), "rb+") as device:
+        with image(name).open("rb+") as backing, node(minor).open("rb+") as device:
             try:
                 fcntl.ioctl(device, LOOP_SET_FD, backing.fileno())
             except OSError as error:
@@ -145,7 +145,7 @@ def attach(name: str) -> dict[str, int]:
 def limit(minor: int, size: int) -> None:
     info = list(status(minor) or ())
     info[SIZE_LIMIT] = size
-    with open(node(minor), "rb+") as device:
+    with node(minor).open("rb+") as device:
         fcntl.ioctl(device, LOOP_SET_STATUS64, INFO.pack(*info))
 
 
@@ -154,7 +154,7 @@ def detach(name: str) -> dict[str, bool]:
     for minor in attached().get(identity(image(name)), []):
         flush(minor)
         limit(minor, SECTOR)
-        with open(node(minor), "rb") as device:
+        with node(minor).open("rb") as device:
             fcntl.ioctl(device, LOOP_CLR_FD)  # when somebody still holds it, the kernel clears it on the last close
     return {"detached": True}
 
@@ -165,7 +165,7 @@ def grow(name: str, size: str) -> dict[str, int]:
         raise ValueError(f"disk {name} holds {path.stat().st_size} bytes and cannot shrink to {size}")
     os.truncate(path, int(size))
     for minor in attached().get(identity(path), []):
-        with open(node(minor), "rb+") as device:
+        with node(minor).open("rb+") as device:
             fcntl.ioctl(device, LOOP_SET_CAPACITY)
     return {"bytes": path.stat().st_size}
 
@@ -188,12 +188,12 @@ def corrupt(name: str, offset: str, length: str) -> dict[str, int]:
     minor = minor_of(name)
     if minor is not None:
         flush(minor)
-    with open(image(name), "rb+") as file:
+    with image(name).open("rb+") as file:
         file.seek(int(offset))
         file.write(os.urandom(int(length)))
         os.fsync(file.fileno())
     if minor is not None:
-        with open(node(minor), "rb+") as device:
+        with node(minor).open("rb+") as device:
             fcntl.ioctl(device, BLKFLSBUF)
     return {"corrupted": int(length)}
 
