@@ -41,7 +41,11 @@ class ApiFaults:
 
     def order(self, fault: ApiFault) -> None:
         """Add or replace an order."""
-        re.compile(fault.path), re.compile(fault.method)
+        for expression in (fault.path, fault.method):
+            try:
+                re.compile(expression)
+            except re.error as error:
+                raise ValueError(f"{expression!r} is no regular expression: {error}") from error
         self._documents.put(FAULTS, fault.id, asdict(fault))
 
     def clear(self, identity: str | None = None) -> None:

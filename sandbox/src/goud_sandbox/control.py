@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 START_SECONDS = 30
 OPERATOR_ACCOUNT = "operator"
+_children: list[subprocess.Popen[bytes]] = []  # services outlive us; forgetting one while we live would look like a leak
 
 
 def alive(home: Home) -> int | None:
@@ -89,10 +90,18 @@ def _secrets(home: Home, settings: Settings) -> None:
 
 def _start(home: Home) -> None:
     command = [sys.executable, "-m", "goud_sandbox.cli", "serve", "--state", str(home.root)]
+    source = str(Path(__file__).parents[1])  # found again whether the package is installed or run from its folder
+    path = os.pathsep.join(part for part in (source, os.environ.get("PYTHONPATH")) if part)
     with home.log.open("ab") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, start_new_session=True
+            command,
+            stdout=output,
+            stderr=output,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env=os.environ | {"PYTHONPATH": path},
         )
+    _children.append(process)
     home.pid.write_text(f"{process.pid}\n")
 
 
@@ -132,6 +141,7 @@ def stop(home: Home) -> None:
                 os.kill(pid, signal.SIGKILL)
             time.sleep(0.1)
     home.pid.unlink(missing_ok=True)
+    _children[:] = [child for child in _children if child.poll() is None]
 
 
 def _defunct(pid: int) -> bool:

@@ -88,7 +88,7 @@ class Disks(Collection):
         size = number(document, "sizeGb")
         if size is None:
             size = least if source else 500
-        if size < least:
+        if source and size < least:
             raise invalid(
                 "resource.sizeGb", size, f"Requested disk size cannot be smaller than the source's size ({least} GB)."
             )

@@ -9,6 +9,7 @@ from goud_sandbox.documents import Document
 from goud_sandbox.gcp.collection import Query
 from goud_sandbox.gcp.errors import ApiError, invalid
 
+Term = tuple[str, str, str]
 TERM = re.compile(
     r"""\(?\s*(?P<field>[\w.-]+)\s*(?P<operator>!=|=|:|\beq\b|\bne\b)\s*(?P<value>"[^"]*"|'[^']*'|[^\s()]+)\s*\)?"""
 )
@@ -41,25 +42,24 @@ def _equal(text: str, wanted: str) -> bool:
     return re.fullmatch(".*".join(re.escape(part) for part in wanted.split("*")), text) is not None
 
 
-def matches(document: Document, expression: str) -> bool:
-    """Whether the document fulfils every term; 400 for what the sandbox does not understand."""
+def parse(expression: str) -> list[Term]:
+    """Field, operator and value of every term; 400 for what the sandbox does not understand."""
+    terms: list[Term] = []
     rest = expression.strip()
     while rest:
         rest = re.sub(r"^AND\b", "", rest).strip()
         term = TERM.match(rest)
         if not term or re.match(r"(OR|NOT)\b", rest):
             raise invalid("filter", expression, "The sandbox understands field=value, !=, :, eq, ne, joined by AND.")
-        wanted = term["value"].strip("\"'")
-        if not _holds(document, term["field"], term["operator"], wanted):
-            return False
+        terms.append((term["field"], term["operator"], term["value"].strip("\"'")))
         rest = rest[term.end() :].strip()
-    return True
+    return terms
 
 
 def page(items: list[Document], query: Query) -> tuple[list[Document], str | None]:
     """The documents of one page, filtered, and the token of the next."""
-    expression = query.get("filter", "")
-    found = [item for item in items if matches(item, expression)]
+    terms = parse(query.get("filter", ""))
+    found = [item for item in items if all(_holds(item, *term) for term in terms)]
     try:
         start, size = int(query.get("pageToken", "0")), int(query.get("maxResults", "500"))
     except ValueError:

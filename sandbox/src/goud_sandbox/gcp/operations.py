@@ -76,7 +76,7 @@ class Operations:
             operation = self.get(scope, name)
             if operation["status"] == "DONE" or time.monotonic() > deadline:
                 return operation
-            time.sleep(0.1)
+            time.sleep(0.05)
 
     def listed(self, scope: Scope) -> list[Document]:
         """Operations of one place."""
