@@ -16,6 +16,7 @@ from goud_sandbox.room.faults import Faults
 from goud_sandbox.room.keeper import Keeper
 from goud_sandbox.room.reconcile import Room
 
+STATUS_SECONDS = 20.0
 JsonBody = Annotated[dict[str, Any], Body()]
 
 
@@ -35,6 +36,7 @@ def _state_routes(
 ) -> None:
     @app.get("/status")
     def status() -> Document:
+        room.looked.wait(STATUS_SECONDS)  # a service that has just started does not yet know its machines
         return {
             "machines": {name: asdict(seen) for name, seen in sorted(room.seen.items())},
             "disks": {name: asdict(image) for name, image in keeper.disks().items()},

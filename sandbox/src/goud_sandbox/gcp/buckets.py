@@ -161,7 +161,7 @@ class Buckets:
         """Remove an empty bucket."""
         bucket = self.get(name)
         check(query, "Metageneration", int(bucket["metageneration"]))
-        if self.documents.items(OBJECTS, f"{name}\0"):
+        if self.documents.items(OBJECTS, f"{name}\n"):
             raise ApiError(409, "conflict", "The bucket you tried to delete is not empty.")
         self.documents.delete(BUCKETS, name)
 

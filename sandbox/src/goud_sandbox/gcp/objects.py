@@ -55,11 +55,11 @@ class Objects:
 
     @staticmethod
     def _key(document: Document) -> str:
-        return f"{document['bucket']}\0{document['name']}\0{document['generation']}"
+        return f"{document['bucket']}\n{document['name']}\n{document['generation']}"
 
     def versions(self, bucket: str, name: str) -> list[Document]:
         """Every generation, oldest first."""
-        return [document for _, document in self.documents.items(OBJECTS, f"{bucket}\0{name}\0")]
+        return [document for _, document in self.documents.items(OBJECTS, f"{bucket}\n{name}\n")]
 
     def live(self, bucket: str, name: str) -> Document | None:
         """The live generation, if there is one."""
@@ -90,7 +90,7 @@ class Objects:
         first, last = query.get("startOffset", ""), query.get("endOffset", "")
         return [
             one
-            for _, one in self.documents.items(OBJECTS, f"{bucket}\0{query.get('prefix', '')}")
+            for _, one in self.documents.items(OBJECTS, f"{bucket}\n{query.get('prefix', '')}")
             if (one["_live"] or everything) and one["name"] >= first and (not last or one["name"] < last)
         ]
 
@@ -99,8 +99,8 @@ class Objects:
     def write(self, bucket: str, metadata: Document, source: Path, query: Query) -> Document:
         """Take a file as the new live generation: checksums, preconditions and retention first."""
         name = str(metadata.get("name") or query.get("name") or "")
-        if not name or len(name.encode()) > 1024:
-            raise ApiError(400, "required", "Required: an object name of 1 to 1024 bytes")
+        if not name or len(name.encode()) > 1024 or set(name) & {"\r", "\n"}:
+            raise ApiError(400, "required", "Required: an object name of 1 to 1024 bytes on one line")
         crc, md5, size = digests(source)
         for field, present in (("crc32c", crc), ("md5Hash", md5)):
             if metadata.get(field) not in {None, present}:

@@ -44,6 +44,7 @@ class Room:
         self._finished = 0
         self._stopping = False
         self._last_rules = ""
+        self.looked = threading.Event()
         self.errors: dict[str, str] = {}
         self.seen: dict[str, Seen] = {}
         self.disks: dict[str, Image] = {}
@@ -81,6 +82,7 @@ class Room:
             except (DockerException, KeeperError, OSError) as error:
                 log.exception("a pass failed")
                 self.errors["room:"] = str(error)
+            self.looked.set()
             with self._condition:
                 self._finished = ticket
                 self._condition.notify_all()
@@ -132,6 +134,7 @@ class Room:
             self._start(machine)
         else:
             log.info("machine %s went down with exit code %d", machine.id, seen.exit_code)
+            self._mark(machine, running=False)
             self.powered_off(machine.id)
 
     # machines --------------------------------------------------------------------------------------------------
