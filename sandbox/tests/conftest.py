@@ -47,7 +47,14 @@ class Cloud:
         self.documents = Documents(folder / "documents.db")
         self.faults = ApiFaults(self.documents)
         self.room_errors: dict[str, str] = {}
-        self.google = Google(self.documents, settings, self.faults, TOKEN, folder / "objects", self._settle)
+        self.google = Google(
+            self.documents,
+            settings,
+            self.faults,
+            operator_token=TOKEN,
+            objects=folder / "objects",
+            settle=self._settle,
+        )
         self.client = Client(self.google.app, {"authorization": f"Bearer {TOKEN}"})
 
     def _settle(self, *things: str) -> str | None:
@@ -61,7 +68,7 @@ class Cloud:
 
     def do(self, method: str, path: str, body: Any = None, **params: str) -> dict[str, Any]:
         """A call that gives an operation; the operation when it is done."""
-        operation = self.call(method, path, body, **params)
+        operation = self.call(method, path, body, 200, **params)
         assert operation["status"] == "PENDING"
         place = operation["selfLink"].split("/compute/v1")[1]
         return self.call("POST", f"/compute/v1{place}/wait")

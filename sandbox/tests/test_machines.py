@@ -138,7 +138,9 @@ def test_a_partition_cuts_and_heals(box: Box) -> None:
 
 
 def test_a_snapshot_under_load_makes_a_disk_with_the_data(box: Box) -> None:
-    writer = "systemd-run -q --unit=writer sh -c 'while true; do date +%N >> /mnt/data/log; sync -f /mnt/data/log; done'"
+    writer = (
+        "systemd-run -q --unit=writer sh -c 'while true; do date +%N >> /mnt/data/log; sync -f /mnt/data/log; done'"
+    )
     box.sudo("one", writer)
     wait(box, api(box, f"zones/{ZONE}/disks/data/createSnapshot", "POST", json={"name": "snap"}))
     box.sudo("one", "systemctl stop writer; test -s /mnt/data/log")

@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 
 START_SECONDS = 30
 OPERATOR_ACCOUNT = "operator"
-_children: list[subprocess.Popen[bytes]] = []  # services outlive us; forgetting one while we live would look like a leak
+_children: list[
+    subprocess.Popen[bytes]
+] = []  # services outlive us; forgetting one while we live would look like a leak
 
 
 def alive(home: Home) -> int | None:

@@ -44,7 +44,14 @@ class Service:
         self.faults = Faults(documents, self.engine, self.keeper, self.room)
         self.api_faults = ApiFaults(documents)
         token = home.token.read_text().strip()
-        self.google = Google(documents, self.settings, self.api_faults, token, home.objects, self.room.settle)
+        self.google = Google(
+            documents,
+            self.settings,
+            self.api_faults,
+            operator_token=token,
+            objects=home.objects,
+            settle=self.room.settle,
+        )
         self.room.powered_off = self.google.powered_off
         instances = self.google.compute.instances
         instances.console, instances.host_keys, instances.kill = self._console, self._host_keys, self.faults.reset

@@ -39,6 +39,7 @@ class Google:
         documents: Documents,
         settings: Settings,
         faults: ApiFaults,
+        *,
         operator_token: str,
         objects: Path,
         settle: Callable[..., str | None],

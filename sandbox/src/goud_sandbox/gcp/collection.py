@@ -51,7 +51,9 @@ class Collection:
 
     def make(self, scope: Scope, document: Document, query: Query) -> Plan:
         """Check and save the new resource; what the operation has to do."""
-        raise ApiError(501, "notImplemented", f"{self.name}.insert is not part of the sandbox ({scope.path}, {query})")
+        raise ApiError(
+            501, "notImplemented", f"{self.name}.insert is not part of the sandbox ({scope.path}, {document}, {query})"
+        )
 
     def delete(self, scope: Scope, name: str) -> Document:
         """Remove a resource; an operation."""
@@ -66,7 +68,9 @@ class Collection:
 
     def patch(self, scope: Scope, name: str, body: Document) -> Document:
         """Change fields; an operation."""
-        raise ApiError(501, "notImplemented", f"{self.name}.patch is not part of the sandbox ({scope.path}/{name})")
+        raise ApiError(
+            501, "notImplemented", f"{self.name}.patch is not part of the sandbox ({scope.path}/{name}, {body})"
+        )
 
     def update(self, scope: Scope, name: str, values: Document, kind: str = "update") -> Document:
         """Set fields at once; an operation that ends when the room followed."""

@@ -19,6 +19,7 @@ from goud_sandbox.gcp.networks import Addresses, Firewalls, Networks, Subnetwork
 from goud_sandbox.gcp.operations import Operations, Plan
 from goud_sandbox.gcp.power import PoweredInstances
 
+Where = Callable[[Request], Scope]
 JsonBody = Annotated[dict[str, Any] | None, Body()]
 
 
@@ -111,8 +112,12 @@ def router(compute: Compute) -> APIRouter:
     """Every route, for global, regional and zonal resources alike."""
     routes = APIRouter(prefix="/compute/v1/projects")
     _project_routes(routes, compute)
+    _catalog_routes(routes, compute)
     for kind in ("global", "regions", "zones"):
-        _scoped_routes(routes, compute, kind)
+        prefix = "/{project}/global" if kind == "global" else f"/{{project}}/{kind}/{{place}}"
+        _operation_routes(routes, compute, prefix, _where(kind))
+        _resource_routes(routes, compute, prefix, _where(kind))
+        _action_routes(routes, compute, prefix, _where(kind))
     return routes
 
 
@@ -130,6 +135,8 @@ def _project_routes(routes: APIRouter, compute: Compute) -> None:
         compute.base.change(key, {"commonInstanceMetadata": set_metadata(body)})
         return compute.operations.start(Scope(project, "global"), "setMetadata", key, Plan())
 
+
+def _catalog_routes(routes: APIRouter, compute: Compute) -> None:
     @routes.get("/{project}/zones")
     def list_zones(project: str, request: Request) -> Document:
         return _list("compute#zoneList", [catalog.zone(project, name) for name in catalog.zones()], request)
@@ -164,10 +171,7 @@ def _project_routes(routes: APIRouter, compute: Compute) -> None:
         return _list("compute#imageList", [catalog.image()] if project == catalog.IMAGE_PROJECT else [], request)
 
 
-def _scoped_routes(routes: APIRouter, compute: Compute, kind: str) -> None:
-    prefix = "/{project}/global" if kind == "global" else f"/{{project}}/{kind}/{{place}}"
-    where = _where(kind)
-
+def _operation_routes(routes: APIRouter, compute: Compute, prefix: str, where: Where) -> None:
     @routes.get(prefix + "/operations")
     def operations(request: Request) -> Document:
         return _list("compute#operationList", compute.operations.listed(where(request)), request)
@@ -180,6 +184,8 @@ def _scoped_routes(routes: APIRouter, compute: Compute, kind: str) -> None:
     def wait(name: str, request: Request) -> Document:
         return compute.operations.wait(where(request), name)
 
+
+def _resource_routes(routes: APIRouter, compute: Compute, prefix: str, where: Where) -> None:
     @routes.get(prefix + "/{collection}")
     def listing(collection: str, request: Request) -> Document:
         scope = where(request)
@@ -197,9 +203,9 @@ def _scoped_routes(routes: APIRouter, compute: Compute, kind: str) -> None:
     @routes.get(prefix + "/{collection}/{name}")
     def get(collection: str, name: str, request: Request) -> Document:
         scope = where(request)
-        if kind == "zones" and collection == "machineTypes":
+        if scope.kind == "zones" and collection == "machineTypes":
             return catalog.machine_type(scope.project, scope.place, name)
-        if kind == "zones" and collection == "diskTypes":
+        if scope.kind == "zones" and collection == "diskTypes":
             return catalog.disk_type(scope.project, scope.place, name)
         return public(compute.collection(scope, collection).need(scope, name))
 
@@ -213,6 +219,8 @@ def _scoped_routes(routes: APIRouter, compute: Compute, kind: str) -> None:
         scope = where(request)
         return compute.collection(scope, collection).patch(scope, name, body or {})
 
+
+def _action_routes(routes: APIRouter, compute: Compute, prefix: str, where: Where) -> None:
     @routes.get(prefix + "/{collection}/{name}/{action}")
     def read(collection: str, name: str, action: str, request: Request) -> Document:
         scope = where(request)
@@ -226,7 +234,7 @@ def _scoped_routes(routes: APIRouter, compute: Compute, kind: str) -> None:
         return _action(found, found.actions, scope, name, action)(scope, name, body or {}, request.query_params)
 
 
-def _where(kind: str) -> Callable[[Request], Scope]:
+def _where(kind: str) -> Where:
     def where(request: Request) -> Scope:
         return Scope(request.path_params["project"], kind, request.path_params.get("place", ""))
 

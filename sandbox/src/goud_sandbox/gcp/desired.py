@@ -26,7 +26,10 @@ def desired(base: Base) -> Desired:
             subnets=tuple(Subnet(room_subnet(one), one["ipCidrRange"]) for one in subnets.values()),
             disks=tuple(_disk(one, snapshots) for one in disks.values() if not is_boot(one)),
             snapshots=tuple(Snapshot(room_snapshot(s), s["_room"]) for s in snapshots.values() if s.get("_room")),
-            machines=tuple(_machine(one, disks, subnets, pulled, project, base.settings.project) for one in instances),
+            machines=tuple(
+                _machine(one, disks, subnets, pulled=pulled, project=project, project_name=base.settings.project)
+                for one in instances
+            ),
             rules=tuple(rule for one in base.all("firewalls") for rule in _rules(one, instances)),
             cut_off=frozenset(key for key, fault in base.documents.items(FAULTS) if fault.get("partitioned")),
         )
@@ -42,6 +45,7 @@ def _machine(
     document: Document,
     disks: dict[str, Document],
     subnets: dict[str, Document],
+    *,
     pulled: set[str],
     project: Document,
     project_name: str,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from typing_extensions import override
+
 from goud_sandbox.documents import Document
 from goud_sandbox.gcp import catalog
 from goud_sandbox.gcp.base import GIB, ROOT, Base, Scope, fingerprint, number
@@ -54,6 +56,7 @@ class Disks(Collection):
             "removeResourcePolicies": self.remove_policies,
         }
 
+    @override
     def make(self, scope: Scope, document: Document, query: Query) -> Plan:
         """Check type, source, size and quota, and save."""
         source = self._source(document, query)
@@ -118,6 +121,7 @@ class Disks(Collection):
             and disk["type"].rsplit("/", 1)[-1] in catalog.SSD_TYPES
         )
 
+    @override
     def unmake(self, scope: Scope, document: Document) -> Plan:
         """A disk in a machine stays."""
         key = self.key(scope, document["name"])
@@ -206,6 +210,7 @@ class Snapshots(Collection):
         """Labels can change."""
         self.actions = {"setLabels": self.set_labels}
 
+    @override
     def insert(self, scope: Scope, body: Document, query: Query) -> Document:
         """``snapshots.insert``: the same as ``disks.createSnapshot``."""
         key = self.base.key(str(body.get("sourceDisk", "")))
@@ -219,6 +224,7 @@ class ResourcePolicies(Collection):
 
     name, kind, scope = "resourcePolicies", "compute#resourcePolicy", "regions"
 
+    @override
     def make(self, scope: Scope, document: Document, query: Query) -> Plan:
         """Save."""
         document["status"] = "READY"
@@ -230,6 +236,7 @@ class ResourcePolicies(Collection):
         self.base.save(document)
         return Plan()
 
+    @override
     def unmake(self, scope: Scope, document: Document) -> Plan:
         """A schedule with disks stays."""
         for disk in self.base.all("disks"):

@@ -150,6 +150,13 @@ class Iam:
         data = base64.b64encode(json.dumps(content, indent=2).encode()).decode()
         return {"name": name, "privateKeyType": "TYPE_GOOGLE_CREDENTIALS_FILE", "privateKeyData": data}
 
+    def role(self, project: str, name: str) -> Document:
+        """A custom role, deleted or not; 404 when there never was one."""
+        found = self.documents.get(ROLES, f"projects/{project}/roles/{name}")
+        if found is None:
+            raise ApiError(404, "notFound", f"The role named projects/{project}/roles/{name} was not found.")
+        return found
+
     def exchange(self, assertion: str) -> Document:
         """A signed assertion for an access token."""
         try:
@@ -175,6 +182,7 @@ def router(iam: Iam, project_id: str) -> APIRouter:
     """Routes of IAM v1, Resource Manager v1 and the token service."""
     routes = APIRouter()
     _account_routes(routes, iam)
+    _key_routes(routes, iam)
     _role_routes(routes, iam)
     _project_routes(routes, iam, project_id)
 
@@ -220,6 +228,10 @@ def _account_routes(routes: APIRouter, iam: Iam) -> None:
                     iam.documents.delete(collection, key)
         return {}
 
+
+def _key_routes(routes: APIRouter, iam: Iam) -> None:
+    prefix = "/v1/projects/{project}/serviceAccounts"
+
     @routes.post(prefix + "/{name}/keys")
     def create_key(project: str, name: str) -> Document:
         return iam.new_key(iam.account(project, name))
@@ -241,12 +253,6 @@ def _account_routes(routes: APIRouter, iam: Iam) -> None:
 def _role_routes(routes: APIRouter, iam: Iam) -> None:
     prefix = "/v1/projects/{project}/roles"
 
-    def need(project: str, name: str) -> Document:
-        found = iam.documents.get(ROLES, f"projects/{project}/roles/{name}")
-        if found is None:
-            raise ApiError(404, "notFound", f"The role named projects/{project}/roles/{name} was not found.")
-        return found
-
     @routes.post(prefix)
     def create(project: str, body: JsonBody = None) -> Document:
         name = f"projects/{project}/roles/{(body or {}).get('roleId')}"
@@ -258,11 +264,11 @@ def _role_routes(routes: APIRouter, iam: Iam) -> None:
 
     @routes.get(prefix + "/{name}")
     def get(project: str, name: str) -> Document:
-        return need(project, name)
+        return iam.role(project, name)
 
     @routes.patch(prefix + "/{name}")
     def patch(project: str, name: str, request: Request, body: JsonBody = None) -> Document:
-        role = need(project, name)
+        role = iam.role(project, name)
         for field in request.query_params.get("updateMask", "").split(","):
             if field and field != "name":
                 role[field] = (body or {}).get(field)
@@ -271,13 +277,13 @@ def _role_routes(routes: APIRouter, iam: Iam) -> None:
 
     @routes.delete(prefix + "/{name}")
     def delete(project: str, name: str) -> Document:
-        role = need(project, name) | {"deleted": True}
+        role = iam.role(project, name) | {"deleted": True}
         iam.documents.put(ROLES, role["name"], role)
         return role
 
     @routes.post(prefix + "/{name}:undelete")
     def undelete(project: str, name: str) -> Document:
-        role = need(project, name)
+        role = iam.role(project, name)
         role.pop("deleted", None)
         iam.documents.put(ROLES, role["name"], role)
         return role

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from typing_extensions import override
+
 from goud_sandbox.documents import Document
 from goud_sandbox.gcp import catalog
 from goud_sandbox.gcp.base import Base, Scope, fingerprint, new_id, now
@@ -49,6 +51,7 @@ class Instances(Collection):
 
     # insert ----------------------------------------------------------------------------------------------------
 
+    @override
     def make(self, scope: Scope, document: Document, query: Query) -> Plan:
         """Check everything first, then save the instance, its new disks and what they hold."""
         document["machineType"] = self.machine_type(scope, document)
@@ -238,6 +241,7 @@ class Instances(Collection):
 
     # delete ----------------------------------------------------------------------------------------------------
 
+    @override
     def unmake(self, scope: Scope, document: Document) -> Plan:
         """Delete the instance and the disks that say so; the others come free."""
         key = self.key(scope, document["name"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 
+from typing_extensions import override
+
 from goud_sandbox.documents import Document
 from goud_sandbox.gcp.base import ROOT, Scope
 from goud_sandbox.gcp.collection import Collection, Query
@@ -33,6 +35,7 @@ class Networks(Collection):
 
     name, kind, scope = "networks", "compute#network", "global"
 
+    @override
     def make(self, scope: Scope, document: Document, query: Query) -> Plan:
         """Save; automatic mode brings a subnetwork."""
         document.setdefault("autoCreateSubnetworks", True)
@@ -47,6 +50,7 @@ class Networks(Collection):
             Subnetworks(self.base, self.operations).make(region, child, query)
         return Plan()
 
+    @override
     def unmake(self, scope: Scope, document: Document) -> Plan:
         """A network with anything in it stays."""
         key = self.key(scope, document["name"])
@@ -61,6 +65,7 @@ class Networks(Collection):
                 raise in_use("network", key, self.base.key(other["selfLink"]))
         return Plan(begin=[(key, None), *automatic])
 
+    @override
     def patch(self, scope: Scope, name: str, body: Document) -> Document:
         """Only the routing mode can change."""
         self.need(scope, name)
@@ -81,6 +86,7 @@ class Subnetworks(Collection):
         """Growing, and the switch for Google's own addresses."""
         self.actions = {"expandIpCidrRange": self.expand, "setPrivateIpGoogleAccess": self.private_access}
 
+    @override
     def make(self, scope: Scope, document: Document, query: Query) -> Plan:
         """Refuse overlaps within the network."""
         parent = self.base.need(self.base.key(str(document.get("network", ""))))
@@ -105,6 +111,7 @@ class Subnetworks(Collection):
         key = self.key(scope, document["name"])
         return Plan(things=[f"subnet:{room_subnet(document)}"], undo=[(key, None)])
 
+    @override
     def unmake(self, scope: Scope, document: Document) -> Plan:
         """A range with machines or reserved addresses in it stays."""
         key = self.key(scope, document["name"])
@@ -116,6 +123,7 @@ class Subnetworks(Collection):
         rest = [link for link in (parent or {}).get("subnetworks", []) if link != document["selfLink"]]
         return Plan(begin=[(key, None), (self.base.key(document["network"]), {"subnetworks": rest})])
 
+    @override
     def patch(self, scope: Scope, name: str, body: Document) -> Document:
         """Secondary ranges and descriptions."""
         self.need(scope, name)
@@ -142,11 +150,13 @@ class Firewalls(Collection):
 
     name, kind, scope = "firewalls", "compute#firewall", "global"
 
+    @override
     def make(self, scope: Scope, document: Document, query: Query) -> Plan:
         """Fill in Google's defaults and save."""
         self.base.save(self._complete(document))
         return Plan(things=["firewall:"])
 
+    @override
     def patch(self, scope: Scope, name: str, body: Document) -> Document:
         """Change the rule in place."""
         before = self.need(scope, name)
@@ -183,6 +193,7 @@ class Addresses(Collection):
 
     name, kind, scope = "addresses", "compute#address", "regions"
 
+    @override
     def make(self, scope: Scope, document: Document, query: Query) -> Plan:
         """Give out the lowest free address, or the one asked for."""
         document.setdefault("addressType", "EXTERNAL")
@@ -199,6 +210,7 @@ class Addresses(Collection):
         self.base.save(document)
         return Plan()
 
+    @override
     def unmake(self, scope: Scope, document: Document) -> Plan:
         """An address that a machine has stays."""
         if document.get("users"):

@@ -1,8 +1,7 @@
 """Operations that take time: PENDING, RUNNING, DONE, as clients must live with.
 
-An operation is a document with everything it still has to do (``_begin``, ``_end``, ``_undo``: changes of resources), so
-a service that restarts in the middle finishes what it answered for. The end comes only after the machine room made it
-true, or with the room's error.
+An operation is a document with everything it still has to do (its ``_plan``), so a service that restarts in the middle
+finishes what it answered for. The end comes only after the machine room made it true, or with the room's error.
 """
 
 from __future__ import annotations

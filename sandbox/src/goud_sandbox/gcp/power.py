@@ -14,7 +14,7 @@ from goud_sandbox.gcp.operations import Change, Plan
 
 
 class PoweredInstances(Instances):
-    """Instances with their actions. ``console`` and ``host_keys`` look into the machine; ``forget`` lets it start anew."""
+    """With their actions. ``console`` and ``host_keys`` look into the machine; ``kill`` is the reset button."""
 
     console: Callable[[str], str] = staticmethod(lambda _: "")
     host_keys: Callable[[str], dict[str, str]] = staticmethod(lambda _: {})

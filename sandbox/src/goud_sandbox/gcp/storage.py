@@ -21,6 +21,7 @@ from goud_sandbox.gcp.objects import CHUNK, Objects
 
 JsonBody = Annotated[dict[str, Any] | None, Body()]
 UPLOADS = "storage-upload"
+Upload = tuple[str, Document, dict[str, str]]  # who uploads, the metadata, the query
 
 
 class Storage:
@@ -130,7 +131,8 @@ def _copy_routes(routes: APIRouter, storage: Storage) -> None:
 
     @routes.post("/storage/v1/b/{bucket}/o/{name:path}/rewriteTo/b/{other}/o/{target:path}")
     @routes.post("/storage/v1/b/{bucket}/o/{name:path}/copyTo/b/{other}/o/{target:path}")
-    def copy(bucket: str, name: str, other: str, target: str, request: Request, body: JsonBody = None) -> Document:
+    def copy(bucket: str, name: str, request: Request, body: JsonBody = None) -> Document:
+        other, target = request.path_params["other"], request.path_params["target"]
         storage.buckets.allow(_caller(request), "storage.objects.get", bucket)
         storage.may_write(_caller(request), other, target)
         query = dict(request.query_params)
@@ -258,16 +260,15 @@ def _upload_routes(routes: APIRouter, storage: Storage) -> None:
             metadata = {"contentType": request.headers.get("content-type", "application/octet-stream")}
             await _save(path, request.stream())
         query = dict(request.query_params)
-        return await run_in_threadpool(_finish, storage, bucket, _caller(request), metadata, path, query)
+        return await run_in_threadpool(_finish, storage, bucket, (_caller(request), metadata, query), path)
 
     @routes.put("/upload/storage/v1/b/{bucket}/o")
     async def go_on(bucket: str, request: Request) -> Response:
         return await _resume(storage, bucket, request)
 
 
-def _finish(
-    storage: Storage, bucket: str, caller: str, metadata: Document, path: Path, query: dict[str, str]
-) -> Response:
+def _finish(storage: Storage, bucket: str, upload: Upload, path: Path) -> Response:
+    caller, metadata, query = upload
     try:
         storage.may_write(caller, bucket, str(metadata.get("name") or query.get("name") or ""))
         return JSONResponse(public(storage.objects.write(bucket, metadata, path, query)))
@@ -285,7 +286,7 @@ async def _begin_resumable(storage: Storage, bucket: str, request: Request) -> R
     storage.may_write(_caller(request), bucket, str(metadata["name"]))
     identity = new_id()
     path = storage.temporary()
-    path.touch()
+    await run_in_threadpool(path.touch)
     upload = {"metadata": metadata, "path": str(path), "query": query}
     storage.documents.put(UPLOADS, identity, upload)
     host = request.headers.get("host", "storage.googleapis.com")
@@ -299,7 +300,7 @@ async def _resume(storage: Storage, bucket: str, request: Request) -> Response:
     if upload is None:
         raise ApiError(410, "gone", "The upload is over or was never begun.")
     path = Path(upload["path"])
-    have = path.stat().st_size
+    have = _size(path)
     header = request.headers.get("content-range", "")
     match = re.fullmatch(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)", header) if header else None
     if header and not match:
@@ -308,12 +309,16 @@ async def _resume(storage: Storage, bucket: str, request: Request) -> Response:
         return _incomplete(have)
     if not match or match[1] is not None:
         await _save(path, request.stream(), "ab")
-    have = path.stat().st_size
+    have = _size(path)
     if match and (match[3] == "*" or int(match[3]) > have):
         return _incomplete(have)
     storage.documents.delete(UPLOADS, identity)
-    who = _caller(request)
-    return await run_in_threadpool(_finish, storage, bucket, who, upload["metadata"], path, upload["query"])
+    given = (_caller(request), upload["metadata"], upload["query"])
+    return await run_in_threadpool(_finish, storage, bucket, given, path)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
 
 
 def _incomplete(have: int) -> Response:

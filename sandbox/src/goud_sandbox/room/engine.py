@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import ipaddress
 import shutil
@@ -88,8 +89,8 @@ class Engine:
             self.client.images.build(path=str(folder), tag=tag, rm=True, labels={LABEL: "image"})
         except (BuildError, APIError) as error:
             raise EngineError(
-                f"the machine image cannot be built: {error}. It needs debian:trixie-slim (scripts/base-image makes it) "
-                "and a Debian mirror"
+                f"the machine image cannot be built: {error}. It needs debian:trixie-slim "
+                "(scripts/base-image makes it) and a Debian mirror"
             ) from error
         finally:
             shutil.rmtree(folder)
@@ -97,7 +98,7 @@ class Engine:
     # containers ------------------------------------------------------------------------------------------------
 
     def _create(self, name: str, host: dict[str, Any], **options: Any) -> Container:
-        """A container with nearly all of root's powers, short of what not every host grants."""
+        """A container with nearly all of root's powers."""
         api = self.client.api
         host_config = api.create_host_config(
             cap_add=["ALL"],
@@ -187,14 +188,10 @@ class Engine:
 
     def remove(self, identity: str) -> None:
         """Remove the machine's container with its boot volume; no error when there is none."""
-        try:
+        with contextlib.suppress(NotFound):
             self.container(identity).remove(force=True, v=True)
-        except NotFound:
-            pass
-        try:
+        with contextlib.suppress(NotFound):
             self.client.volumes.get(self.name(f"{identity}-docker")).remove()
-        except NotFound:
-            pass
 
     @staticmethod
     def execute(container: Container, command: list[str]) -> tuple[int, str, str]:

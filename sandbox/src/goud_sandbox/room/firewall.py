@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from goud_sandbox.room.model import Desired, Rule, Subnet
 
+JUMPS = ("jump machine_out", "jump machine_in")
 OPERATOR = ipaddress.ip_address("127.0.0.1")
 
 
@@ -73,11 +74,10 @@ def render(table: str, desired: Desired) -> str:
     partition = [f"ip saddr {addresses(cut)} drop", f"ip daddr {addresses(cut)} drop"] if cut else []
     inward = [line for rule in ordered(desired.rules, "in") for line in lines(rule, gateways)]
     outward = [line for rule in ordered(desired.rules, "out") for line in lines(rule, gateways)]
+    known = [*partition, "ct state established,related accept"]
     chains = {
-        "forward": ["type filter hook forward priority -10; policy accept;", *partition]
-        + ["ct state established,related accept", "jump machine_out", "jump machine_in"],
-        "output": ["type filter hook output priority -10; policy accept;", *partition]
-        + ["ct state established,related accept", "jump machine_in"],
+        "forward": ["type filter hook forward priority -10; policy accept;", *known, *JUMPS],
+        "output": ["type filter hook output priority -10; policy accept;", *known, "jump machine_in"],
         "input": ["type filter hook input priority -10; policy accept;", *partition],
         "machine_in": [*inward, f"ip daddr {addresses(everyone)} counter drop"],
         "machine_out": [line.replace(" accept", " return") for line in outward],

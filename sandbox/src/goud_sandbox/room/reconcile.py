@@ -98,7 +98,7 @@ class Room:
         try:
             yield
         except (DockerException, KeeperError, OSError) as error:
-            log.error("%s: %s", thing, error)
+            log.exception("%s", thing)
             self.errors[thing] = str(error)
         else:
             self.errors.pop(thing, None)

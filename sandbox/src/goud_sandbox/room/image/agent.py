@@ -1,7 +1,7 @@
 """Inside a machine: what udev and the cloud's guest agent do on a real one.
 
 Reads ``/var/lib/goud-cloud/machine.json`` (written by the machine room, read-only here) and keeps true: device nodes,
-``/dev/disk/by-id`` and ``/dev/disk/by-uuid`` links, users with their authorized keys, SSH host keys, the start-up script.
+``/dev/disk/by-id`` and ``by-uuid`` links, users with their authorized keys, SSH host keys, the start-up script.
 Runs on the machine's own Python, with the standard library only.
 """
 
