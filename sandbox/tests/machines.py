@@ -64,6 +64,63 @@ PLAY = """
       loop: [one, two]
       loop_control: {label: "{{ item }}"}
 """.replace("ZONE", ZONE).replace("REGION", REGION)
+REST = (
+    """
+- hosts: localhost
+  connection: local
+  gather_facts: false
+  vars: {state: present}
+  tasks:
+    - google.cloud.gcp_compute_resource_policy:
+        name: daily
+        region: REGION
+        state: "{{ state }}"
+        snapshot_schedule_policy:
+          schedule: {daily_schedule: {days_in_cycle: 1, start_time: '04:00'}}
+          retention_policy: {max_retention_days: 7, on_source_disk_delete: KEEP_AUTO_SNAPSHOTS}
+    - google.cloud.gcp_compute_address: {name: edge, region: REGION, state: "{{ state }}"}
+    - google.cloud.gcp_compute_disk: {name: small, zone: ZONE, size_gb: 1}
+    - google.cloud.gcp_compute_snapshot:
+        {name: small-one, zone: ZONE, source_disk: {name: small}, labels: {kind: test}, state: "{{ state }}"}
+    - google.cloud.gcp_storage_bucket:
+        name: goud-backups
+        location: CAPITALS
+        storage_class: STANDARD
+        versioning: {enabled: true}
+        lifecycle: {rule: [{action: {type: Delete}, condition: {age_days: 30, is_live: false}}]}
+        labels: {cluster: goud}
+        state: "{{ state }}"
+    - google.cloud.gcp_iam_service_account:
+        name: "goud-node@{{ lookup('env', 'GCP_PROJECT') }}.iam.gserviceaccount.com"
+        display_name: Node
+        state: "{{ state }}"
+    - google.cloud.gcp_iam_role:
+        name: backupWriter
+        title: Backup writer
+        included_permissions: [storage.objects.create, storage.objects.get, storage.objects.list]
+        stage: GA
+        state: "{{ state }}"
+    - google.cloud.gcp_dns_managed_zone: {name: zone, dns_name: example.test., description: Test}
+      register: zone
+    - google.cloud.gcp_dns_resource_record_set:
+        name: goud.example.test.
+        type: A
+        ttl: 60
+        target: [192.0.2.7]
+        managed_zone: {name: zone, dnsName: example.test.}
+        state: "{{ state }}"
+    - google.cloud.gcp_dns_managed_zone: {name: zone, dns_name: example.test., description: Test, state: "{{ state }}"}
+    - google.cloud.gcp_compute_disk: {name: small, zone: ZONE, size_gb: 1, state: "{{ state }}"}
+    - google.cloud.gcp_compute_disk_info: {zone: ZONE, filters: ['name = small']}
+      register: disks
+    - google.cloud.gcp_compute_instance_info: {zone: ZONE}
+    - google.cloud.gcp_compute_snapshot_info: {}
+    - google.cloud.gcp_compute_network_info: {}
+    - assert: {that: (disks.resources | length == 1) == (state == 'present')}
+""".replace("ZONE", ZONE)
+    .replace("REGION", REGION)
+    .replace("CAPITALS", REGION.upper())
+)
 INVENTORY = """
 plugin: google.cloud.gcp_compute
 projects: [PROJECT]
@@ -88,6 +145,7 @@ class Box:
         self.environment |= {"ANSIBLE_INVENTORY_UNPARSED_WARNING": "False", "ANSIBLE_HOME": str(folder / "ansible")}
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key")], check=True)
         (folder / "play.yml").write_text(PLAY)
+        (folder / "rest.yml").write_text(REST)
         (folder / "gcp.yml").write_text(INVENTORY.replace("PROJECT", self.settings.project))
 
     def _ports(self) -> dict[str, Any]:
@@ -100,6 +158,11 @@ class Box:
     def close(self) -> None:
         """Remove everything."""
         control.down(self.home)
+
+    def as_service_account(self) -> None:
+        """Use a key file from here on: the record set's module cannot use an access token."""
+        self.environment.pop("GCP_ACCESS_TOKEN")
+        self.environment |= control.environment(self.home, "serviceaccount")
 
     def play(self, *arguments: str, book: str = "play.yml") -> dict[str, Any]:
         """Run the playbook; the whole answer of Ansible's JSON callback."""
@@ -114,11 +177,13 @@ class Box:
             raise AssertionError(f"{done.stdout}\n{done.stderr}") from error
         return answer
 
-    def changed(self, *arguments: str) -> int:
+    def changed(self, *arguments: str, book: str = "play.yml") -> int:
         """How many tasks changed something; an error when the play failed."""
-        answer = self.play(*arguments)
+        answer = self.play(*arguments, book=book)
         stats = answer["stats"]["localhost"]
-        assert stats["failures"] == stats["unreachable"] == 0, answer
+        results = [(task["task"]["name"], task["hosts"]["localhost"]) for task in answer["plays"][0]["tasks"]]
+        failed = [(name, result.get("msg"), result) for name, result in results if result.get("failed")]
+        assert stats["failures"] == stats["unreachable"] == 0, failed
         return int(stats["changed"])
 
     def inventory(self) -> dict[str, Any]:

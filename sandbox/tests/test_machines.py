@@ -6,6 +6,7 @@ In order: later tests use what the first one made.
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +61,47 @@ def test_the_inventory_finds_the_machines_by_label(box: Box) -> None:
     about = found["_meta"]["hostvars"]["one"]
     assert "node" in str(about["labels"]["role"])  # marked unsafe by the listing
     assert box.address("one") in str(about["ansible_host"])
+
+
+def test_the_other_modules_make_change_nothing_and_remove(box: Box) -> None:
+    before = box.environment
+    box.environment = dict(before)
+    box.as_service_account()
+    assert box.changed(book="rest.yml") == 9
+    assert box.changed(book="rest.yml") == 0
+    assert box.changed("-e", "state=absent", book="rest.yml") == 9
+    box.environment = before
+
+
+def test_googles_own_storage_client_works_with_the_key_file(box: Box) -> None:
+    program = """
+import sys
+from google.api_core.exceptions import PreconditionFailed
+from google.cloud import storage
+client = storage.Client()
+bucket = client.create_bucket("library", location="europe-west4")
+blob = bucket.blob("folder/one")
+blob.chunk_size = 1 << 18
+blob.upload_from_string(b"x" * 700_000, if_generation_match=0, checksum="crc32c")
+try:
+    bucket.blob("folder/one").upload_from_string(b"y", if_generation_match=0)
+except PreconditionFailed:
+    print("guarded")
+assert bucket.blob("folder/one").download_as_bytes(checksum="crc32c") == b"x" * 700_000
+assert bucket.blob("folder/one").download_as_bytes(start=5, end=9) == b"x" * 5
+bucket.blob("folder/two").compose([bucket.blob("folder/one"), bucket.blob("folder/one")])
+bucket.copy_blob(bucket.blob("folder/two"), bucket, "three")
+print(sorted((one.name, one.size) for one in client.list_blobs("library")))
+bucket.delete_blobs(list(client.list_blobs("library")))
+bucket.delete()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=box.environment, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.stdout.splitlines() == [
+        "guarded",
+        "[('folder/one', 700000), ('folder/two', 1400000), ('three', 1400000)]",
+    ], done.stderr
 
 
 def test_ssh_with_the_host_key_that_the_api_tells(box: Box, tmp_path: Path) -> None:

@@ -33,6 +33,13 @@ class Cloud(StrEnum):
     GCP = "gcp"
 
 
+class Auth(StrEnum):
+    """Kinds of credentials; record sets need a service account (their module cannot use a token)."""
+
+    ACCESSTOKEN = "accesstoken"
+    SERVICEACCOUNT = "serviceaccount"
+
+
 @app.command()
 def up(
     cloud: Annotated[Cloud, typer.Argument(help="The provider.")] = Cloud.GCP,
@@ -82,10 +89,11 @@ def stop(state: State = None) -> None:
 def env(
     cloud: Annotated[Cloud, typer.Argument(help="The provider.")] = Cloud.GCP,
     state: State = None,
+    auth: Annotated[Auth, typer.Option(help="How the modules identify themselves.")] = Auth.ACCESSTOKEN,
     as_json: Json = False,
 ) -> None:
     """Print the environment that leads the unmodified modules here: eval "$(goud-sandbox env gcp)"."""
-    values = control.environment(Home.find(state))
+    values = control.environment(Home.find(state), auth.value)
     if as_json:
         typer.echo(json.dumps(values, indent=2))
         return

@@ -175,13 +175,17 @@ def down(home: Home) -> None:
     shutil.rmtree(home.root)
 
 
-def environment(home: Home) -> dict[str, str]:
-    """What the unmodified modules need to find the sandbox instead of Google."""
+def environment(home: Home, auth: str = "accesstoken") -> dict[str, str]:
+    """What the unmodified modules need to find the sandbox instead of Google; ``auth`` is their ``auth_kind``."""
     if not home.settings.exists():
         raise NotRunning(f"there is no sandbox in {home.root}: start it with `up gcp`")
     settings = Settings.load(home.settings)
     proxy = f"http://127.0.0.1:{settings.proxy_port}"
     local = "127.0.0.1,localhost,127.0.0.0/8"
+    credentials = {
+        "accesstoken": {"GCP_AUTH_KIND": "accesstoken", "GCP_ACCESS_TOKEN": home.token.read_text().strip()},
+        "serviceaccount": {"GCP_AUTH_KIND": "serviceaccount", "GCP_SERVICE_ACCOUNT_FILE": str(home.credentials)},
+    }
     return {
         "HTTPS_PROXY": proxy,
         "https_proxy": proxy,
@@ -189,8 +193,7 @@ def environment(home: Home) -> dict[str, str]:
         "no_proxy": local,
         "REQUESTS_CA_BUNDLE": str(home.tls / "bundle.pem"),
         "SSL_CERT_FILE": str(home.tls / "bundle.pem"),
-        "GCP_AUTH_KIND": "accesstoken",
-        "GCP_ACCESS_TOKEN": home.token.read_text().strip(),
+        **credentials[auth],
         "GCP_PROJECT": settings.project,
         "GOOGLE_CLOUD_PROJECT": settings.project,
         "GOOGLE_APPLICATION_CREDENTIALS": str(home.credentials),
