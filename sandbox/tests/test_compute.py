@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
+
+from goud_sandbox.gcp import schedules
 
 from .conftest import PROJECT, REGION, WORLD, ZONE, Cloud
 
@@ -199,6 +202,29 @@ def test_a_schedule_with_disks_stays(cloud: Cloud) -> None:
     assert refused[:2] == (400, "resourceInUseByAnotherResource")
     cloud.do("POST", f"{ZONE}/disks/data/removeResourcePolicies", link)
     cloud.do("DELETE", f"{REGION}/resourcePolicies/daily")
+
+
+def test_the_schedule_makes_snapshots_and_lets_old_ones_go(cloud: Cloud) -> None:
+    policy = {"name": "daily", "snapshotSchedulePolicy": {"retentionPolicy": {"maxRetentionDays": 7}}}
+    cloud.do("POST", f"{REGION}/resourcePolicies", policy)
+    link = f"projects/{PROJECT}/regions/europe-west4/resourcePolicies/daily"
+    cloud.disk(resourcePolicies=[link])
+    cloud.disk("other")
+    cloud.do("POST", f"{ZONE}/disks/data/createSnapshot", {"name": "by-hand"})
+    old = schedules.run(cloud.google.compute)
+    for name in (*old, "by-hand"):
+        long_ago = {"creationTimestamp": "2020-01-01T00:00:00.000+00:00"}
+        cloud.google.base.change(f"projects/{PROJECT}/global/snapshots/{name}", long_ago)
+    new = schedules.run(cloud.google.compute)
+
+    def names() -> set[str]:
+        return {one["name"] for one in cloud.call("GET", f"{WORLD}/snapshots")["items"]}
+
+    deadline = time.monotonic() + 10
+    while set(old) & names() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert names() == {*new, "by-hand"}
+    assert len(new) == 1
 
 
 def test_subnetworks_do_not_overlap(cloud: Cloud) -> None:

@@ -199,6 +199,15 @@ def test_a_snapshot_under_load_makes_a_disk_with_the_data(box: Box) -> None:
     until(lambda: box.ssh("two", f"test -e {link}").returncode != 0, what="the device's end")
 
 
+def test_a_corrupted_disk_is_noticed(box: Box) -> None:
+    box.call("POST", f"/faults/disks/gcp-disk-{ZONE}-copy/corrupt", {"offset": 0, "length": 4096})
+    attach = {"source": f"zones/{ZONE}/disks/copy", "deviceName": "copy"}
+    wait(box, api(box, f"zones/{ZONE}/instances/two/attachDisk", "POST", json=attach))
+    link = "/dev/disk/by-id/google-copy"
+    until(lambda: box.ssh("two", f"test -b {link}").returncode == 0, what="the copy's device")
+    assert box.ssh("two", f"sudo mount -t xfs -o nouuid {link} /mnt/copy").returncode != 0
+
+
 def test_a_rebooted_machine_comes_back_with_its_disk_mounted(box: Box) -> None:
     box.sudo("one", "touch /run/before")
     box.ssh("one", "sudo systemctl reboot")
