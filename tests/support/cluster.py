@@ -121,6 +121,11 @@ class Cluster:
         return answer
 
     @staticmethod
+    def volume(node: str) -> dict[str, Any]:
+        metrics: dict[str, Any] = httpx.get(f"{NODES[node]}/api/metrics", timeout=5).json()["volume_metrics"]
+        return metrics
+
+    @staticmethod
     def ready(node: str) -> bool:
         return httpx.get(f"{NODES[node]}/readyz", timeout=2).status_code == 200
 

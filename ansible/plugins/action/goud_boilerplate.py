@@ -65,9 +65,18 @@ class ActionModule(ActionBase):
         removed = goud_variables.read_yaml(removed_file) if "removed" in arguments or removed_file.exists() else {}
         known = goud_variables.known_variables(root / "roles", metas)
         extra = load_extra_vars(self._loader)
-        inventory = [name for name in variables if name not in extra and not name.startswith(("_", "ansible_"))]
         return [
             *goud_variables.unknown_extra(extra, known, removed),
-            *goud_variables.unknown_inventory(inventory, known, removed),
+            *goud_variables.unknown_inventory(_inventory_names(variables) - set(extra), known, removed),
             *goud_variables.wrong_values({name: self._templar.template(value) for name, value in extra.items()}, known),
         ]
+
+
+def _inventory_names(variables: Mapping[str, Any]) -> set[str]:
+    """Return the names of all hosts' variables that come from the inventory, not from a task of this run."""
+    hostvars = variables["hostvars"]
+    made = hostvars._variable_manager._nonpersistent_fact_cache  # the core has no public way to tell facts apart
+    names: set[str] = set()
+    for host in variables.get("groups", {}).get("all", []):
+        names |= set(hostvars.raw_get(host)) - set(made.get(host, {}))
+    return {name for name in names if not name.startswith(("_", "ansible_"))}

@@ -15,7 +15,7 @@ _QUIET = {
     "validate_argument_spec",
 }  # fmt: skip
 _SLOW_SECONDS = 2.0
-_COUNTS = ("ok", "changed", "unreachable", "failed", "rescued")
+_COUNTS = ("ok", "changed", "unreachable", "failed", "skipped", "rescued", "ignored")
 _ORDER = ("changed", "ok", "failed", "unreachable", "skipped")
 
 
@@ -85,7 +85,7 @@ def failure(content: Mapping[str, Any]) -> str:
     if "censored" in content:
         return str(content["censored"])
     lines = [str(content.get("msg") or content.get("reason") or "failed without a message")]
-    if content.get("assertion") is not None:
+    if content.get("assertion") is not None and lines == ["Assertion failed"]:
         lines.append(f"assertion: {content['assertion']}")
     if content.get("rc") is not None:
         lines.append(f"exit status: {content['rc']}")
@@ -114,11 +114,12 @@ def summary(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines: list[tuple[str, str]] = []
     for host, counts in content["hosts"].items():
         bad = counts.get("failed", 0) or counts.get("unreachable", 0)
-        shown = "  ".join(
-            f"{key}={counts.get(key, 0)}" for key in ("ok", "changed", "unreachable", "failed", "rescued")
+        shown = "    ".join(
+            f"{key}={counts.get(key, 0)}"
+            for key in ("ok", "changed", "unreachable", "failed", "skipped", "rescued", "ignored")
         )
         colour = "COLOR_ERROR" if bad else "COLOR_CHANGED" if counts.get("changed") else "COLOR_OK"
-        lines.append((f"{host:<12} {shown}", colour))
+        lines.append((f"{host:<12} : {shown}", colour))
     if not content["hosts"]:
         lines.append(("no host was reached: nothing was done", "COLOR_ERROR"))
     red = content["result"] == "failed"

@@ -28,9 +28,16 @@ class Known:
     prefixes: frozenset[str] = field(default_factory=frozenset)
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain YAML, where Ansible's tags (!unsafe, !vault) stand for their text."""
+
+
+_Loader.add_multi_constructor("!", lambda loader, _suffix, node: loader.construct_scalar(node))
+
+
 def read_yaml(path: Path) -> Any:
     """Read one YAML document; an empty file is an empty mapping."""
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    return yaml.load(path.read_text(encoding="utf-8"), _Loader) or {}  # noqa: S506 - a SafeLoader that knows two tags more
 
 
 def specifications(path: Path) -> dict[str, dict[str, Any]]:

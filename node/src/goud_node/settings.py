@@ -16,9 +16,11 @@ from typing import Annotated, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from goud_node.errors import ConfigurationError
-
 ENV_PREFIX = "GOUD_"
+
+
+class InvalidSettings(ValueError):
+    """The environment does not make a configuration; the message names each variable and what is wrong."""
 
 
 class SchemaPolicy(StrEnum):
@@ -33,15 +35,10 @@ class LogFormat(StrEnum):
     JSON = "json"
 
 
-class Settings(BaseSettings):
-    """Configuration of one node process."""
+class DataDirectory(BaseSettings):
+    """The settings that concern the data directory alone: all that `goud-node init` needs."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
-
-    node_id: str = Field(
-        pattern=r"^[a-z0-9][a-z0-9-]{0,62}$",
-        description="Name of this node; must be a validator of the genesis file or an entry of the peers file.",
-    )
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="ignore")
 
     data_dir: Path = Field(
         default=Path("/data"), description="Data directory: database, checkpoints, marker and generated secrets."
@@ -51,6 +48,18 @@ class Settings(BaseSettings):
         description="Refuse to start unless the data directory is a mount point of its own; set to false for "
         "development on a plain directory.",
     )
+
+
+class Settings(DataDirectory):
+    """Configuration of one node process."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_ignore_empty=True, frozen=True, extra="forbid")
+
+    node_id: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
+        description="Name of this node; must be a validator of the genesis file or an entry of the peers file.",
+    )
+
     genesis_file: Path = Field(
         default=Path("/etc/goud/genesis.json"), description="Genesis document: chain name and validators' public keys."
     )
@@ -70,6 +79,11 @@ class Settings(BaseSettings):
     etcd_endpoints: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="etcd members as host:port, separated by commas; empty means one node that orders by itself.",
+    )
+    standalone: bool = Field(
+        default=False,
+        description="Without etcd, order blocks alone although the genesis document names several validators: for a "
+        "drill on a copy, never beside the other nodes.",
     )
     etcd_ca_file: Path | None = Field(default=None, description="Certificate authority of etcd, PEM.")
     etcd_cert_file: Path | None = Field(default=None, description="This node's client certificate for etcd, PEM.")
@@ -184,15 +198,15 @@ def load() -> Settings:
     """Read the settings from the environment.
 
     Raises:
-        ConfigurationError: a value is missing or wrong, or a GOUD_ variable is unknown (the nearest name is given).
+        InvalidSettings: a value is missing or wrong, or a GOUD_ variable is unknown (the nearest name is given).
     """
     unknown = _unknown(os.environ)
     if unknown:
-        raise ConfigurationError("; ".join(unknown))
+        raise InvalidSettings("; ".join(unknown))
     try:
         return Settings()
     except ValidationError as error:
-        raise ConfigurationError(_sentence(error)) from None
+        raise InvalidSettings(sentence(error)) from None
 
 
 def _unknown(names: Iterable[str]) -> list[str]:
@@ -206,7 +220,8 @@ def _unknown(names: Iterable[str]) -> list[str]:
     return sentences
 
 
-def _sentence(error: ValidationError) -> str:
+def sentence(error: ValidationError) -> str:
+    """What is wrong, variable by variable."""
     parts = []
     for item in error.errors():
         name = ENV_PREFIX + "_".join(str(part) for part in item["loc"]).upper() if item["loc"] else "settings"

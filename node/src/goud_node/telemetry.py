@@ -129,7 +129,7 @@ class Metrics:
         self.registry: Final = CollectorRegistry()
         self.block_creation: Final = Histogram(
             "goud_block_creation_seconds",
-            "Time from taking the first queued transaction to the committed block, on the proposer.",
+            "Time from batching queued transactions to their durable block, on the proposer.",
             buckets=_SECONDS,
             registry=self.registry,
         )
@@ -143,6 +143,12 @@ class Metrics:
             "goud_coordination_commit_seconds",
             "Duration of the transaction that orders one block.",
             buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.batch: Final = Histogram(
+            "goud_block_transactions",
+            "Transactions in a block this node proposed.",
+            buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500, 1000),
             registry=self.registry,
         )
         self.requests: Final = Histogram(
@@ -195,5 +201,7 @@ def configure_logging(level: str, *, as_json: bool) -> None:
     text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(_JsonFormatter() if as_json else text)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # The server says so of every refused event stream, although the refusal was sent as the specification has it.
+    logging.getLogger("uvicorn.error").addFilter(lambda record: "without completing handshake" not in record.msg)
     for noisy in ("httpx", "httpcore", "uvicorn.error"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

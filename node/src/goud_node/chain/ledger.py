@@ -5,7 +5,7 @@ One thread appends and certifies; any thread may read meanwhile. Everything is r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from goud_node.chain import encoding, indexes
@@ -27,7 +27,7 @@ from goud_node.chain.records import (
 from goud_node.chain.rules import check_block
 from goud_node.chain.transactions import CollectionPut, Transaction, decode_trusted
 from goud_node.errors import ConflictingBlock, CorruptStore, InvalidBlock, InvalidCursor, StoreError, WrongChain
-from goud_node.store import Batch, Family, Store
+from goud_node.store import FRESH_KEY, Batch, Family, Store
 
 __all__ = [
     "AccountRecord",
@@ -129,13 +129,13 @@ class Ledger:
 
     def blocks(self, start: int, limit: int) -> list[Block]:
         """Blocks from `start` upwards, at most `limit`."""
-        if limit <= 0 or start < 0:
+        if limit <= 0 or not 0 <= start <= self.height:
             return []
         rows = self._store.scan(Family.BLOCKS, height_key(start), height_key(self.height + 1), limit=limit)
         return [Block.decode(raw) for _, raw in rows]
 
     def certificate(self, height: int) -> Certificate | None:
-        raw = self._store.get(Family.CERTIFICATES, height_key(height)) if height > 0 else None
+        raw = self._store.get(Family.CERTIFICATES, height_key(height)) if 0 < height <= self.height else None
         return None if raw is None else Certificate.decode(raw)
 
     def account(self, account_id: str) -> AccountRecord | None:
@@ -199,6 +199,7 @@ class Ledger:
         batch.put(Family.BLOCKS, height_key(0), block.encode())
         state = LedgerState(0, block.hash, 0, 0, 0, 0, 0)
         batch.put(Family.METADATA, STATE_KEY, state.encode())
+        batch.delete(Family.METADATA, FRESH_KEY)
         self._store.write(batch)
 
     def _load(self) -> tuple[LedgerState, Header]:
@@ -216,7 +217,26 @@ class Ledger:
                 f"The database holds chain {found}, but the genesis document is that of {self.genesis.chain_id}. "
                 "Mount the right volume or give the right genesis document."
             )
+        self._check_rows(state)
         return state, self._checked_tip(state)
+
+    def _check_rows(self, state: LedgerState) -> None:
+        """A cut MANIFEST may drop files from the middle of the chain: then the rows cannot add up."""
+        expected = {
+            Family.BLOCKS: state.height + 1,
+            Family.CERTIFICATES: state.certified_height,
+            Family.ACCOUNTS: 2 * state.accounts,
+            Family.COLLECTIONS: 2 * state.collections,
+            Family.SUBMISSIONS: state.collections,
+            Family.AUDIT: state.accounts + state.collections,
+        }
+        for family, rows in expected.items():
+            held = self._store.rows_at_most(family)
+            if held < rows:
+                raise CorruptStore(
+                    f"The family {family.value} holds at most {held} rows where the ledger's state says {rows}: data "
+                    f"files are missing, probably because MANIFEST was cut. {_RECOVERY}"
+                )
 
     def _checked_tip(self, state: LedgerState) -> Header:
         last = next(self._store.scan(Family.BLOCKS, reverse=True, limit=1), (b"", b""))
@@ -313,9 +333,3 @@ def _parsed(cursor: str) -> bytes:
     if len(raw) != indexes.POSITION_BYTES or raw.hex() != cursor:
         raise InvalidCursor("The cursor is not one of ours. Leave it out to start at the newest entry.")
     return raw
-
-
-def rows(store: Store, start: int, end: int) -> Iterator[tuple[int, bytes]]:
-    """Encoded blocks with start <= height < end, streaming."""
-    for key, raw in store.scan(Family.BLOCKS, height_key(start), height_key(end)):
-        yield int.from_bytes(key, "big"), raw

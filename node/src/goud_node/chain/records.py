@@ -29,6 +29,9 @@ class Epoch:
     base_height: int
     base_hash: bytes
 
+    def __str__(self) -> str:
+        return f"{self.number} (from block {self.base_height}, {self.base_hash.hex()[:16]})"
+
     def encode(self) -> bytes:
         return encoding.encode([self.number, self.base_height, self.base_hash])
 

@@ -1,18 +1,43 @@
-"""One node's part in the chain: loops, queue, executor and subscriptions around the pure steps."""
+"""One node's part in the chain, as the rest of the node sees it."""
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import TypeVar
 
 from goud_node.agreement.sequencer import Sequencer
+from goud_node.chain import transactions
 from goud_node.chain.block import Block
 from goud_node.chain.keys import SigningKey
 from goud_node.chain.ledger import Ledger, Receipt
-from goud_node.replica.types import Hooks, Options, Peers, Status
+from goud_node.chain.transactions import Transaction
+from goud_node.errors import (
+    AlreadyExists,
+    CoordinationFull,
+    Draining,
+    IdempotencyConflict,
+    InvalidTransaction,
+    NotLeader,
+    OutcomeUnknown,
+    Unavailable,
+)
+from goud_node.replica import steps
+from goud_node.replica.core import Core
+from goud_node.replica.duties import Duties
+from goud_node.replica.events import Events
+from goud_node.replica.queue import Queue, Submission
+from goud_node.replica.types import Hooks, Options, Peers, Role, Status
+
+T = TypeVar("T")
+_HAND_OVER_SECONDS = 4.0
+_CATCH_UP_SECONDS = 2.0
 
 
 class Replica:
-    """Follows, countersigns and, when elected, proposes."""
+    """Follows, countersigns and, when elected, proposes. Make it inside a running event loop."""
 
     def __init__(
         self,
@@ -26,13 +51,47 @@ class Replica:
         validator: bool,
         options: Options | None = None,
         hooks: Hooks | None = None,
+        executor: Executor | None = None,
     ) -> None:
-        """`clock` returns wall time in milliseconds."""
-        raise NotImplementedError
+        """`clock` returns wall time in milliseconds.
+
+        `executor` is where the ledger is written, with one worker; share it with an embedded log on the same store.
+        """
+        self._executor = executor or ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._own_executor = executor is None
+        options = options or Options()
+        hooks = hooks or Hooks()
+        self._events = Events(options.subscriber_buffer)
+        self._core = Core(
+            ledger,
+            sequencer,
+            peers,
+            key,
+            node_id,
+            validator,
+            clock,
+            self._disk,
+            options,
+            self._events.publish,
+            hooks.committed,
+        )
+        self._queue = Queue(options.max_queue, options.max_queue_bytes)
+        self._duties = Duties(self._core, self._queue, hooks)
+        self._submitting = 0
 
     async def run(self) -> None:
-        """Work until cancelled or stopped. A halt does not end it: the node keeps answering reads and says why."""
-        raise NotImplementedError
+        """Work until stopped or cancelled (then without handing over, as after a crash).
+
+        A halt does not end it: the node goes on answering reads and says why. A defect does.
+        """
+        try:
+            await self._duties.run()
+        finally:
+            self._duties.stopped.set()
+            self._events.close()
+            if self._own_executor:
+                # Writes that were begun are finished; without waiting here, in case this task was cancelled.
+                self._executor.shutdown(wait=False)
 
     async def submit(self, transaction: bytes, *, forward: bool = True) -> Receipt:
         """Have an encoded transaction ordered once, and return where it stands in the chain.
@@ -41,31 +100,162 @@ class Replica:
         Raises `InvalidTransaction` and its kinds, `Unavailable` (it did not happen) or `OutcomeUnknown` (it may have;
         the same bytes may be submitted again, and are applied once).
         """
-        raise NotImplementedError
+        decoded = transactions.decode(transaction)
+        attempt = _Attempt(transaction, decoded, forward)
+        self._submitting += 1
+        try:
+            async with asyncio.timeout(self._core.options.submit_deadline):
+                while True:
+                    receipt = await self._attempt(attempt)
+                    if receipt is not None:
+                        return receipt
+                    await self._duties.seen.wait(self._core.options.poll_interval)
+        except TimeoutError as error:
+            seconds = self._core.options.submit_deadline
+            if attempt.doubtful or transaction in self._core.unsure:
+                raise OutcomeUnknown(f"no answer within {seconds:g} s; submit the same request again") from error
+            raise Unavailable(f"no proposer took it within {seconds:g} s; is there a majority?") from error
+        finally:
+            self._submitting -= 1
 
     def drain(self) -> None:
         """Stop campaigning and report `draining`; submissions are still taken and forwarded."""
-        raise NotImplementedError
+        self._duties.draining = True
 
     def undrain(self) -> None:
-        raise NotImplementedError
+        """Take part in elections again."""
+        self._duties.draining = False
 
     async def hand_over(self) -> bool:
-        """Give up the lead after the block in flight; returns once another node leads, False if none did in 5 s."""
-        raise NotImplementedError
+        """Give up the lead after the block in flight; returns once another node leads, False if none did in time."""
+        if not self._leads():
+            return True
+        self._duties.request_hand_over()
+        deadline = time.monotonic() + _HAND_OVER_SECONDS
+        while time.monotonic() < deadline:
+            leader = self._core.leader
+            if not self._duties.leading and leader is not None and leader.node_id != self._core.node_id:
+                return True
+            await self._duties.seen.wait(0.05)
+        return False
 
     async def stop(self) -> None:
         """Drain, hand over, finish what is in flight, end `run`; under 5 s. The ledger's store stays open."""
-        raise NotImplementedError
+        self.drain()
+        if len(self._core.ledger.genesis.validators) > 1:
+            await self.hand_over()
+        deadline = time.monotonic() + 0.8
+        while self._submitting and time.monotonic() < deadline:
+            await self._duties.seen.wait(0.02)
+        self._duties.stopped.set()
 
     async def start_epoch(self) -> int:
         """Begin a new epoch from the local tip (after a restore); returns its number."""
-        raise NotImplementedError
+        epoch = await steps.start_epoch(self._core)
+        self._duties.rejoin()
+        return epoch.number
 
     @property
     def status(self) -> Status:
-        raise NotImplementedError
+        """Cheap, and consistent within one turn of the event loop."""
+        core, duties = self._core, self._duties
+        joined = core.epoch is not None and duties.halted is None
+        leader = None if core.leader is None else core.leader.node_id
+        return Status(
+            role=self._role(),
+            proposer=core.node_id if duties.leading else leader,
+            epoch=None if core.epoch is None else core.epoch.number,
+            height=core.ledger.height,
+            certified=core.ledger.certified_height,
+            lag=core.lag,
+            quorum=duties.quorum,
+            synced=joined and duties.quorum and core.lag <= core.options.synced_lag,
+            draining=duties.draining,
+            halted=duties.halted or duties.refusal,
+        )
 
     def subscribe(self) -> AsyncIterator[Block]:
         """New blocks as they become durable here; a consumer that falls behind gets `SlowSubscriber`."""
-        raise NotImplementedError
+        return self._events.subscribe()
+
+    def _role(self) -> Role:
+        if self._duties.halted is not None:
+            return "halted"
+        if self._duties.stopped.is_set():
+            return "stopped"
+        if self._core.epoch is None:
+            return "starting"
+        if not self._core.validator:
+            return "observer"
+        return "proposer" if self._duties.leading else "follower"
+
+    def _leads(self) -> bool:
+        leader = self._core.leader
+        return self._duties.leading or (leader is not None and leader.node_id == self._core.node_id)
+
+    async def _attempt(self, attempt: _Attempt) -> Receipt | None:
+        """One try with whoever leads now; None: try again."""
+        if self._duties.stopped.is_set():
+            raise Draining("this node is stopping; ask another")
+        if self._duties.halted is not None:
+            raise Unavailable("this node is halted; ask another")
+        if self._duties.leading:
+            return await self._enqueue(attempt)
+        try:
+            receipt = self._core.ledger.admissible(attempt.transaction)
+        except (IdempotencyConflict, AlreadyExists):
+            raise  # what is taken stays taken
+        except InvalidTransaction:
+            receipt = None  # its account may be in a block that has not arrived here
+        if receipt is not None:
+            return receipt
+        leader = None if self._core.leader is None else self._core.leader.node_id
+        if not attempt.forward:
+            raise NotLeader("this node is not the proposer", leader)
+        if leader is None or leader == self._core.node_id:
+            return None
+        return await self._forward(attempt, leader)
+
+    async def _enqueue(self, attempt: _Attempt) -> Receipt | None:
+        result: asyncio.Future[Receipt | None] = asyncio.get_running_loop().create_future()
+        self._queue.put(Submission(attempt.raw, attempt.transaction, result))
+        try:
+            receipt = await result
+        except OutcomeUnknown:
+            if not attempt.forward:
+                raise
+            attempt.doubtful = True
+            return None
+        if receipt is None and not attempt.forward:
+            raise NotLeader("this node's term ended before the request was ordered")
+        return receipt
+
+    async def _forward(self, attempt: _Attempt, leader: str) -> Receipt | None:
+        try:
+            receipt = await self._core.peers.forward(leader, attempt.raw)
+        except CoordinationFull:
+            raise
+        except Unavailable:
+            return None
+        except OutcomeUnknown:
+            attempt.doubtful = True
+            return None
+        if self._core.ledger.height < receipt.height:
+            # Read your writes: the answer waits until this node holds the block too, but never for long.
+            try:
+                async with asyncio.timeout(_CATCH_UP_SECONDS):
+                    await self._events.reached(receipt.height)
+            except TimeoutError:
+                return receipt
+        return receipt
+
+    async def _disk(self, write: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, write)
+
+
+class _Attempt:
+    """What is remembered between the tries of one submission."""
+
+    def __init__(self, raw: bytes, transaction: Transaction, forward: bool) -> None:
+        self.raw, self.transaction, self.forward = raw, transaction, forward
+        self.doubtful = False

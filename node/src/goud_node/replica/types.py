@@ -19,7 +19,8 @@ class Peers(Protocol):
     async def fetch(self, start: int, limit: int) -> Sequence[tuple[Block, Certificate]]:
         """Return consecutive certified blocks from height `start`, at most `limit`, from any peer that has them.
 
-        An empty answer means nobody reachable has certified that height. Successive calls should try other peers.
+        Only peers that report the same epoch may be asked: another epoch's chain may differ. An empty answer means
+        nobody reachable has certified that height. Successive calls should try other peers.
         Raises `Unavailable` when no peer answers.
         """
         ...
@@ -69,9 +70,11 @@ class Options:
     submit_deadline: float = 8.0
     quorum_timeout: float = 3.0
     kept_tail: int = 64
-    read_batch: int = 32
-    fetch_batch: int = 128
+    read_batch: int = 16
+    fetch_batch: int = 64
+    patience: int = 5
     max_queue: int = 4096
+    max_queue_bytes: int = 64 * 1024 * 1024
     max_uncertified: int = 512
     synced_lag: int = 8
     subscriber_buffer: int = 256

@@ -20,6 +20,14 @@ class Family(StrEnum):
     SEQUENCER = "sequencer"
 
 
+SCHEMA_VERSION = 1
+"""Version of the layout on disk: families, keys and records. Raise it together with a migration in `schema`."""
+SCHEMA_KEY = b"schema"
+"""METADATA: the layout's version as decimal text."""
+FRESH_KEY = b"fresh"
+"""METADATA: present from creation until the first ledger is written, so that an empty store is known to be new."""
+
+
 class Batch:
     """Changes that become visible and durable together, or not at all. The last change to a key wins."""
 
@@ -58,7 +66,7 @@ class Store(Protocol):
 
     @property
     def fresh(self) -> bool:
-        """True only for a store created by this process: an empty store that is not fresh has lost its data."""
+        """True until the first ledger is written: an empty store that is not fresh has lost its data."""
         ...
 
     def get(self, family: Family, key: bytes) -> bytes | None:
@@ -78,6 +86,12 @@ class Store(Protocol):
 
         Checksums are verified and the iterator's status is checked: damage raises CorruptStore, it never ends a scan
         quietly. Long scans read in chunks, so rows written meanwhile may or may not appear.
+        """
+        ...
+
+    def rows_at_most(self, family: Family) -> int:
+        """An upper bound of the family's rows, from the data files' own counts: cheap, and exact where no key was
+        ever written twice. A bound below the number that must be there proves that files were lost.
         """
         ...
 

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import gc
+import logging
+import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rocksdict import AccessType, Rdict, ReadOptions, WriteBatch, WriteOptions
 
-from goud_node.errors import CorruptStore, StoreError
-from goud_node.store import floor, tuning
-from goud_node.store.base import Batch, Family
+from goud_node.errors import CorruptStore, StoreError, StoreFull
+from goud_node.store import durable, floor, tuning
+from goud_node.store.base import FRESH_KEY, SCHEMA_KEY, SCHEMA_VERSION, Batch, Family
 from goud_node.store.failures import classified
 
+logger = logging.getLogger(__name__)
+
+_ENTRIES = re.compile(r"# entries=(\d+)")
 SCAN_ROWS = 512
 SCAN_BYTES = 4 * 1024 * 1024
 
 
 class RocksStore:
-    """Implements Store. Open with `create` (first boot only) or `open`; never with the constructor."""
+    """Implements Store. Use `create` (first boot only) or `open`, never the constructor."""
 
-    def __init__(self, path: Path, database: Rdict, *, fresh: bool, read_only: bool) -> None:
+    def __init__(self, path: Path, database: Rdict, *, read_only: bool) -> None:
         self.path = path
         self._database: Rdict | None = database
-        self._fresh = fresh
         self._read_only = read_only
         self._families = {family: database.get_column_family(family.value) for family in Family}
         self._handles = {family: database.get_column_family_handle(family.value) for family in Family}
@@ -33,11 +38,25 @@ class RocksStore:
 
     @classmethod
     def create(cls, path: Path) -> RocksStore:
-        """An empty database where there is none. Raises StoreError when anything stands at `path`."""
-        if path.exists() and any(path.iterdir()):
-            raise StoreError(f"{path} is not empty: a database is only created where there is none.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return cls._opened(path, create=True, read_only=False)
+        """An empty database where there is none; whole or not at all. Raises StoreError when `path` is taken."""
+        if path.exists():
+            raise StoreError(f"{path} exists already: a database is only created where there is none.")
+        building = path.with_name(f"{path.name}.initializing")
+        if building.exists():
+            # Left by a creation that was interrupted: it never held anything but the two records below.
+            shutil.rmtree(building)
+        building.mkdir(parents=True)
+        store = cls._opened(building, create=True, read_only=False)
+        batch = Batch()
+        batch.put(Family.METADATA, SCHEMA_KEY, str(SCHEMA_VERSION).encode())
+        batch.put(Family.METADATA, FRESH_KEY, b"")
+        try:
+            store.write(batch)
+        finally:
+            store.close()
+        building.rename(path)
+        durable.sync_directory(path.parent)
+        return cls.open(path)
 
     @classmethod
     def open(cls, path: Path, read_only: bool = False) -> RocksStore:
@@ -52,8 +71,10 @@ class RocksStore:
                 "Check that the right volume is mounted; if the file was lost, restore a backup or let the node refill "
                 "from its peers on an empty volume (`goud-node init`)."
             )
+        on_disk = {file.name for file in path.glob("*.sst")}
         store = cls._opened(path, create=False, read_only=read_only)
         try:
+            store._check_freshness(on_disk)
             floor.check(path, store.sequence_number())
             if not read_only:
                 floor.raise_to(path, store.sequence_number())
@@ -67,12 +88,12 @@ class RocksStore:
         access = AccessType.read_only(False) if read_only else AccessType.read_write()
         with classified(path):
             database = Rdict(str(path), tuning.database_options(create=create), tuning.family_options(), access)
-        return cls(path, database, fresh=create, read_only=read_only)
+        return cls(path, database, read_only=read_only)
 
     @property
     def fresh(self) -> bool:
-        """True for a database made by `create` in this process."""
-        return self._fresh
+        """True from `create` until the first ledger is written."""
+        return self.get(Family.METADATA, FRESH_KEY) is not None
 
     def get(self, family: Family, key: bytes) -> bytes | None:
         with classified(self.path, family):
@@ -104,8 +125,7 @@ class RocksStore:
         # No iterator outlives this call: one that did would keep the lock file held after close().
         options = ReadOptions()
         options.set_verify_checksums(True)
-        if start:
-            options.set_iterate_lower_bound(start)
+        # No lower bound is set: the library's set_iterate_lower_bound sets the upper one. `start` is compared here.
         if end is not None:
             options.set_iterate_upper_bound(end)
         rows: list[tuple[bytes, bytes]] = []
@@ -118,14 +138,28 @@ class RocksStore:
             else:
                 iterator.seek(start)
             while iterator.valid() and len(rows) < min(most, SCAN_ROWS) and size < SCAN_BYTES:
-                row = iterator.key(), iterator.value()
-                rows.append(row)
-                size += len(row[0]) + len(row[1])
+                key: bytes = iterator.key()
+                if key < start:
+                    break
+                value: bytes = iterator.value()
+                rows.append((key, value))
+                size += len(key) + len(value)
                 step()
-            more = iterator.valid()
+            more = iterator.valid() and iterator.key() >= start
             # A damaged block only makes the iterator invalid; the status tells it from the end.
             iterator.status()
         return rows, more
+
+    def rows_at_most(self, family: Family) -> int:
+        # Not estimate-num-keys: after a reopen it samples twenty files and extrapolates.
+        with classified(self.path, family):
+            handle = self._family(family)
+            tables = handle.property_value("rocksdb.aggregated-table-properties") or ""
+            entries = _ENTRIES.search(tables)
+            if entries is None:
+                raise StoreError(f"RocksDB does not tell the number of entries of family {family.value}: {tables!r}.")
+            memory = ("rocksdb.num-entries-active-mem-table", "rocksdb.num-entries-imm-mem-tables")
+            return int(entries.group(1)) + sum(handle.property_int_value(name) or 0 for name in memory)
 
     def write(self, batch: Batch) -> None:
         if self._read_only:
@@ -176,8 +210,21 @@ class RocksStore:
             if not self._read_only:
                 self.flush()
                 floor.raise_to(self.path, self.sequence_number())
+        except StoreFull as error:
+            # Nothing is lost: what was acknowledged is synced in the log, and the next open replays it.
+            logger.warning("closed without flushing: %s", error)
         finally:
             self._release()
+
+    def _check_freshness(self, on_disk: set[str]) -> None:
+        """A MANIFEST cut back to the creation looks like a new database; files it no longer names tell otherwise."""
+        unnamed = on_disk - {str(file["name"]).lstrip("/") for file in self.live_files()}
+        if self.fresh and unnamed:
+            raise CorruptStore(
+                f"The database in {self.path} looks new, but holds data files that its MANIFEST does not name "
+                f"({', '.join(sorted(unnamed)[:3])}). Move the directory aside and restore a backup, or let the node "
+                "refill from its peers on an empty volume."
+            )
 
     def _release(self) -> None:
         # The lock file stays held while any handle of a family lives, whatever close() returns.

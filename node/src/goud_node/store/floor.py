@@ -6,10 +6,10 @@ number only grows, so one below the last known value is proof of lost writes. Ch
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from goud_node.errors import CorruptStore, StoreFull
+from goud_node.errors import CorruptStore
+from goud_node.store import durable
 
 NAME = "goud-sequence"
 
@@ -32,12 +32,4 @@ def check(path: Path, sequence: int) -> None:
 
 def raise_to(path: Path, sequence: int) -> None:
     """Record `sequence`, durably and atomically."""
-    temporary = path / f"{NAME}.tmp"
-    try:
-        with temporary.open("w", encoding="ascii") as file:
-            file.write(f"{sequence}\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path / NAME)
-    except OSError as error:
-        raise StoreFull(f"Cannot record the state of {path}: {error.strerror}. Free space on its disk.") from error
+    durable.replace(path / NAME, f"{sequence}\n".encode("ascii"))

@@ -6,7 +6,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 
 from goud_node.errors import StoreError
-from goud_node.store.base import Batch, Family
+from goud_node.store.base import FRESH_KEY, SCHEMA_KEY, SCHEMA_VERSION, Batch, Family
 
 
 class _SortedDict:
@@ -37,11 +37,12 @@ class MemoryStore:
     def __init__(self) -> None:
         self._families = {family: _SortedDict() for family in Family}
         self._closed = False
+        self._families[Family.METADATA].put(SCHEMA_KEY, str(SCHEMA_VERSION).encode())
+        self._families[Family.METADATA].put(FRESH_KEY, b"")
 
     @property
     def fresh(self) -> bool:
-        """Always True: memory has no earlier life whose data could be missing."""
-        return True
+        return self.get(Family.METADATA, FRESH_KEY) is not None
 
     def get(self, family: Family, key: bytes) -> bytes | None:
         self._check_open()
@@ -65,6 +66,9 @@ class MemoryStore:
             keys.reverse()
         for key in keys if limit is None else keys[:limit]:
             yield key, rows.values[key]
+
+    def rows_at_most(self, family: Family) -> int:
+        return len(self._families[family].keys)
 
     def write(self, batch: Batch) -> None:
         self._check_open()

@@ -1,0 +1,222 @@
+"""Read what could stop a deployment on this host: engine, disk, memory, ports, clock. Changes nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = """
+module: goud_preflight
+short_description: Read what could stop a deployment on this host
+description:
+  - Returns every problem as one sentence with its cause and the next step. Reads only, also in check mode.
+options:
+  ports:
+    description: Addresses that will be published, each with address, port and the container that may hold it.
+    type: list
+    elements: dict
+    default: []
+  containers:
+    description: Containers whose published ports are not taken.
+    type: list
+    elements: str
+    default: []
+  disk_path: {description: Where volumes are kept., type: path, required: true}
+  disk_free_mb: {description: MiB that must be free., type: int, required: true}
+  memory_free_mb: {description: MiB that must be available., type: int, required: true}
+  engine_minimum: {description: The oldest Docker Engine that will do., type: str, required: true}
+  controller_time: {description: The controller's clock in seconds since 1970., type: float, required: true}
+  clock_skew_seconds: {description: How far this clock may differ., type: int, required: true}
+  earliest_time: {description: A clock before this was never set., type: int, required: true}
+"""
+
+_LISTENING = "0A"  # state of a listening socket in /proc/net/tcp
+_ANY = {"0.0.0.0", "::"}  # noqa: S104 - compared with, never bound to
+
+
+def engine_problem(minimum: str, docker: str | None) -> str | None:
+    """Return why Docker Engine will not do, or None."""
+    if docker is None:
+        return "Docker is not installed: ./run up installs it here, the role container_engine on hosts"
+    try:
+        done = subprocess.run(
+            [docker, "version", "--format", "{{.Server.Version}}"],
+            check=False, capture_output=True, text=True, timeout=20,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return "Docker Engine did not answer within 20 s: restart it (systemctl restart docker)"
+    version = done.stdout.strip()
+    if done.returncode != 0 or not version:
+        cause = (done.stderr.strip().splitlines() or ["no answer"])[-1]
+        if "permission denied" in cause.lower():
+            return f"this account may not use Docker Engine ({cause}): add it to the group docker and log in again"
+        return f"Docker Engine does not answer ({cause}): start it with scripts/bootstrap, or systemctl start docker"
+    if numbers(version) < numbers(minimum):
+        return f"Docker Engine {version} is too old: at least {minimum} is needed"
+    return None
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """Return the leading numbers of a version: `20.10.24+dfsg1` is (20, 10, 24)."""
+    return tuple(int(part) for part in re.findall(r"\d+", re.split(r"[+-]", version, maxsplit=1)[0]))
+
+
+def disk_problem(path: Path, needed_mb: int) -> str | None:
+    """Return what is wrong with the space at `path` (or the nearest folder above it that exists)."""
+    while not path.exists():
+        path = path.parent
+    free_mb = shutil.disk_usage(path).free // 2**20
+    if free_mb >= needed_mb:
+        return None
+    return f"only {free_mb} MiB are free at {path}, {needed_mb} MiB are needed: free some, or ./run prune old images"
+
+
+def memory_problem(meminfo: str, needed_mb: int) -> str | None:
+    """Return what is wrong with the available memory, from the text of /proc/meminfo."""
+    match = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo, re.MULTILINE)
+    if match is None:
+        return None
+    available_mb = int(match[1]) // 1024
+    if available_mb >= needed_mb:
+        return None
+    return f"only {available_mb} MiB of memory are available, {needed_mb} MiB are needed: stop something first"
+
+
+def clock_problem(now: float, controller: float, allowed: int, earliest: int) -> str | None:
+    """Return what is wrong with this host's clock (seconds since 1970); `controller` was read before the host was asked.
+
+    Being ahead cannot be told here, because a busy machine answers late: the role compares `clock` when it has the answer.
+    """
+    if now < earliest:
+        return f"the clock says {time.strftime('%Y-%m-%d', time.gmtime(now))}, which cannot be: set it (timedatectl)"
+    if controller - now > allowed:
+        return (
+            f"the clock is {now - controller:+.0f} s off the controller's, {allowed} s are allowed: "
+            "start time synchronisation (timedatectl set-ntp true)"
+        )
+    return None
+
+
+def listening(tcp: str, tcp6: str) -> dict[tuple[str, int], int]:
+    """Return (address, port) -> inode of every listening socket, from the texts of /proc/net/tcp and tcp6."""
+    found: dict[tuple[str, int], int] = {}
+    for text in (tcp, tcp6):
+        for line in text.splitlines()[1:]:
+            fields = line.split()
+            if len(fields) < 10 or fields[3] != _LISTENING:
+                continue
+            address, port = fields[1].split(":")
+            found[(_address(address), int(port, 16))] = int(fields[9])
+    return found
+
+
+def _address(text: str) -> str:
+    """Decode an address of /proc/net: 32-bit words in the host's byte order; IPv6 only as far as it matters here."""
+    words = [bytes.fromhex(text[start : start + 8])[::-1] for start in range(0, len(text), 8)]
+    raw = b"".join(words)
+    if len(raw) == 4:
+        return ".".join(str(byte) for byte in raw)
+    if not any(raw):
+        return "::"
+    if raw[:12] == b"\0" * 10 + b"\xff\xff":
+        return ".".join(str(byte) for byte in raw[12:])
+    return ":".join(raw[start : start + 2].hex() for start in range(0, 16, 2))
+
+
+def holder(inode: int, proc: Path = Path("/proc")) -> str | None:
+    """Return `name (pid N)` of the process that holds a socket, or None when it may not be seen."""
+    wanted = f"socket:[{inode}]"
+    for directory in proc.glob("[0-9]*"):
+        try:
+            if any(str(link.readlink()) == wanted for link in (directory / "fd").iterdir()):
+                return f"{(directory / 'comm').read_text().strip()} (pid {directory.name})"
+        except OSError:
+            continue  # another account's process, or one that has just ended
+    return None
+
+
+def publishers(docker: str | None) -> dict[int, str]:
+    """Return host port -> container name, for what running containers publish."""
+    if docker is None:
+        return {}
+    done = subprocess.run(
+        [docker, "ps", "--format", "{{json .}}"], check=False, capture_output=True, text=True, timeout=20
+    )
+    found: dict[int, str] = {}
+    for line in done.stdout.splitlines() if done.returncode == 0 else []:
+        row = json.loads(line)
+        for first, last in re.findall(r":(\d+)(?:-(\d+))?->", str(row.get("Ports", ""))):
+            found |= dict.fromkeys(range(int(first), int(last or first) + 1), str(row["Names"]))
+    return found
+
+
+def port_problems(
+    wanted: Sequence[Mapping[str, Any]], sockets: Mapping[tuple[str, int], int], published: Mapping[int, str],
+    ours: Sequence[str],
+) -> list[str]:  # fmt: skip
+    """Return one sentence for every wanted port that somebody else holds."""
+    problems = []
+    for entry in wanted:
+        address, port = str(entry.get("address") or "127.0.0.1"), int(entry["port"])
+        owner = published.get(port)
+        if owner is not None and (owner in ours or owner == entry.get("container")):
+            continue
+        inode = next(
+            (
+                inode
+                for (held, number), inode in sockets.items()
+                if number == port and (held == address or held in _ANY or address in _ANY)
+            ),
+            None,
+        )
+        if inode is None:
+            continue
+        who = holder(inode) or "a process of another account"
+        container = f", which publishes it for the container {owner}" if owner else ""
+        problems.append(
+            f"port {port} on {address} is taken by {who}{container}: stop it, or choose another port in the inventory"
+        )
+    return problems
+
+
+def main() -> None:
+    """Gather every problem, then answer once."""
+    module = AnsibleModule(
+        argument_spec={
+            "ports": {"type": "list", "elements": "dict", "default": []},
+            "containers": {"type": "list", "elements": "str", "default": []},
+            "disk_path": {"type": "path", "required": True},
+            "disk_free_mb": {"type": "int", "required": True},
+            "memory_free_mb": {"type": "int", "required": True},
+            "engine_minimum": {"type": "str", "required": True},
+            "controller_time": {"type": "float", "required": True},
+            "clock_skew_seconds": {"type": "int", "required": True},
+            "earliest_time": {"type": "int", "required": True},
+        },
+        supports_check_mode=True,
+    )
+    given = module.params
+    docker = module.get_bin_path("docker")
+    net = Path("/proc/net")
+    sockets = listening(*((net / name).read_text() if (net / name).exists() else "" for name in ("tcp", "tcp6")))
+    engine = engine_problem(given["engine_minimum"], docker)
+    found = [
+        engine,
+        disk_problem(Path(given["disk_path"]), given["disk_free_mb"]),
+        memory_problem(Path("/proc/meminfo").read_text(), given["memory_free_mb"]),
+        clock_problem(time.time(), given["controller_time"], given["clock_skew_seconds"], given["earliest_time"]),
+        *port_problems(given["ports"], sockets, publishers(docker) if engine is None else {}, given["containers"]),
+    ]
+    module.exit_json(changed=False, clock=time.time(), problems=[problem for problem in found if problem])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+"""The ordered log on etcd: a current member, rotation to the next on failure, and no lost answer hidden.
+
+etcd3aio's own client spreads calls over all members and repeats them; a repeated transaction would hide that the first
+one may have been applied. Here its services run on one channel per member, with one attempt per call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import grpc
+import grpc.aio
+from etcd3aio.errors import EtcdError
+from etcd3aio.kv import KVService
+from etcd3aio.maintenance import AlarmType
+
+from goud_node.agreement.channels import Member, TlsFiles
+from goud_node.agreement.kv import Compare, KeyValue, Operation, Put, Txn
+from goud_node.errors import ConfigurationError, CoordinationFull, OutcomeUnknown, Unavailable
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+_Failure = (EtcdError, grpc.aio.AioRpcError, TimeoutError)
+
+# Answers of which gRPC or etcd says that the request was not taken up. Everything else may have happened.
+_NEVER_SENT = ("failed to connect to all addresses", "dns resolution failed", "connections to all backends failing")
+_NO_SPACE = "database space exceeded"
+_LEASE_GONE = "requested lease not found"
+_REFUSED = ("too many requests", "request is too large")
+
+
+class _LeaseGone(Unavailable):
+    """The lease of the call has ended."""
+
+
+class EtcdKv:
+    """A `Kv` on an etcd cluster."""
+
+    def __init__(
+        self,
+        endpoints: Sequence[str],
+        tls: TlsFiles | None = None,
+        *,
+        timeout: float = 1.0,
+        maintenance_timeout: float = 30.0,
+    ) -> None:
+        """`endpoints` are host:port. `timeout` in seconds bounds every call on one member.
+
+        A member that lost its quorum answers late or never, so the timeout is what finds a better one.
+        """
+        if not endpoints:
+            raise ConfigurationError("no etcd endpoint is given; set GOUD_ETCD_ENDPOINTS to a list of host:port")
+        self._endpoints = list(endpoints)
+        self._tls = tls
+        self._timeout = timeout
+        self._maintenance_timeout = maintenance_timeout
+        self._index = 0
+        self._member: Member | None = None
+        self._rotated = asyncio.Event()
+        self._closing: set[asyncio.Task[None]] = set()
+        self._closed = asyncio.Event()
+
+    async def txn(self, compares: Sequence[Compare], then: Sequence[Operation]) -> Txn:
+        """One transaction, sent once. Moves to another member only when it surely never left this one."""
+        condition = [_compare(compare) for compare in compares]
+        operations = [_operation(operation) for operation in then]
+        for _ in self._endpoints:
+            member = self._current()
+            try:
+                answer = await member.kv.txn(condition, operations, timeout=self._timeout)
+            except _Failure as error:
+                never_sent = self._refuse(error, member, "transaction")
+                if not never_sent:
+                    raise OutcomeUnknown(f"etcd at {member.endpoint} did not answer ({_words(error)})") from error
+                continue
+            return Txn(succeeded=bool(answer.succeeded), revision=int(answer.header.revision))
+        raise self._unreachable()
+
+    async def range(
+        self, start: bytes, end: bytes | None = None, limit: int = 0, *, keys_only: bool = False
+    ) -> list[KeyValue]:
+        """Linearizable read; tries every member."""
+        answer = await self._repeat(
+            lambda m: m.kv.get(start, end, limit=limit, keys_only=keys_only, timeout=self._timeout), "range"
+        )
+        return [KeyValue(kv.key, kv.value, int(kv.create_revision), int(kv.mod_revision)) for kv in answer.kvs]
+
+    async def grant(self, ttl: int) -> int:
+        """A lease whose answer was lost is granted again: the lost one ends by itself."""
+        answer = await self._repeat(lambda m: m.lease.grant(ttl, timeout=self._timeout), "grant")
+        return int(answer.ID)
+
+    async def keep_alive(self, lease: int) -> bool:
+        """Renew on one member, then on the others."""
+        return await self._repeat(lambda m: self._renew(m, lease), "renewal")
+
+    async def revoke(self, lease: int) -> None:
+        """Ending a lease twice does no harm, so a lost answer is repeated."""
+        with contextlib.suppress(_LeaseGone):
+            await self._repeat(lambda m: m.lease.revoke(lease, timeout=self._timeout), "revocation")
+
+    async def changes(self, start: bytes, end: bytes) -> AsyncIterator[None]:
+        """Watch on the current member, anew after each rotation."""
+        while True:
+            member = self._current()
+            rotated = self._rotated
+            stream = member.watch.watch(start, end)
+            rotation = asyncio.ensure_future(rotated.wait())
+            try:
+                while not rotated.is_set():
+                    event = asyncio.ensure_future(anext(stream, None))
+                    try:
+                        await asyncio.wait({event, rotation}, return_when=asyncio.FIRST_COMPLETED)
+                    finally:
+                        if not event.done():
+                            event.cancel()
+                            await asyncio.wait({event})
+                    if event.cancelled() or event.exception() is not None or event.result() is None:
+                        break
+                    yield
+            finally:
+                rotation.cancel()
+                await stream.aclose()  # type: ignore[attr-defined]  # declared as an iterator, is a generator
+            yield  # whatever happened meanwhile was missed
+            await asyncio.sleep(0.2)
+
+    async def compact_and_reclaim(self) -> None:
+        """Compact to the present; when the space alarm is raised, defragment member by member and disarm it.
+
+        Raises Unavailable when a member could not be reached: the alarm then stays until the next try.
+        """
+        status = await self._repeat(lambda m: m.maintenance.status(timeout=self._timeout), "status")
+        alarms = await self._repeat(lambda m: m.maintenance.alarms(timeout=self._timeout), "alarm list")
+        raised = [alarm for alarm in alarms.alarms if alarm.alarm == AlarmType.NOSPACE]
+        try:
+            await self._current().kv.compact(
+                int(status.header.revision), physical=bool(raised), timeout=self._maintenance_timeout
+            )
+        except grpc.aio.AioRpcError as error:
+            if "has been compacted" not in _words(error):
+                raise Unavailable(f"etcd was not compacted: {_words(error)}") from error
+        except _Failure as error:
+            raise Unavailable(f"etcd was not compacted: {_words(error)}") from error
+        if raised:
+            await self._defragment_all()
+            for alarm in raised:
+                await self._disarm(int(alarm.memberID))
+
+    async def close(self) -> None:
+        """Close every channel."""
+        self._closed.set()
+        member, self._member = self._member, None
+        if member is not None:
+            await member.close()
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    async def _repeat(self, call: Callable[[Member], Awaitable[_T]], what: str) -> _T:
+        """Run a call that may safely be repeated, on one member after the other."""
+        for _ in self._endpoints:
+            member = self._current()
+            try:
+                return await call(member)
+            except _Failure as error:
+                self._refuse(error, member, what)
+        raise self._unreachable()
+
+    def _refuse(self, error: Exception, member: Member, what: str) -> bool:
+        """Raise what is final; otherwise leave the member, and return whether the request surely never left."""
+        words = _words(error)
+        if _NO_SPACE in words:
+            raise CoordinationFull(
+                "etcd raised its space alarm and takes no writes until space is reclaimed"
+            ) from error
+        if _LEASE_GONE in words:
+            raise _LeaseGone(f"etcd refused the {what}: the lease has ended") from error
+        if any(reason in words for reason in _REFUSED):
+            raise Unavailable(f"etcd refused the {what}: {words}") from error
+        if isinstance(error, grpc.aio.AioRpcError) and error.code() in _FAULTS:
+            raise error
+        self._leave(member, f"{what}: {words}")
+        return any(reason in words for reason in _NEVER_SENT)
+
+    def _current(self) -> Member:
+        if self._member is None:
+            self._member = Member(self._endpoints[self._index], self._tls)
+        return self._member
+
+    def _leave(self, member: Member, reason: str) -> None:
+        """Turn to the next member; a dead connection must not be found again, so its channel is closed."""
+        if member is not self._member:
+            return  # another call has left it already
+        self._index = (self._index + 1) % len(self._endpoints)
+        _log.warning("etcd at %s failed (%s), turning to %s", member.endpoint, reason, self._endpoints[self._index])
+        self._member = None
+        self._rotated.set()
+        self._rotated = asyncio.Event()
+        task = asyncio.ensure_future(self._close_later(member))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def _close_later(self, member: Member) -> None:
+        # Calls still in flight on it get their full time: their answers may yet arrive.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._timeout):
+                await self._closed.wait()
+        await member.close()
+
+    async def _renew(self, member: Member, lease: int) -> bool:
+        stream = member.lease.keep_alive(lease)
+        try:
+            async with asyncio.timeout(self._timeout):
+                async for answer in stream:
+                    return int(answer.TTL) > 0
+        finally:
+            stream.cancel()
+        raise TimeoutError("the renewal stream ended without an answer")
+
+    async def _defragment_all(self) -> None:
+        # One after the other: a member does not answer while it defragments, so two at once could cost the quorum.
+        for endpoint in self._endpoints:
+            member = Member(endpoint, self._tls)
+            try:
+                await member.maintenance.defragment(timeout=self._maintenance_timeout)
+            except _Failure as error:
+                raise Unavailable(f"etcd at {endpoint} was not defragmented: {_words(error)}; trying later") from error
+            finally:
+                await member.close()
+            _log.warning("etcd at %s is defragmented", endpoint)
+
+    async def _disarm(self, member_id: int) -> None:
+        await self._repeat(
+            lambda m: m.maintenance.alarm_deactivate(AlarmType.NOSPACE, member_id=member_id, timeout=self._timeout),
+            "disarming",
+        )
+        _log.warning("the space alarm of etcd member %x is disarmed", member_id)
+
+    def _unreachable(self) -> Unavailable:
+        return Unavailable(f"no etcd member answers ({', '.join(self._endpoints)}); check that a majority of them runs")
+
+
+_FAULTS = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.OUT_OF_RANGE,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.FAILED_PRECONDITION,
+)
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, grpc.aio.AioRpcError):
+        return f"{error.code().name}: {error.details()}".lower()
+    return str(error).lower() or type(error).__name__
+
+
+def _compare(compare: Compare) -> object:
+    key, value = compare.key, compare.value
+    if isinstance(value, bytes):
+        return KVService.txn_compare_value(key, value)
+    if compare.kind == "version":
+        return KVService.txn_compare_version(key, value)
+    if compare.kind == "create_revision":
+        return KVService.txn_compare_create_revision(key, value)
+    request = KVService.txn_compare_create_revision(key, 0)
+    request.target = type(request).MOD
+    request.mod_revision = value
+    return request
+
+
+def _operation(operation: Operation) -> object:
+    if isinstance(operation, Put):
+        return KVService.txn_op_put(operation.key, operation.value, lease=operation.lease)
+    return KVService.txn_op_delete(operation.start, range_end=operation.end)

@@ -1,0 +1,262 @@
+"""Which block holds which height: the protocol on the five operations of a `Kv`.
+
+Keys under /goud/<chain id>/:
+
+    epoch                       (number, base height, base hash)
+    head                        (height, hash) of the last ordered block; stays when blocks are trimmed
+    leader                      (node id, lease) of the proposer, on its lease
+    blocks/<16 hex>             an encoded block, until trimmed
+    signatures/<16 hex>/<node>  that validator has this block on its own disk
+    nodes/<node>                the height up to which that node holds blocks with their certificates
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+
+import cbor2
+
+from goud_node.agreement.kv import Compare, Delete, KeyValue, Kv, Operation, Put, prefix_end
+from goud_node.chain.block import Block
+from goud_node.chain.ledger import Epoch
+from goud_node.errors import CorruptStore, GoudError, NotLeader, OutcomeUnknown, Unavailable
+
+MAX_SIGNATURES_PER_TXN = 100  # etcd refuses transactions of more than 128 operations
+
+
+class HeightTrimmed(OutcomeUnknown):
+    """The height is decided, but no longer in the log: certified blocks from peers tell how."""
+
+    code = "height-trimmed"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The last ordered block."""
+
+    height: int
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """The proposer as recorded; `create_revision` is the fence of its term."""
+
+    node_id: str
+    lease: int
+    create_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """One consistent reading of the control keys; all None in an empty log."""
+
+    epoch: Epoch | None
+    head: Head | None
+    leader: Leader | None
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """A won election: proposals are valid while `leader` still has this create revision, in this epoch."""
+
+    lease: int
+    create_revision: int
+    epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """Consecutive encoded blocks from the height asked for.
+
+    Without blocks, `first` is the first height the log still has beyond it (so the gap must come from peers), or None
+    when the height is not ordered yet.
+    """
+
+    first: int | None
+    blocks: list[bytes]
+
+
+class Sequencer:
+    """The ordered log of one chain, seen by one node."""
+
+    def __init__(self, kv: Kv, chain_id: str, node_id: str) -> None:
+        self._kv = kv
+        self._node = node_id
+        root = f"/goud/{chain_id}/".encode()
+        self._epoch, self._head, self._leader = root + b"epoch", root + b"head", root + b"leader"
+        self._blocks, self._signatures, self._nodes = root + b"blocks/", root + b"signatures/", root + b"nodes/"
+
+    async def state(self) -> State:
+        """Read epoch, head and leader at one revision."""
+        found = {kv.key: kv for kv in await self._kv.range(self._epoch, self._leader + b"\0")}
+        epoch, head, leader = (found.get(key) for key in (self._epoch, self._head, self._leader))
+        try:
+            return State(
+                None if epoch is None else Epoch.decode(epoch.value),
+                None if head is None else Head(*cbor2.loads(head.value)),
+                None if leader is None else _leader(leader),
+            )
+        except (cbor2.CBORDecodeError, TypeError, ValueError) as error:
+            raise CorruptStore(f"the control keys of the log cannot be read: {error}") from error
+
+    async def begin_epoch(self, new: Epoch, previous: Epoch | None) -> None:
+        """Replace `previous` by `new`: head moves to its base and everything ordered before is dropped from the log.
+
+        Idempotent. Raises Unavailable when another epoch stands there.
+        """
+        if previous is None:
+            guard = Compare(self._epoch, "version", 0)
+        else:
+            guard = Compare(self._epoch, "value", previous.encode())
+        then: list[Operation] = [Delete(p, prefix_end(p)) for p in (self._blocks, self._signatures, self._nodes)]
+        then += [Delete(self._leader), Put(self._epoch, new.encode())]
+        then.append(Put(self._head, _dump_head(new.base_height, new.base_hash)))
+        if not (await self._kv.txn([guard], then)).succeeded and (await self.state()).epoch != new:
+            raise Unavailable(f"epoch {new.number} was not begun: another epoch stands in the log; read it and decide")
+
+    async def campaign(self, epoch: Epoch, ttl: int) -> Term | None:
+        """Try once to become the proposer; None when somebody else is, or the epoch changed."""
+        lease = await self._kv.grant(ttl)
+        value = cbor2.dumps([self._node, lease])
+        compares = [Compare(self._leader, "version", 0), Compare(self._epoch, "value", epoch.encode())]
+        try:
+            txn = await self._kv.txn(compares, [Put(self._leader, value, lease)])
+        except OutcomeUnknown:
+            leader = (await self.state()).leader
+            if leader is not None and leader.lease == lease and leader.node_id == self._node:
+                return Term(lease, leader.create_revision, epoch)
+            await self._kv.revoke(lease)  # so that a late arrival of the lost request cannot make us an absent leader
+            return None
+        if txn.succeeded:
+            return Term(lease, txn.revision, epoch)
+        await self._kv.revoke(lease)
+        return None
+
+    async def renew(self, term: Term) -> bool:
+        """Keep the term's lease alive; False when it has ended."""
+        return await self._kv.keep_alive(term.lease)
+
+    async def resign(self, term: Term) -> None:
+        """End the term now, so that a successor need not wait for the lease."""
+        await self._kv.revoke(term.lease)
+
+    async def remove_leader(self, leader: Leader) -> None:
+        """Delete exactly that leader's entry: for a node that finds its own name from a previous life."""
+        await self._kv.txn([Compare(self._leader, "create_revision", leader.create_revision)], [Delete(self._leader)])
+
+    async def commit(self, term: Term, block: Block) -> bytes:
+        """Order `block`, and return the encoded block that now holds its height: this one, or another's.
+
+        Raises NotLeader when the block is not ordered and never will be: every comparison that can fail fails for
+        good, so a delayed twin of this request fails as well. Raises OutcomeUnknown when the answer was lost: then the
+        only safe step at this height is to call again with the same block. Raises HeightTrimmed when it is decided
+        but the log no longer shows how.
+        """
+        header, raw = block.header, block.encode()
+        key = self._block_key(header.height)
+        compares = [
+            Compare(self._leader, "create_revision", term.create_revision),
+            Compare(key, "version", 0),
+            Compare(self._head, "value", _dump_head(header.height - 1, header.previous)),
+            Compare(self._epoch, "value", term.epoch.encode()),
+        ]
+        then = [Put(key, raw), Put(self._head, _dump_head(header.height, header.hash))]
+        if (await self._kv.txn(compares, then)).succeeded:
+            return raw
+        try:
+            return await self._holder(header.height)
+        except Unavailable as error:
+            if isinstance(error, NotLeader):
+                raise
+            raise OutcomeUnknown(f"block {header.height} was refused or ordered before: {error}") from error
+
+    async def tail(self, start: int, limit: int) -> Tail:
+        """Read encoded blocks from height `start`."""
+        end = prefix_end(self._blocks)
+        found = await self._kv.range(self._block_key(start), end, limit)
+        blocks: list[bytes] = []
+        for kv in found:
+            if self._height(kv.key) != start + len(blocks):
+                break
+            blocks.append(kv.value)
+        if blocks:
+            return Tail(start, blocks)
+        if found:
+            return Tail(self._height(found[0].key), [])
+        head = (await self.state()).head
+        return Tail(None if head is None or head.height < start else head.height + 1, [])
+
+    async def republish(self, epoch: Epoch, block: Block) -> bool:
+        """Put back a block at or below the epoch's base that has no certificate yet; False if it was not needed.
+
+        A new epoch drops the log's blocks, but whoever lacks an uncertified one can get it nowhere else.
+        """
+        key = self._block_key(block.header.height)
+        guards = [Compare(self._epoch, "value", epoch.encode()), Compare(key, "version", 0)]
+        return (await self._kv.txn(guards, [Put(key, block.encode())])).succeeded
+
+    async def countersign(self, epoch: Epoch, signatures: Mapping[int, bytes], certified: int) -> bool:
+        """Publish signatures by height (at most 100) and this node's certified height; False if the epoch changed."""
+        if len(signatures) > MAX_SIGNATURES_PER_TXN:
+            raise GoudError(f"{len(signatures)} signatures in one call; send at most {MAX_SIGNATURES_PER_TXN}")
+        then: list[Operation] = [
+            Put(self._signatures + b"%016x/%s" % (height, self._node.encode()), signature)
+            for height, signature in signatures.items()
+        ]
+        then.append(Put(self._nodes + self._node.encode(), cbor2.dumps(certified)))
+        guard = Compare(self._epoch, "value", epoch.encode())
+        return (await self._kv.txn([guard], then)).succeeded
+
+    async def signatures(self, start: int, limit: int) -> dict[int, dict[str, bytes]]:
+        """Read countersignatures of heights [start, start + limit): by height, by node."""
+        first, end = (self._signatures + b"%016x/" % height for height in (start, start + limit))
+        found: dict[int, dict[str, bytes]] = {}
+        for kv in await self._kv.range(first, end):
+            height, node = kv.key[len(self._signatures) :].split(b"/", 1)
+            found.setdefault(int(height, 16), {})[node.decode()] = kv.value
+        return found
+
+    async def progress(self) -> dict[str, int]:
+        """Read the certified height each node reports."""
+        found = await self._kv.range(self._nodes, prefix_end(self._nodes))
+        return {kv.key[len(self._nodes) :].decode(): int(cbor2.loads(kv.value)) for kv in found}
+
+    async def trim(self, epoch: Epoch, up_to: int) -> bool:
+        """Drop blocks and signatures up to that height from the log; False if the epoch changed."""
+        last = b"%016x" % (up_to + 1)
+        then = [Delete(prefix, prefix + last) for prefix in (self._blocks, self._signatures)]
+        return (await self._kv.txn([Compare(self._epoch, "value", epoch.encode())], then)).succeeded
+
+    async def reclaim(self) -> None:
+        """Give space back to the log's store; ends a space alarm."""
+        await self._kv.compact_and_reclaim()
+
+    def changes(self) -> AsyncIterator[None]:
+        """Hints that epoch, head or leader may have changed."""
+        return self._kv.changes(self._epoch, self._leader + b"\0")
+
+    async def _holder(self, height: int) -> bytes:
+        found = await self._kv.range(self._block_key(height))
+        if found:
+            return found[0].value
+        head = (await self.state()).head
+        if head is not None and head.height >= height:
+            raise HeightTrimmed(f"block {height} is decided and trimmed; catch up from peers")
+        raise NotLeader(f"block {height} was not ordered: this node's term or epoch ended; submit again")
+
+    def _block_key(self, height: int) -> bytes:
+        return self._blocks + b"%016x" % height
+
+    def _height(self, key: bytes) -> int:
+        return int(key[len(self._blocks) :], 16)
+
+
+def _leader(kv: KeyValue) -> Leader:
+    node_id, lease = cbor2.loads(kv.value)
+    return Leader(str(node_id), int(lease), kv.create_revision)
+
+
+def _dump_head(height: int, block_hash: bytes) -> bytes:
+    return cbor2.dumps([height, block_hash], canonical=True)

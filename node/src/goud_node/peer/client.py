@@ -1,0 +1,263 @@
+"""Asking the other nodes: certified blocks, heights, and forwarding to the proposer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import httpx
+
+from goud_node import errors
+from goud_node.chain import encoding
+from goud_node.chain.block import Block
+from goud_node.chain.certificate import Certificate
+from goud_node.chain.ledger import Receipt
+from goud_node.errors import InvalidBlock, NotLeader, OutcomeUnknown, Unavailable
+from goud_node.peer.directory import Peer
+from goud_node.peer.tokens import ANSWER_HEADER, Refused, Signer, Verifier
+
+_log = logging.getLogger(__name__)
+
+_CONNECT_SECONDS: Final = 1.0
+_STATUS_SECONDS: Final = 1.0
+_FETCH_SECONDS: Final = 10.0
+_MISSES: Final = 2
+"""Polls without an answer after which a peer counts as unreachable."""
+
+_BY_CODE: Final[dict[str, type[errors.GoudError]]] = {
+    kind.code: kind
+    for kind in (
+        errors.InvalidTransaction,
+        errors.IdempotencyConflict,
+        errors.AlreadyExists,
+        errors.Unavailable,
+        errors.CoordinationFull,
+        errors.Draining,
+        errors.NotLeader,
+    )
+}
+
+
+@dataclass
+class View:
+    """What is known of one peer, from its last answer; times in milliseconds."""
+
+    node_id: str
+    height: int | None = None
+    certified: int | None = None
+    answered_ms: int | None = None
+    round_trip_ms: float | None = None
+    misses: int = field(default=_MISSES)
+
+    @property
+    def reachable(self) -> bool:
+        return self.misses < _MISSES
+
+
+class PeerError(Exception):
+    """A peer did not give a usable answer. `sent` is False when the request surely did not reach it."""
+
+    def __init__(self, message: str, *, sent: bool) -> None:
+        super().__init__(message)
+        self.sent = sent
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A verified answer."""
+
+    status: int
+    body: bytes
+
+    def document(self) -> dict[str, Any]:
+        """The body as a JSON object. Raises PeerError."""
+        try:
+            found = json.loads(self.body)
+        except (ValueError, RecursionError) as error:
+            raise PeerError(f"the answer is not JSON: {error}", sent=True) from error
+        if not isinstance(found, dict):
+            raise PeerError("the answer is no JSON object", sent=True)
+        return found
+
+
+class PeerClient:
+    """Implements the replica's Peers, and keeps a live view of each peer."""
+
+    def __init__(
+        self,
+        peers: Mapping[str, Peer],
+        chain_id: str,
+        signer: Signer,
+        verifier: Verifier,
+        *,
+        forward_seconds: float,
+        transport: httpx.AsyncBaseTransport | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`peers` are the others, without this node. `forward_seconds` bounds the wait for a forwarded write."""
+        self._peers = dict(peers)
+        self._chain_id = chain_id
+        self._signer = signer
+        self._verifier = verifier
+        self._forward_seconds = forward_seconds
+        self._clock = clock
+        self._views = {name: View(name) for name in sorted(self._peers)}
+        self._turn = 0
+        limits = httpx.Limits(max_connections=256, max_keepalive_connections=64, keepalive_expiry=30)
+        # The environment's proxies are for the world outside, never for peers.
+        self._http = httpx.AsyncClient(limits=limits, transport=transport, trust_env=False)
+
+    def views(self) -> Sequence[View]:
+        """Every configured peer."""
+        return list(self._views.values())
+
+    async def fetch(self, start: int, limit: int) -> Sequence[tuple[Block, Certificate]]:
+        """See replica.types.Peers: consecutive certified blocks from whichever peer has them."""
+        answered = False
+        for name in self._order(start):
+            try:
+                pairs = await self._blocks(name, start, limit)
+            except (PeerError, InvalidBlock) as error:
+                _log.warning("peer %s gave no blocks from height %d: %s", name, start, error)
+                continue
+            answered = True
+            if pairs:
+                return pairs
+        if not answered:
+            raise Unavailable("No peer answers: check the peer network and GOUD_PEERS_FILE.")
+        return []
+
+    async def forward(self, leader: str, transaction: bytes) -> Receipt:
+        """See replica.types.Peers: have the proposer submit it."""
+        if leader not in self._peers:
+            raise Unavailable(f"The proposer {leader} is not in the peers file of this node.")
+        limits = httpx.Timeout(self._forward_seconds, connect=_CONNECT_SECONDS)
+        try:
+            answer = await self._ask(leader, "POST", "/peer/submissions", transaction, limits=limits)
+            if answer.status == 200:
+                return _receipt(answer.document())
+            document = answer.document()
+        except PeerError as error:
+            if not error.sent:
+                raise Unavailable(f"The proposer {leader} cannot be reached: {error}") from error
+            raise OutcomeUnknown(f"The proposer {leader} gave no usable answer: {error}") from error
+        raise _raised(leader, document)
+
+    async def heights(self) -> Mapping[str, int]:
+        """The height of each peer that answers within about a second."""
+        found = await asyncio.gather(*(self._poll(view) for view in self._views.values()))
+        return {name: height for name, height in found if height is not None}
+
+    async def watch(self, interval: float) -> None:
+        """Keep the views fresh until cancelled."""
+        while True:
+            started = time.monotonic()
+            await self.heights()
+            await asyncio.sleep(max(0.0, interval - (time.monotonic() - started)))
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    def _order(self, start: int) -> list[str]:
+        """Reachable peers that have the height first; among equals another one every time."""
+        self._turn += 1
+        names = sorted(self._peers)
+        names = names[self._turn % len(names) :] + names[: self._turn % len(names)] if names else []
+
+        def rank(name: str) -> tuple[bool, bool]:
+            view = self._views[name]
+            return (not view.reachable, (view.certified or 0) < start)
+
+        return sorted(names, key=rank)
+
+    async def _blocks(self, name: str, start: int, limit: int) -> list[tuple[Block, Certificate]]:
+        limits = httpx.Timeout(_FETCH_SECONDS, connect=_CONNECT_SECONDS)
+        answer = await self._ask(name, "GET", f"/peer/blocks?start={start}&limit={limit}", limits=limits)
+        if answer.status != 200:
+            raise PeerError(f"status {answer.status}", sent=True)
+        try:
+            rows = [encoding.record(row, (bytes, bytes)) for row in encoding.decode(answer.body)]
+        except (encoding.NotCanonical, TypeError) as error:
+            raise PeerError(f"the answer is not a list of blocks: {error}", sent=True) from error
+        pairs = [(Block.decode(block), Certificate.decode(certificate)) for block, certificate in rows]
+        if any(block.height != start + offset for offset, (block, _) in enumerate(pairs)):
+            raise PeerError("the blocks are not those that were asked for", sent=True)
+        return pairs
+
+    async def _poll(self, view: View) -> tuple[str, int | None]:
+        started = time.perf_counter()
+        try:
+            limits = httpx.Timeout(_STATUS_SECONDS)
+            answer = await self._ask(view.node_id, "GET", "/peer/status", limits=limits)
+            height, certified = self._standing(answer.document())
+        except (PeerError, KeyError, TypeError, ValueError) as error:
+            view.misses += 1
+            if view.misses == _MISSES:
+                _log.warning("peer %s is unreachable: %s", view.node_id, error)
+            return view.node_id, None
+        if not view.reachable:
+            _log.info("peer %s answers at height %d", view.node_id, height)
+        view.height, view.certified, view.misses = height, certified, 0
+        view.answered_ms = int(self._clock() * 1000)
+        view.round_trip_ms = round((time.perf_counter() - started) * 1000, 3)
+        return view.node_id, height
+
+    def _standing(self, document: Mapping[str, Any]) -> tuple[int, int]:
+        """Height and certified height out of a status document of our chain."""
+        if document.get("chain_id") != self._chain_id:
+            raise PeerError(f"it serves chain {document.get('chain_id')!r}, not ours", sent=True)
+        return int(document["height"]), int(document["certified"])
+
+    async def _ask(self, name: str, method: str, target: str, body: bytes = b"", *, limits: httpx.Timeout) -> Answer:
+        token, request_id = self._signer.request(name, method, target, body)
+        request = self._http.build_request(
+            method,
+            self._peers[name].url + target,
+            content=body,
+            headers={"Authorization": f"Bearer {token}", "Content-Type": "application/octet-stream"},
+            timeout=limits,
+        )
+        try:
+            response = await self._http.send(request)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise PeerError(f"no connection ({error!r})", sent=False) from error
+        except httpx.HTTPError as error:
+            raise PeerError(f"the connection broke ({error!r})", sent=True) from error
+        if response.status_code == 401:
+            # Refused before it was read, hence unsigned: the caller's key is not known there.
+            raise PeerError(f"it refuses this node: {response.text[:300]}", sent=False)
+        try:
+            self._verifier.answer(
+                response.headers.get(ANSWER_HEADER), name, request_id, response.status_code, response.content
+            )
+        except Refused as refused:
+            raise PeerError(f"its answer is not signed by it: {refused}", sent=True) from refused
+        return Answer(response.status_code, response.content)
+
+
+def _receipt(document: Mapping[str, Any]) -> Receipt:
+    try:
+        return Receipt(
+            int(document["height"]),
+            int(document["index"]),
+            str(document["transaction_id"]),
+            bytes.fromhex(document["block_hash"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise PeerError(f"the answer is no receipt: {error!r}", sent=True) from error
+
+
+def _raised(leader: str, problem: Mapping[str, Any]) -> errors.GoudError:
+    """The error that the proposer raised, from its problem document."""
+    kind = _BY_CODE.get(str(problem.get("code")))
+    detail = str(problem.get("detail", "no detail"))
+    if kind is NotLeader:
+        return NotLeader(detail, None)
+    if kind is not None:
+        return kind(detail)
+    return OutcomeUnknown(f"The proposer {leader} failed: {detail}")

@@ -1,0 +1,75 @@
+"""Who the peers are: the peers file, checked against the genesis document."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from goud_node.chain.genesis import Genesis
+from goud_node.errors import ConfigurationError
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    node_id: Annotated[str, Field(min_length=1, max_length=63)]
+    url: Annotated[str, Field(pattern=r"^https?://[^/\s]+/?$")]
+    public_key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+_ENTRIES = TypeAdapter(list[_Entry])
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One other node: base URL of its peer interface, and its raw Ed25519 public key."""
+
+    node_id: str
+    url: str
+    public_key: bytes
+
+
+def load(path: Path | None, genesis: Genesis, node_id: str) -> dict[str, Peer]:
+    """The nodes of the peers file by id, this node's own entry included when it is there; {} without a file.
+
+    Raises ConfigurationError: unreadable, malformed, a node named twice, or a validator with a key that is not the
+    genesis document's.
+    """
+    if path is None:
+        return {}
+    try:
+        entries = _ENTRIES.validate_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigurationError(f"Cannot read the peers file {path}: {error.strerror}.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "document"
+        raise ConfigurationError(f"The peers file {path} is wrong at {where}: {first['msg']}.") from error
+    peers: dict[str, Peer] = {}
+    for entry in entries:
+        validator = genesis.validator(entry.node_id)
+        public = bytes.fromhex(entry.public_key)
+        if entry.node_id in peers:
+            raise ConfigurationError(f"The peers file {path} names {entry.node_id} twice.")
+        if validator is not None and validator.public_key != public:
+            raise ConfigurationError(
+                f"The peers file {path} gives {entry.node_id} another public key than the genesis document: "
+                "write both from the same keys."
+            )
+        peers[entry.node_id] = Peer(entry.node_id, entry.url.rstrip("/"), public)
+    own = peers.get(node_id)
+    if own is None and genesis.validator(node_id) is None:
+        raise ConfigurationError(
+            f"{node_id} is neither a validator of the genesis document nor in the peers file {path}: correct "
+            "GOUD_NODE_ID or add the node."
+        )
+    return peers
+
+
+def public_keys(peers: dict[str, Peer], genesis: Genesis) -> dict[str, bytes]:
+    """Every key this node accepts signatures of, by node id."""
+    keys = {validator.node_id: validator.public_key for validator in genesis.validators}
+    return keys | {peer.node_id: peer.public_key for peer in peers.values()}

@@ -1,0 +1,74 @@
+"""Choosing what goes into the next block: each transaction once, and nothing that cannot be applied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from goud_node.chain.block import MAX_BLOCK_BYTES
+from goud_node.chain.ledger import Ledger, Receipt
+from goud_node.chain.transactions import AccountCreate, Transaction
+from goud_node.errors import InvalidTransaction
+
+MAX_COUNT = 4096
+
+
+class Waiting(Protocol):
+    """A submitted transaction."""
+
+    @property
+    def raw(self) -> bytes: ...
+
+    @property
+    def transaction(self) -> Transaction: ...
+
+
+@dataclass
+class Batch:
+    """What became of the waiting ones; those in none of the three wait on."""
+
+    chosen: list[Waiting] = field(default_factory=list)
+    """In the order of the block, each different."""
+    twins: list[Waiting] = field(default_factory=list)
+    """The same transaction as a chosen one."""
+    answered: list[tuple[Waiting, Receipt | InvalidTransaction]] = field(default_factory=list)
+    """Applied before, or refused."""
+
+
+def compose(ledger: Ledger, waiting: Iterable[Waiting]) -> Batch:
+    """Choose against the ledger's tip.
+
+    Two that claim the same identifier never share a block: the later one waits until the ledger can judge it.
+    """
+    batch = Batch()
+    claimed: dict[tuple[str, ...], bytes] = {}
+    size = 0
+    for entry in waiting:
+        try:
+            receipt = ledger.admissible(entry.transaction)
+        except InvalidTransaction as error:
+            batch.answered.append((entry, error))
+            continue
+        if receipt is not None:
+            batch.answered.append((entry, receipt))
+            continue
+        claims = _claims(entry.transaction)
+        rivals = {claimed[claim] for claim in claims if claim in claimed}
+        if rivals:
+            if rivals == {entry.raw}:
+                batch.twins.append(entry)
+            continue
+        if size + len(entry.raw) > MAX_BLOCK_BYTES or len(batch.chosen) >= MAX_COUNT:
+            break
+        size += len(entry.raw)
+        claimed.update(dict.fromkeys(claims, entry.raw))
+        batch.chosen.append(entry)
+    return batch
+
+
+def _claims(transaction: Transaction) -> list[tuple[str, ...]]:
+    if isinstance(transaction, AccountCreate):
+        return [("account", transaction.account_id), ("key", transaction.key_hash.hex())]
+    owner = transaction.account_id
+    return [("submission", owner, transaction.idempotency_key), ("collection", owner, transaction.collection_id)]

@@ -1,0 +1,108 @@
+"""What the steps of one node share: its ledger, its view of the log, and what it must not forget between two steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from goud_node.agreement.sequencer import Head, Leader, Sequencer, State
+from goud_node.chain.block import Block
+from goud_node.chain.certificate import Certificate
+from goud_node.chain.keys import SigningKey
+from goud_node.chain.ledger import Epoch, Ledger
+from goud_node.replica.types import Options, Peers
+
+T = TypeVar("T")
+
+
+class Disk(Protocol):
+    """Runs a ledger write where it does not hold up anything else, one at a time, in order."""
+
+    async def __call__(self, write: Callable[[], T]) -> T: ...
+
+
+def _ignore(_block: Block) -> None:
+    return None
+
+
+def _ignore_seconds(_seconds: float) -> None:
+    return None
+
+
+@dataclass
+class Core:
+    """One life of one node, from start to crash; nothing in here needs to survive, except through the ledger."""
+
+    ledger: Ledger
+    sequencer: Sequencer
+    peers: Peers
+    key: SigningKey
+    node_id: str
+    validator: bool
+    clock: Callable[[], int]
+    disk: Disk
+    options: Options = field(default_factory=Options)
+    publish: Callable[[Block], None] = _ignore
+    measure: Callable[[float], None] = _ignore_seconds
+
+    epoch: Epoch | None = None
+    """The epoch this node takes part in; None until it has joined."""
+    head: Head | None = None
+    leader: Leader | None = None
+    signed: int = 0
+    """Countersignatures were published up to this height, in this life."""
+    reported: int | None = None
+    """The certified height last published."""
+    unresolved: Block | None = None
+    """A proposal whose outcome is not known: nothing else may be proposed before it is."""
+    doubtful: bool = False
+    """Whether an answer about `unresolved` was lost; without that, a refusal is final."""
+    unsure: frozenset[bytes] = frozenset()
+    """Transactions of the latest proposal that is neither stored here nor surely refused."""
+    patience: int = 0
+    """How often the next certificate may still be missing in the log before peers are asked for it."""
+    trimmed: int = 0
+    published: int = 0
+    hashes: dict[int, bytes] = field(default_factory=dict)
+    """Of blocks that await their certificate, so that they need not be read back."""
+
+    def __post_init__(self) -> None:
+        self.published = self.ledger.height
+        self.patience = self.options.patience
+
+    @property
+    def lag(self) -> int:
+        """Blocks known to be ordered but not stored here."""
+        return max(0, self.head.height - self.ledger.height) if self.head is not None else 0
+
+    def observe(self, state: State) -> None:
+        """Remember the latest reading of the log."""
+        self.head, self.leader = state.head, state.leader
+
+    def hash_at(self, height: int) -> bytes:
+        """Hash of a block that is stored here."""
+        known = self.hashes.get(height)
+        if known is None:
+            block = self.ledger.block(height)
+            if block is None:
+                raise LookupError(f"block {height} is above the tip {self.ledger.height}")
+            known = self.hashes[height] = block.hash
+        return known
+
+    async def append(self, blocks: Sequence[Block], certificates: Sequence[Certificate] = ()) -> None:
+        """Store blocks durably, then tell whoever waits for them."""
+        await self.disk(lambda: self.ledger.append(blocks, certificates))
+        for block in blocks:
+            if not certificates:
+                self.hashes[block.height] = block.hash
+            if block.height == self.published + 1:
+                self.published = block.height
+                self.publish(block)
+        self.forget_certified()
+
+    def forget_certified(self) -> None:
+        """Keep only hashes that still await a certificate."""
+        certified = self.ledger.certified_height
+        for height in [height for height in self.hashes if height <= certified]:
+            del self.hashes[height]

@@ -1,0 +1,331 @@
+"""The loops of one node around the steps: follow, watch, countersign and certify, lead, maintain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from goud_node.agreement.sequencer import HeightTrimmed, Term
+from goud_node.errors import (
+    ConflictingBlock,
+    CoordinationFull,
+    CorruptStore,
+    EpochMismatch,
+    GoudError,
+    InvalidBlock,
+    NotLeader,
+    OutcomeUnknown,
+    StoreError,
+    Unavailable,
+    WrongChain,
+)
+from goud_node.replica import lead, steps
+from goud_node.replica.core import Core
+from goud_node.replica.queue import Queue
+from goud_node.replica.types import Hooks
+
+_log = logging.getLogger(__name__)
+_FATAL = (ConflictingBlock, InvalidBlock, CorruptStore, WrongChain)
+_RETRY_PAUSE = 0.05
+_FULL_PATIENCE = 3.0
+
+
+class Duties:
+    """Runs the loops; the fields are what `Replica` reports and steers by."""
+
+    def __init__(self, core: Core, queue: Queue, hooks: Hooks) -> None:
+        self.core, self.queue, self._hooks = core, queue, hooks
+        self.halted: str | None = None
+        self.refusal: str | None = None
+        self.leading = False
+        self.draining = False
+        self.ending = False
+        self.stopped = asyncio.Event()
+        self.seen = Pulse()
+        self._wake = asyncio.Event()
+        self._quorum_seen = float("-inf")
+        self._hold_off = float("-inf")
+        self._yield_until = float("-inf")
+        self._full_since: float | None = None
+        self._term: Term | None = None
+        self._term_since = float("-inf")
+        self._compacted = time.monotonic()
+        self._complaints: dict[str, str] = {}
+
+    @property
+    def quorum(self) -> bool:
+        """Whether the log answered a linearizable read lately."""
+        return time.monotonic() - self._quorum_seen < self.core.options.quorum_timeout
+
+    def request_hand_over(self) -> None:
+        """End the present term after the block in flight, and let others go first for a while."""
+        self._yield_until = time.monotonic() + 2.5 * self.core.options.lease_ttl
+        self._end_soon()
+
+    def _end_soon(self) -> None:
+        """End the present term, if any, after the block in flight."""
+        self.ending = True
+        self.queue.arrived.set()
+
+    def rejoin(self) -> None:
+        """Look at the log again now."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Run every loop until `stopped` is set or a defect ends one of them."""
+        options = self.core.options
+        loops = (
+            self._repeat("follow", self._follow, self._next_follow),
+            self._repeat("certify", self._certify, lambda: asyncio.sleep(options.certify_interval)),
+            self._repeat("lead", self._lead, lambda: self.seen.wait(options.poll_interval)),
+            self._repeat("maintain", self._maintain, lambda: asyncio.sleep(options.maintain_interval)),
+            self._watch(),
+        )
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(loop) for loop in loops]
+                await self.stopped.wait()
+                for task in tasks:
+                    task.cancel()
+        finally:
+            self.leading = False
+            self.queue.fail(Unavailable("this node is stopping; ask another"), self.core.unsure)
+
+    async def _repeat(
+        self, name: str, step: Callable[[], Awaitable[None]], pause: Callable[[], Awaitable[object]]
+    ) -> None:
+        while self.halted is None:
+            try:
+                await step()
+            except EpochMismatch as error:
+                self._refuse(error)
+            except CoordinationFull as error:
+                self._note_full(error)
+            except (Unavailable, OutcomeUnknown) as error:
+                self._complain(name, error)
+            except _FATAL as error:
+                self._halt(error)
+                return
+            except StoreError as error:
+                self._complain(name, error)
+                self._hold_off = time.monotonic() + 2 * self.core.options.lease_ttl
+                await asyncio.sleep(1)
+            else:
+                self._complaints.pop(name, None)
+            await pause()
+
+    async def _follow(self) -> None:
+        self._wake.clear()
+        if self.core.epoch is None:
+            await steps.join(self.core)
+            self.refusal = None
+            _log.info("joined epoch %s at height %d", self.core.epoch, self.core.ledger.height)
+        asked = time.monotonic()
+        try:
+            await steps.follow(self.core)
+        finally:
+            self.seen.beat()
+        self._quorum_seen = time.monotonic()
+        self._check_term(asked)
+        leader = self.core.leader
+        if leader is not None and leader.node_id != self.core.node_id:
+            self._yield_until = float("-inf")  # somebody took over, so the next election is open to all
+
+    def _check_term(self, asked: float) -> None:
+        """End a term that the log no longer knows: the lease may live on although the leader's key is gone."""
+        leader, term = self.core.leader, self._term
+        if term is None or asked < self._term_since:
+            return
+        if leader is None or leader.create_revision != term.create_revision:
+            self._end_soon()
+
+    async def _next_follow(self) -> None:
+        core = self.core
+        if core.epoch is not None and core.lag and not self.leading and not self._complaints.get("follow"):
+            await asyncio.sleep(0)
+        elif self.leading:
+            # Our own blocks cause the hints; the poll alone shows what others did to the log.
+            await asyncio.sleep(core.options.poll_interval)
+        else:
+            await _within(self._wake, core.options.poll_interval)
+
+    async def _watch(self) -> None:
+        async for _ in self.core.sequencer.changes():
+            self._wake.set()
+
+    async def _certify(self) -> None:
+        await steps.publish_signatures(self.core)
+        if await steps.certify(self.core):
+            await steps.publish_signatures(self.core)
+
+    async def _lead(self) -> None:
+        core = self.core
+        patient = self.draining or time.monotonic() < max(self._hold_off, self._yield_until)
+        if patient or core.lag or core.epoch is None or not self.quorum:
+            return
+        began = time.monotonic()
+        self.ending = False
+        term = await lead.campaign(core)
+        if term is None:
+            return
+        self._term, self._term_since = term, time.monotonic()
+        renewal = asyncio.create_task(self._renew(term, began))
+        renewal.add_done_callback(lambda _: self.queue.arrived.set())
+        try:
+            await self._serve(term, renewal)
+        except GoudError:
+            await self._end_term(term, renewal)
+            raise
+        except asyncio.CancelledError:
+            # As after a crash: the lease runs out by itself.
+            renewal.cancel()
+            self.queue.release(core.unsure)
+            raise
+        finally:
+            self._term = None
+        await self._end_term(term, renewal)
+
+    async def _end_term(self, term: Term, renewal: asyncio.Task[None]) -> None:
+        self.leading = False
+        self.queue.release(self.core.unsure)
+        renewal.cancel()
+        await asyncio.wait({renewal})
+        self.core.leader = None
+        try:
+            await self.core.sequencer.resign(term)
+        except (Unavailable, OutcomeUnknown) as error:
+            self._complain("resign", error)  # the lease runs out by itself
+        self._wake.set()
+
+    async def _serve(self, term: Term, renewal: asyncio.Task[None]) -> None:
+        _log.info("elected proposer, term %d", term.create_revision)
+        while not await self._attempt(lambda: lead.prepare(self.core, term), renewal):
+            if renewal.done() or self.ending:
+                return
+        self.leading = True
+        while self.core.unresolved is not None or not (renewal.done() or self.ending):
+            if self.core.unresolved is not None:
+                await self._attempt(lambda: self._settle(term), renewal)
+            elif not len(self.queue):
+                await self.queue.arrived.wait()
+                self.queue.arrived.clear()
+            elif not await self._attempt(lambda: self._propose(term), renewal):
+                await asyncio.sleep(_RETRY_PAUSE)
+
+    async def _attempt(self, step: Callable[[], Awaitable[bool]], renewal: asyncio.Task[None]) -> bool:
+        """Run a step of the term; failures that may pass are paused upon, those that end the term end the renewal."""
+        try:
+            return await step()
+        except CoordinationFull as error:
+            self._note_full(error)
+            self.queue.fail(error, self.core.unsure)
+        except (NotLeader, EpochMismatch, HeightTrimmed) as error:
+            _log.warning("the term ends: %s", error)
+            renewal.cancel()
+            await asyncio.wait({renewal})
+            return False
+        except (Unavailable, OutcomeUnknown) as error:
+            self._complain("propose", error)
+        await asyncio.sleep(_RETRY_PAUSE)
+        return False
+
+    async def _settle(self, term: Term) -> bool:
+        await lead.settle(self.core, term)
+        return True
+
+    async def _propose(self, term: Term) -> bool:
+        core = self.core
+        backlog = core.ledger.height - core.ledger.certified_height
+        if backlog > core.options.max_uncertified:
+            # The log must not fill up with blocks that no majority has confirmed to hold.
+            self.queue.fail(
+                Unavailable(f"{backlog} blocks await the signatures of a majority; start more validators"),
+                self.core.unsure,
+            )
+            return False
+        began = time.monotonic()
+        batch = await lead.propose(core, term, self.queue.waiting())
+        if batch is None:
+            return False
+        self.queue.settle(batch, core.ledger)
+        if batch.chosen:
+            self._hooks.created(time.monotonic() - began)
+            self._hooks.batched(float(len(batch.chosen)))
+        self._quorum_seen = time.monotonic()
+        return True
+
+    async def _renew(self, term: Term, valid_from: float) -> None:
+        """Return when the lease is lost, or may be."""
+        options = self.core.options
+        while time.monotonic() - valid_from < options.lease_ttl:
+            await asyncio.sleep(options.renew_interval)
+            sent = time.monotonic()
+            try:
+                if not await self.core.sequencer.renew(term):
+                    return
+            except (Unavailable, OutcomeUnknown) as error:
+                self._complain("renew", error)
+            else:
+                valid_from = sent
+
+    async def _maintain(self) -> None:
+        full_for = 0.0 if self._full_since is None else time.monotonic() - self._full_since
+        if self._full_since is not None and (self.leading or full_for > _FULL_PATIENCE):
+            await lead.reclaim(self.core)
+            self._full_since = None
+            _log.warning("the log's space was reclaimed")
+        if not self.leading:
+            return
+        await lead.trim(self.core)
+        if time.monotonic() - self._compacted > self.core.options.compact_interval:
+            self._compacted = time.monotonic()
+            await self.core.sequencer.reclaim()
+
+    def _note_full(self, error: CoordinationFull) -> None:
+        if self._full_since is None:
+            self._full_since = time.monotonic()
+            _log.warning("%s", error)
+
+    def _refuse(self, error: EpochMismatch) -> None:
+        if self.core.epoch is None and str(error) != self.refusal:
+            self.refusal = str(error)
+            _log.warning("not taking part: %s", error)
+
+    def _halt(self, error: GoudError) -> None:
+        self.halted = f"{error.code}: {error}"
+        self.leading = False
+        self._end_soon()
+        _log.critical("halted: %s", error)
+        self.queue.fail(Unavailable(f"this node halted ({error.code}); ask another"), self.core.unsure)
+        self.seen.beat()
+
+    def _complain(self, name: str, error: GoudError) -> None:
+        """Log a failure once, not at every repetition."""
+        if self._complaints.get(name) != error.code:
+            self._complaints[name] = error.code
+            _log.warning("%s: %s", name, error)
+
+
+class Pulse:
+    """Wakes everybody who waits at the moment."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def beat(self) -> None:
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def wait(self, timeout: float) -> bool:  # noqa: ASYNC109  # a bound on waiting, which is no failure
+        """Return after the next beat or `timeout` seconds; whether there was a beat."""
+        return await _within(self._event, timeout)
+
+
+async def _within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False

@@ -1,0 +1,119 @@
+"""Leading: win a term, propose one block at a time, trim the log, and give its space back."""
+
+from __future__ import annotations
+
+import time
+
+from goud_node.agreement.sequencer import HeightTrimmed, Term
+from goud_node.chain.block import Block, build
+from goud_node.errors import EpochMismatch, NotLeader, OutcomeUnknown, Unavailable
+from goud_node.replica.batch import Batch, Waiting, compose
+from goud_node.replica.core import Core
+from goud_node.replica.steps import follow
+
+
+async def campaign(core: Core) -> Term | None:
+    """Try once to become the proposer, if nobody is known to be."""
+    if core.epoch is None or core.leader is not None or not core.validator:
+        return None
+    return await core.sequencer.campaign(core.epoch, core.options.lease_ttl)
+
+
+async def prepare(core: Core, term: Term) -> bool:
+    """Follow once more; True when this node has everything that was ordered before its term, so it may propose.
+
+    Raises NotLeader when the term is over.
+    """
+    await follow(core)
+    if core.leader is None or core.leader.create_revision != term.create_revision:
+        raise NotLeader("the term ended before it began", None if core.leader is None else core.leader.node_id)
+    return core.head is not None and core.head.height == core.ledger.height
+
+
+async def propose(core: Core, term: Term, waiting: list[Waiting]) -> Batch | None:
+    """Order one block from what waits, store it, and return what became of the batch; None if nothing to order.
+
+    The batch is chosen against the local tip, and the log accepts the block only as the successor of that very tip: so
+    what is applied already is never ordered again. Raises NotLeader (this block is not and will not be ordered),
+    Unavailable (it is not ordered), OutcomeUnknown (call `settle` until it answers).
+    """
+    if core.unresolved is not None:
+        raise OutcomeUnknown(f"block {core.unresolved.height} is not settled")
+    batch = compose(core.ledger, waiting)
+    if not batch.chosen:
+        return batch
+    tip = core.ledger.tip
+    timestamp = max(core.clock(), tip.timestamp_ms + 1)
+    raws = [entry.raw for entry in batch.chosen]
+    core.unresolved = build(tip, raws, proposer=core.node_id, timestamp_ms=timestamp, key=core.key)
+    core.doubtful = False
+    core.unsure = frozenset(raws)
+    await settle(core, term)
+    return batch
+
+
+async def settle(core: Core, term: Term) -> Block:
+    """Find out what became of `core.unresolved`, proposing the same block again if need be, and store it.
+
+    Safe to repeat, also after the term ended: the fence then makes the answer NotLeader, for good.
+    """
+    block = core.unresolved
+    if block is None:
+        raise NotLeader("nothing is proposed")
+    began = time.monotonic()
+    try:
+        holder = await core.sequencer.commit(term, block)
+    except HeightTrimmed:
+        core.unresolved = None
+        raise
+    except NotLeader:
+        core.unresolved, core.unsure = None, frozenset()
+        raise
+    except OutcomeUnknown:
+        core.doubtful = True
+        raise
+    except Unavailable as error:
+        if core.doubtful:
+            raise OutcomeUnknown(f"block {block.height} may be ordered; the log cannot say yet: {error}") from error
+        core.unresolved, core.unsure = None, frozenset()
+        raise
+    core.measure(time.monotonic() - began)
+    if holder != block.encode():
+        core.unresolved, core.unsure = None, frozenset()
+        raise NotLeader(f"another block holds height {block.height}: this node's term had ended")
+    # Ordered. Should the disk refuse it now, following takes it from the log like any other block.
+    core.unresolved = None
+    await core.append([block])
+    core.unsure = frozenset()
+    return block
+
+
+async def safe_height(core: Core) -> int:
+    """The height up to which a majority of validators hold blocks with certificates on their own disks."""
+    progress = await core.sequencer.progress()
+    genesis = core.ledger.genesis
+    heights = sorted((progress.get(v.node_id, 0) for v in genesis.validators), reverse=True)
+    return heights[genesis.quorum - 1]
+
+
+async def trim(core: Core, keep: int | None = None) -> int:
+    """Drop from the log what a majority can serve, less a short tail; returns the height trimmed to.
+
+    Then every majority contains a node that can serve what the log no longer has.
+    """
+    if core.epoch is None:
+        return 0
+    up_to = await safe_height(core) - (core.options.kept_tail if keep is None else keep)
+    if up_to > core.trimmed:
+        if not await core.sequencer.trim(core.epoch, up_to):
+            core.epoch = None
+            raise EpochMismatch("the log's epoch changed; joining again")
+        core.trimmed = up_to
+    return core.trimmed
+
+
+async def reclaim(core: Core) -> None:
+    """End a space alarm: trim all that is safe, then compact, defragment and disarm."""
+    core.trimmed = 0
+    await trim(core, keep=0)
+    await core.sequencer.reclaim()

@@ -1,0 +1,249 @@
+"""Following: join an epoch, take blocks from the log or from peers, countersign, collect certificates.
+
+Each step is a plain coroutine that awaits only the log, the peers and the disk, can be stopped at any await, and can
+be run again from the start: the model in the tests does exactly that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import takewhile
+
+from goud_node.agreement.sequencer import MAX_SIGNATURES_PER_TXN, Head
+from goud_node.chain.block import Block, Header
+from goud_node.chain.certificate import Certificate, countersign, countersigned
+from goud_node.chain.ledger import Epoch
+from goud_node.errors import ConflictingBlock, EpochMismatch, InvalidBlock, Unavailable
+from goud_node.replica.core import Core
+
+_START_EPOCH = "run `goud-node admin start-epoch` on the node with the longest chain"
+
+
+async def join(core: Core) -> None:
+    """Take part in the log's epoch, beginning the first one on a new chain.
+
+    Raises EpochMismatch when this node's chain is not part of it, Unavailable when it cannot be told yet.
+    """
+    state = await core.sequencer.state()
+    if state.epoch is None:
+        await _begin_first_epoch(core)
+        state = await core.sequencer.state()
+    epoch, head = state.epoch, state.head
+    if epoch is None or head is None:
+        raise Unavailable("the log has no epoch yet")
+    if state.leader is not None and state.leader.node_id == core.node_id:
+        # From a previous life: the lock on this node's database proves that it is over.
+        await core.sequencer.remove_leader(state.leader)
+    await _check_ancestry(core, epoch, head)
+    if core.ledger.epoch != epoch:
+        await core.disk(lambda: core.ledger.set_epoch(epoch))
+    for height in range(core.ledger.certified_height + 1, min(core.ledger.height, epoch.base_height) + 1):
+        block = core.ledger.block(height)
+        if block is not None:
+            await core.sequencer.republish(epoch, block)
+    core.signed, core.reported, core.trimmed = core.ledger.certified_height, None, 0
+    core.observe(state)
+    core.epoch = epoch
+
+
+async def start_epoch(core: Core) -> Epoch:
+    """Begin a new epoch from the local tip and leave the old one; `join` takes this node into it."""
+    state = await core.sequencer.state()
+    numbers = [epoch.number for epoch in (state.epoch, core.ledger.epoch) if epoch is not None]
+    tip = core.ledger.tip
+    new = Epoch(max(numbers, default=0) + 1, tip.height, tip.hash)
+    await core.sequencer.begin_epoch(new, state.epoch)
+    core.epoch = None
+    return new
+
+
+async def follow(core: Core) -> int:
+    """Store what the log has beyond the local tip, one batch; returns how many blocks were taken.
+
+    Raises ConflictingBlock or InvalidBlock when the log contradicts this node's chain: it must then stop.
+    """
+    mine = core.ledger.tip
+    state = await core.sequencer.state()
+    core.observe(state)
+    if core.epoch is None or state.epoch != core.epoch or state.head is None:
+        core.epoch = None
+        raise EpochMismatch("the log's epoch changed; joining again")
+    _check_head(state.head, mine)
+    start = core.ledger.height + 1
+    if state.head.height < start:
+        return 0
+    tail = await core.sequencer.tail(start, core.options.read_batch)
+    if tail.blocks:
+        await core.append([Block.decode(raw) for raw in tail.blocks])
+        return len(tail.blocks)
+    return 0 if tail.first is None else await catch_up(core)
+
+
+async def catch_up(core: Core) -> int:
+    """Store one batch of certified blocks from peers; returns how many.
+
+    A peer that sends nonsense is an Unavailable (another is asked next time); a majority that certified another
+    history is a ConflictingBlock.
+    """
+    start = core.ledger.height + 1
+    pairs = list(await core.peers.fetch(start, core.options.fetch_batch))
+    if not pairs:
+        raise Unavailable(f"no peer has certified block {start} yet; waiting for one")
+    blocks, certificates = [block for block, _ in pairs], [certificate for _, certificate in pairs]
+    _check_base(core, blocks)
+    tip = core.ledger.tip
+    try:
+        _check_pairs(pairs)
+        await core.append(blocks, certificates)
+    except ConflictingBlock:
+        raise
+    except InvalidBlock as error:
+        _check_fork(core, tip, *pairs[0])
+        raise Unavailable(f"a peer sent a block that does not hold: {error}") from error
+    core.signed = max(core.signed, core.ledger.certified_height)
+    return len(blocks)
+
+
+async def publish_signatures(core: Core) -> int:
+    """Countersign what is durable here and not yet certified, and report the certified height; returns how many."""
+    if core.epoch is None or not core.validator:
+        return 0
+    certified = core.ledger.certified_height
+    start = max(core.signed, certified) + 1
+    stop = min(core.ledger.height, start + MAX_SIGNATURES_PER_TXN - 1)
+    if start > stop and core.reported == certified:
+        return 0
+    signatures = {height: countersign(core.key, core.hash_at(height)) for height in range(start, stop + 1)}
+    if not await core.sequencer.countersign(core.epoch, signatures, certified):
+        core.epoch = None
+        raise EpochMismatch("the log's epoch changed; joining again")
+    core.signed = max(core.signed, start - 1, stop)
+    core.reported = certified
+    return len(signatures)
+
+
+async def certify(core: Core) -> int:
+    """Store the certificates that have become complete; returns how many."""
+    start, height = core.ledger.certified_height + 1, core.ledger.height
+    if core.epoch is None or start > height:
+        return 0
+    limit = min(core.options.fetch_batch, height - start + 1)
+    found = await core.sequencer.signatures(start, limit)
+    candidates = (_certificate(core, at, found.get(at, {})) for at in range(start, start + limit))
+    # Without a gap: one in the middle would be found again and again, and hide that its predecessor is missing.
+    certificates = [certificate for certificate in takewhile(_complete, candidates) if certificate is not None]
+    core.patience = core.options.patience if certificates else core.patience - 1
+    if core.patience < 0:
+        # Others may have gone on without this node: then the signatures are trimmed, and peers have the proof.
+        core.patience = core.options.patience
+        pairs = await core.peers.fetch(start, limit)
+        certificates = [certificate for _, certificate in pairs if start <= certificate.height <= height]
+    if certificates:
+        await core.disk(lambda: core.ledger.certify(certificates))
+        core.forget_certified()
+    return len(certificates)
+
+
+async def _begin_first_epoch(core: Core) -> None:
+    # A node that ever took part knows that this is not the beginning, even if it has seen no block yet.
+    if core.ledger.height > 0 or core.ledger.epoch is not None:
+        raise EpochMismatch(
+            f"the log is empty, but this node took part before and holds {core.ledger.height} blocks: "
+            f"if the log was lost, {_START_EPOCH}"
+        )
+    if not core.validator:
+        raise Unavailable("the log is empty; waiting for a validator to begin the chain")
+    for node, height in (await core.peers.heights()).items():
+        if height > 0:
+            raise EpochMismatch(f"the log is empty, but {node} holds {height} blocks: {_START_EPOCH}")
+    genesis = core.ledger.tip
+    await core.sequencer.begin_epoch(Epoch(1, 0, genesis.hash), None)
+
+
+async def _check_ancestry(core: Core, epoch: Epoch, head: Head) -> None:
+    """Raise EpochMismatch unless the local chain is a beginning of the chain that the log continues."""
+    mine, tip = core.ledger.epoch, core.ledger.tip
+    if mine is not None and (mine.number > epoch.number or (mine.number == epoch.number and mine != epoch)):
+        raise EpochMismatch(
+            f"this node is in epoch {mine.number}, the log in epoch {epoch.number}: the log was replaced; "
+            f"{_START_EPOCH}"
+        )
+    if tip.height > head.height:
+        raise EpochMismatch(
+            f"this node holds {tip.height} blocks, the log ends at {head.height}: the log lost blocks; {_START_EPOCH}"
+        )
+    if tip.height >= epoch.base_height and core.hash_at(epoch.base_height) != epoch.base_hash:
+        raise EpochMismatch(
+            f"epoch {epoch.number} began on another block {epoch.base_height} than this node holds; "
+            "restore it from the same backup as the others, or empty its volume"
+        )
+    if mine == epoch or tip.height <= epoch.base_height:
+        return
+    # Blocks beyond the base, from another epoch: only if they are the very blocks of this one.
+    tail = await core.sequencer.tail(tip.height, 1)
+    ordered = Block.decode(tail.blocks[0]).hash if tail.blocks else None
+    if ordered is None and head.height == tip.height:
+        ordered = head.hash
+    if ordered is None:
+        pairs = await core.peers.fetch(tip.height, 1)
+        ordered = next((block.hash for block, _ in pairs if block.height == tip.height), None)
+    if ordered is None:
+        raise Unavailable(f"nobody shows block {tip.height} of epoch {epoch.number} yet; waiting")
+    if ordered != tip.hash:
+        raise EpochMismatch(
+            f"this node's block {tip.height} is not the one of epoch {epoch.number}; "
+            "restore it from the same backup as the others, or empty its volume"
+        )
+
+
+def _check_head(head: Head, mine: Header) -> None:
+    """`mine` was the tip before `head` was read: an honest log cannot be behind it."""
+    if head.height < mine.height:
+        raise ConflictingBlock(
+            f"the log ends at block {head.height}, but this node already held {mine.height}: the log lost blocks; "
+            f"restore it, or {_START_EPOCH}"
+        )
+    if head.height == mine.height and head.hash != mine.hash:
+        raise ConflictingBlock(
+            f"the log holds another block {mine.height} than this node; one of them was tampered with"
+        )
+
+
+def _check_base(core: Core, blocks: Sequence[Block]) -> None:
+    for block in blocks:
+        if core.epoch and block.height == core.epoch.base_height and block.hash != core.epoch.base_hash:
+            raise ConflictingBlock(
+                f"peers certified another block {block.height} than the one epoch {core.epoch.number} began on"
+            )
+
+
+def _check_pairs(pairs: Sequence[tuple[Block, Certificate]]) -> None:
+    for block, certificate in pairs:
+        if (block.height, block.hash) != (certificate.height, certificate.block_hash):
+            raise InvalidBlock(f"the certificate beside block {block.height} is not for it")
+
+
+def _check_fork(core: Core, tip: Header, block: Block, certificate: Certificate) -> None:
+    """Raise ConflictingBlock if a majority really certified a successor of something else than our tip."""
+    if block.height != tip.height + 1 or block.header.previous == tip.hash or block.hash != certificate.block_hash:
+        return
+    try:
+        certificate.verify(core.ledger.genesis)
+    except InvalidBlock:
+        return
+    raise ConflictingBlock(
+        f"a majority certified block {block.height}, which does not follow this node's block {tip.height}: "
+        "this node's chain is not the common one"
+    )
+
+
+def _complete(certificate: Certificate | None) -> bool:
+    return certificate is not None
+
+
+def _certificate(core: Core, height: int, signatures: dict[str, bytes]) -> Certificate | None:
+    genesis, block_hash = core.ledger.genesis, core.hash_at(height)
+    if len(signatures) < genesis.quorum:
+        return None
+    valid = {n: s for n, s in signatures.items() if countersigned(genesis, n, block_hash, s)}
+    return Certificate(height, block_hash, valid) if len(valid) >= genesis.quorum else None

@@ -1,0 +1,180 @@
+"""From start to exit: what runs side by side, what a signal does, and in which order everything ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import uvloop
+
+from goud_node.errors import GoudError
+from goud_node.service import identity as identities
+from goud_node.service.listeners import Listener, address, bind
+from goud_node.service.node import Node, build
+from goud_node.settings import LogFormat, Settings
+from goud_node.telemetry import configure_logging
+
+_log = logging.getLogger(__name__)
+_STOP_SECONDS: Final = 8.5
+
+
+class ServiceFailed(GoudError):
+    """A part of the node ended by itself: a defect, the log has the cause."""
+
+    code = "service-failed"
+
+
+def serve(settings: Settings) -> None:
+    """Run a node until SIGTERM or SIGINT.
+
+    Raises GoudError before anything is served when the node must not start, and ServiceFailed when a part of it broke
+    down later (everything else has been closed in order then).
+    """
+    configure_logging(settings.log_level, as_json=settings.log_format is LogFormat.JSON)
+    identity = identities.load(settings)
+    with (
+        bind(settings.http_host, settings.http_port, "GOUD_HTTP_PORT") as http,
+        bind(settings.peer_host, settings.peer_port, "GOUD_PEER_PORT") as peer,
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        runner.run(_run(settings, identity, http, peer))
+
+
+async def _run(settings: Settings, identity: identities.Identity, http: socket.socket, peer: socket.socket) -> None:
+    asked = asyncio.Event()
+    with _signals(asked):
+        node = build(settings, identity)
+        # What was imported and built stays for good: later collections, the last one included, need not look at it.
+        gc.collect()
+        gc.freeze()
+        try:
+            parts = start(node, http, peer)
+            _log.info(
+                "node %s of chain %s serves http://%s, peers on %s, at height %d",
+                settings.node_id,
+                identity.genesis.chain_id,
+                address(http),
+                address(peer),
+                node.ledger.height,
+            )
+            failed = await _until_asked(parts, asked)
+            began = time.monotonic()
+            await stop(node, parts)
+        finally:
+            await node.close()
+        _log.info("stopped in %.1f s at height %d", time.monotonic() - began, node.ledger.height)
+    if failed is not None:
+        raise ServiceFailed(f"The node stopped because {failed} broke down; its log has the cause.")
+
+
+@dataclass
+class Parts:
+    """What runs side by side; a part that ends by itself is a defect."""
+
+    public: Listener
+    peer: Listener
+    tasks: dict[str, asyncio.Task[None]]
+
+
+def start(node: Node, http: socket.socket, peer: socket.socket) -> Parts:
+    """Start every part, serving on two listening sockets."""
+    public, private = Listener(node.api, http, node.settings), Listener(node.peer_api, peer, node.settings)
+    work = {
+        "the peer interface": private.run(),
+        "the replica": node.replica.run(),
+        "the public interface": public.run(),
+        "the event stream": node.broadcaster.run(),
+        "the peer watch": node.peers.watch(node.settings.peer_poll_seconds),
+        "the checkpoint sweep": node.checkpoints.sweep_forever(),
+    }
+    return Parts(public, private, {name: asyncio.create_task(task, name=name) for name, task in work.items()})
+
+
+async def _until_asked(parts: Parts, asked: asyncio.Event) -> str | None:
+    """Wait for a signal, or for a part that ends; its name."""
+    signalled = asyncio.create_task(asked.wait())
+    done, _ = await asyncio.wait([signalled, *parts.tasks.values()], return_when=asyncio.FIRST_COMPLETED)
+    if signalled in done:
+        return None
+    signalled.cancel()
+    for name, task in parts.tasks.items():
+        if task.done():
+            _log.critical("%s broke down", name, exc_info=None if task.cancelled() else task.exception())
+            return name
+    return None
+
+
+async def stop(node: Node, parts: Parts) -> None:
+    """Red at once, then hand over while the balancer moves away, then finish what is in flight, then close."""
+    budget = _Budget(_STOP_SECONDS)
+    node.replica.drain()
+    _log.info("draining for %g s", node.settings.drain_delay_seconds)
+    await asyncio.gather(asyncio.sleep(node.settings.drain_delay_seconds), _hand_over(node, budget))
+    parts.public.stop()
+    await _ended(parts, "the public interface", budget.at_most(node.settings.shutdown_seconds + 0.5))
+    with _logged("the replica did not stop in time"):
+        async with asyncio.timeout(budget.at_most(2.0)):
+            await node.replica.stop()
+    await _ended(parts, "the replica", budget.at_most(1.0))
+    parts.peer.stop()
+    await _ended(parts, "the peer interface", budget.at_most(1.0))
+    for task in parts.tasks.values():
+        task.cancel()
+    await asyncio.gather(*parts.tasks.values(), return_exceptions=True)
+
+
+async def _hand_over(node: Node, budget: _Budget) -> None:
+    if len(node.identity.genesis.validators) < 2 or not node.settings.etcd_endpoints:
+        return
+    with _logged("no other node took the lead in time"):
+        async with asyncio.timeout(budget.at_most(4.0)):
+            if not await node.replica.hand_over():
+                raise TimeoutError
+
+
+async def _ended(parts: Parts, name: str, seconds: float) -> None:
+    await asyncio.wait([parts.tasks[name]], timeout=seconds)
+    if not parts.tasks[name].done():
+        _log.warning("%s did not end within %.1f s and is cut off", name, seconds)
+
+
+class _Budget:
+    """Seconds left of the whole shutdown: an engine kills after ten, and closing the database needs the rest."""
+
+    def __init__(self, seconds: float) -> None:
+        self._end = time.monotonic() + seconds
+
+    def at_most(self, seconds: float) -> float:
+        return max(0.05, min(seconds, self._end - time.monotonic()))
+
+
+@contextlib.contextmanager
+def _logged(message: str) -> Iterator[None]:
+    """A step of the shutdown that fails must not keep the later ones from happening."""
+    try:
+        yield
+    except TimeoutError:
+        _log.warning(message)
+    except GoudError as error:
+        _log.warning("%s: %s", message, error)
+
+
+@contextlib.contextmanager
+def _signals(asked: asyncio.Event) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    wanted = (signal.SIGTERM, signal.SIGINT)
+    for number in wanted:
+        loop.add_signal_handler(number, asked.set)
+    try:
+        yield
+    finally:
+        for number in wanted:
+            loop.remove_signal_handler(number)

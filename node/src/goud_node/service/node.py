@@ -1,0 +1,186 @@
+"""The composition root: builds every part of a node from its settings, and takes it apart again."""
+
+from __future__ import annotations
+
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from goud_node.agreement.channels import TlsFiles
+from goud_node.agreement.embedded import EmbeddedKv
+from goud_node.agreement.etcd import EtcdKv
+from goud_node.agreement.kv import Kv
+from goud_node.agreement.sequencer import Sequencer
+from goud_node.api.app import create_app
+from goud_node.api.context import Context
+from goud_node.api.events import Broadcaster
+from goud_node.api.secrets import Keyring
+from goud_node.api.tokens import Tokens
+from goud_node.chain.ledger import Ledger
+from goud_node.chain.volume import open_volume
+from goud_node.errors import ConfigurationError
+from goud_node.peer.checkpoints import OperatorCheckpoints
+from goud_node.peer.client import PeerClient
+from goud_node.peer.server import PeerContext, create_peer_app
+from goud_node.peer.tokens import OPERATOR, Signer, Verifier
+from goud_node.replica.replica import Replica
+from goud_node.replica.types import Hooks, Options
+from goud_node.service.identity import Identity
+from goud_node.settings import Settings
+from goud_node.store import RocksStore
+from goud_node.store.checkpoint import Checkpoints
+from goud_node.store.schema import SchemaPolicy
+from goud_node.store.volume import Volume
+from goud_node.telemetry import Metrics
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Node:
+    """Every part of a running node. Build it inside a running event loop; close it once everything has stopped."""
+
+    settings: Settings
+    identity: Identity
+    store: RocksStore
+    ledger: Ledger
+    executor: ThreadPoolExecutor
+    kv: Kv
+    peers: PeerClient
+    replica: Replica
+    metrics: Metrics
+    checkpoints: OperatorCheckpoints
+    broadcaster: Broadcaster
+    api: FastAPI
+    peer_api: FastAPI
+
+    async def close(self) -> None:
+        """Finish writes, then release every connection and the database's lock."""
+        self.executor.shutdown(wait=True)
+        await self.peers.close()
+        await self.kv.close()
+        self.store.close()
+
+
+def build(settings: Settings, identity: Identity) -> Node:
+    """Open the volume and put the node together. Raises the errors of `open_volume`, ConfigurationError."""
+    store, ledger = open_volume(
+        settings.data_dir,
+        identity.genesis,
+        must_be_mount=settings.data_must_be_mount,
+        policy=SchemaPolicy(settings.schema_policy.value),
+    )
+    try:
+        return _assemble(settings, identity, store, ledger)
+    except BaseException:
+        store.close()
+        raise
+
+
+def _assemble(settings: Settings, identity: Identity, store: RocksStore, ledger: Ledger) -> Node:
+    # Only now: a secret is never generated on a volume that has not been proven to be ours.
+    tokens = _tokens(settings)
+    executor = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+    kv: Kv
+    if settings.etcd_endpoints:
+        kv = EtcdKv(settings.etcd_endpoints, _tls(settings), timeout=settings.etcd_timeout_seconds)
+    else:
+        kv = EmbeddedKv(store, executor=executor)
+    metrics = Metrics()
+    signer = Signer(identity.key, settings.node_id)
+    verifier = _verifier(settings, identity)
+    peers = PeerClient(
+        identity.peers, identity.genesis.chain_id, signer, verifier, forward_seconds=settings.submit_deadline_seconds
+    )
+    replica = Replica(
+        ledger,
+        Sequencer(kv, identity.genesis.chain_id, settings.node_id),
+        peers,
+        identity.key,
+        settings.node_id,
+        clock=lambda: int(time.time() * 1000),
+        validator=identity.validator,
+        options=Options(lease_ttl=settings.lease_seconds, submit_deadline=settings.submit_deadline_seconds),
+        hooks=Hooks(
+            committed=metrics.coordination.observe,
+            created=metrics.block_creation.observe,
+            batched=metrics.batch.observe,
+        ),
+        executor=executor,
+    )
+    checkpoints = OperatorCheckpoints(Checkpoints(store, settings.checkpoints_dir), ttl=settings.checkpoint_ttl_seconds)
+    context = Context(
+        settings=settings,
+        genesis=identity.genesis,
+        ledger=ledger,
+        replica=replica,
+        peers=peers,
+        tokens=tokens,
+        metrics=metrics,
+        volume=Volume(store, settings.data_dir, max_age=settings.volume_refresh_seconds).metrics,
+        version=version("goud-node"),
+    )
+    metrics.watch(context.snapshot)
+    broadcaster = Broadcaster(context)
+    peer_context = PeerContext(
+        node_id=settings.node_id,
+        genesis=identity.genesis,
+        ledger=ledger,
+        replica=replica,
+        checkpoints=checkpoints,
+        verifier=verifier,
+        signer=signer,
+        metrics=metrics,
+        version=context.version,
+    )
+    return Node(
+        settings=settings,
+        identity=identity,
+        store=store,
+        ledger=ledger,
+        executor=executor,
+        kv=kv,
+        peers=peers,
+        replica=replica,
+        metrics=metrics,
+        checkpoints=checkpoints,
+        broadcaster=broadcaster,
+        api=create_app(context, broadcaster),
+        peer_api=create_peer_app(peer_context),
+    )
+
+
+def _tokens(settings: Settings) -> Tokens:
+    # A file that was configured is supplied by the operator: generating one in its place would hide that it is missing.
+    signing = Keyring.load(settings.jwt_secret_path, generate=settings.jwt_secret_file is None)
+    wrapping = Keyring.load(settings.session_secret_path, generate=settings.session_secret_file is None)
+    return Tokens(signing, wrapping, ttl=settings.token_ttl_seconds, cache_size=settings.key_cache_size)
+
+
+def _verifier(settings: Settings, identity: Identity) -> Verifier:
+    keys = dict(identity.keys)
+    if settings.operator_public_key is not None:
+        keys[OPERATOR] = bytes.fromhex(settings.operator_public_key)
+    return Verifier(settings.node_id, keys)
+
+
+def _tls(settings: Settings) -> TlsFiles | None:
+    files = (settings.etcd_ca_file, settings.etcd_cert_file, settings.etcd_key_file)
+    if settings.etcd_endpoints and not any(files):
+        _log.warning("etcd is used without TLS: set GOUD_ETCD_CA_FILE, GOUD_ETCD_CERT_FILE and GOUD_ETCD_KEY_FILE")
+    if not all(files):
+        return None
+    authority, certificate, key = (_read(path) for path in files if path is not None)
+    return TlsFiles(authority, certificate, key)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"Cannot read {path}: {error.strerror}.") from error

@@ -1,0 +1,147 @@
+"""Checkpoints: consistent copies of the database made of hard links, each leased for a time.
+
+A checkpoint pins the space of files that compaction would free, so one that is not released expires.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+from rocksdict import Checkpoint
+
+from goud_node.errors import StoreError
+from goud_node.store import durable, floor
+from goud_node.store.database import RocksStore
+from goud_node.store.failures import classified
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+MAX_TTL_SECONDS = 7 * 24 * 3600
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """A checkpoint at `path`; `expires_at` is Unix time in seconds, `files` maps names to sizes in bytes."""
+
+    path: Path
+    id: str
+    expires_at: float
+    files: dict[str, int]
+
+
+class Checkpoints:
+    """All checkpoints under one directory, which must be on the database's file system."""
+
+    def __init__(self, store: RocksStore, directory: Path, clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._directory = directory
+        self._clock = clock
+        self._lock = Lock()
+
+    def create(self, checkpoint_id: str, ttl_seconds: float) -> CheckpointInfo:
+        """Flush, then link. Blocks the calling thread for the flush, so call it from a worker thread.
+
+        Raises StoreError for a bad or taken id, StoreFull when the disk is full; nothing is left behind then.
+        """
+        if not _ID.fullmatch(checkpoint_id):
+            raise StoreError("A checkpoint id has 1 to 64 letters, digits, dashes and underscores.")
+        if not 0 < ttl_seconds <= MAX_TTL_SECONDS:
+            raise StoreError(f"A checkpoint lives more than 0 and at most {MAX_TTL_SECONDS} seconds.")
+        with self._lock:
+            return self._create(checkpoint_id, self._clock() + ttl_seconds)
+
+    def _create(self, checkpoint_id: str, expires_at: float) -> CheckpointInfo:
+        path = self._directory / checkpoint_id
+        if path.exists() or self._lease(checkpoint_id).exists():
+            raise StoreError(f"Checkpoint {checkpoint_id} exists already. Release it or choose another id.")
+        self._prepare_directory()
+        # Flushing inside the checkpoint would hold the interpreter lock for as long as the memory takes to write.
+        self._store.flush()
+        sequence = self._store.sequence_number()
+        durable.replace(self._lease(checkpoint_id), json.dumps({"expires_at": expires_at}).encode())
+        try:
+            with classified(self._store.path):
+                Checkpoint(self._store.database).create_checkpoint(str(path))
+            floor.raise_to(path, sequence)
+            return CheckpointInfo(path, checkpoint_id, expires_at, _files(path))
+        except BaseException:
+            self._remove(checkpoint_id)
+            raise
+
+    def _prepare_directory(self) -> None:
+        self._directory.mkdir(exist_ok=True)
+        if self._directory.stat().st_dev != self._store.path.stat().st_dev:
+            raise StoreError(
+                f"{self._directory} and {self._store.path} are on different file systems: a checkpoint would copy the "
+                "whole database. Put both on one volume."
+            )
+
+    def release(self, checkpoint_id: str) -> bool:
+        """Remove the checkpoint and free what it pinned. False when there is none of this id."""
+        if not _ID.fullmatch(checkpoint_id):
+            return False
+        with self._lock:
+            if not (self._directory / checkpoint_id).exists():
+                return False
+            self._remove(checkpoint_id)
+            return True
+
+    def sweep(self) -> list[str]:
+        """Remove checkpoints that are expired, unfinished or without a readable lease; their ids."""
+        with self._lock:
+            if not self._directory.is_dir():
+                return []
+            now = self._clock()
+            leases = self._leases()
+            stale = sorted(
+                {entry.name for entry in self._directory.iterdir() if entry.is_dir()}
+                - {name for name, expires_at in leases.items() if expires_at > now}
+            )
+            orphans = {name for name in leases if not (self._directory / name).is_dir()}
+            for name in {*stale, *orphans}:
+                self._remove(name)
+            return stale
+
+    def list(self) -> list[CheckpointInfo]:
+        """Live checkpoints, by id."""
+        with self._lock:
+            return [
+                CheckpointInfo(self._directory / name, name, expires_at, _files(self._directory / name))
+                for name, expires_at in sorted(self._leases().items())
+                if (self._directory / name).is_dir()
+            ]
+
+    def _remove(self, name: str) -> None:
+        for path in (self._directory / name, self._directory / f"{name}.tmp"):
+            if path.exists():
+                shutil.rmtree(path)
+        # The lease goes last: a removal that is interrupted is finished by the next sweep.
+        self._lease(name).unlink(missing_ok=True)
+
+    def _lease(self, checkpoint_id: str) -> Path:
+        return self._directory / f"{checkpoint_id}.json"
+
+    def _leases(self) -> dict[str, float]:
+        leases: dict[str, float] = {}
+        if self._directory.is_dir():
+            for path in self._directory.glob("*.json"):
+                leases[path.stem] = _expiry(path)
+        return leases
+
+
+def _expiry(path: Path) -> float:
+    try:
+        return float(json.loads(path.read_bytes())["expires_at"])
+    except (OSError, ValueError, KeyError, TypeError):
+        # An unreadable lease protects nothing: space must not stay pinned because a file is damaged.
+        return 0.0
+
+
+def _files(path: Path) -> dict[str, int]:
+    return {entry.name: entry.stat().st_size for entry in sorted(path.iterdir()) if entry.is_file()}

@@ -1,0 +1,93 @@
+"""Figures of the data volume, cheap enough for every scrape."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+from goud_node.errors import StoreError
+from goud_node.store.database import RocksStore
+
+MAX_AGE_SECONDS = 5.0
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class VolumeMetrics:
+    """`disk_used_bytes` counts this database's files in use, `disk_used_mb` is that in MiB.
+
+    Capacity and free are the file system's, in bytes.
+    """
+
+    disk_used_bytes: int
+    disk_used_mb: float
+    mount_path: str
+    rocksdb_present: bool
+    sst_file_count: int
+    capacity_bytes: int
+    free_bytes: int
+
+    @property
+    def used_fraction(self) -> float:
+        """Share of the file system that is not free for us, 0 to 1: what the disk thresholds look at."""
+        return 1 - self.free_bytes / self.capacity_bytes if self.capacity_bytes else 0.0
+
+
+class Volume:
+    """Measures at most every `max_age` seconds; costs one directory listing and RocksDB's own list of files."""
+
+    def __init__(
+        self,
+        store: RocksStore,
+        data_dir: Path,
+        *,
+        max_age: float = MAX_AGE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._data_dir = data_dir
+        self._max_age = max_age
+        self._clock = clock
+        self._lock = Lock()
+        self._cached: VolumeMetrics | None = None
+        self._measured_at = 0.0
+
+    def metrics(self) -> VolumeMetrics:
+        """Raises StoreError when the volume cannot be read: a figure is never made up."""
+        with self._lock:
+            now = self._clock()
+            if self._cached is None or now - self._measured_at >= self._max_age:
+                self._cached = self._measure()
+                self._measured_at = now
+            return self._cached
+
+    def _measure(self) -> VolumeMetrics:
+        files = self._store.live_files()
+        try:
+            used = sum(int(file["size"]) for file in files) + _log_bytes(self._store.path)
+            disk = os.statvfs(self._data_dir)
+        except OSError as error:
+            raise StoreError(f"Cannot measure the volume {self._data_dir}: {error.strerror}.") from error
+        return VolumeMetrics(
+            disk_used_bytes=used,
+            disk_used_mb=round(used / MIB, 3),
+            mount_path=str(self._data_dir),
+            rocksdb_present=(self._store.path / "CURRENT").is_file(),
+            sst_file_count=len(files),
+            capacity_bytes=disk.f_blocks * disk.f_frsize,
+            free_bytes=disk.f_bavail * disk.f_frsize,
+        )
+
+
+def _log_bytes(path: Path) -> int:
+    """Write-ahead logs (the memory not yet in data files) and the manifest."""
+    with os.scandir(path) as entries:
+        return sum(
+            entry.stat().st_size
+            for entry in entries
+            if entry.name.endswith(".log") or entry.name.startswith("MANIFEST")
+        )

@@ -1,0 +1,3 @@
+"""Tests of the ordered log, alone and under replicas."""
+
+from __future__ import annotations

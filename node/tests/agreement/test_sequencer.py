@@ -1,0 +1,127 @@
+"""The sequencer's answers, case by case, on the embedded log."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from goud_node.agreement.embedded import EmbeddedKv
+from goud_node.agreement.kv import Put
+from goud_node.agreement.sequencer import HeightTrimmed, Sequencer, Term
+from goud_node.chain.block import Block, build
+from goud_node.chain.genesis import Genesis, Validator
+from goud_node.chain.keys import SigningKey
+from goud_node.chain.ledger import Epoch
+from goud_node.errors import CorruptStore, GoudError, NotLeader, Unavailable
+from goud_node.store.memory import MemoryStore
+
+from .trio import account
+
+KEY = SigningKey.from_seed(hashlib.sha256(b"sequencer").digest())
+GENESIS = Genesis("sequencer", 0, (Validator("n1", KEY.public),))
+EPOCH = Epoch(1, 0, GENESIS.block().hash)
+
+
+def after(block: Block, label: str) -> Block:
+    return build(block.header, [account(label)], proposer="n1", key=KEY, timestamp_ms=1)
+
+
+async def begin() -> tuple[EmbeddedKv, Sequencer, Term]:
+    kv = EmbeddedKv(MemoryStore())
+    log = Sequencer(kv, GENESIS.chain_id, "n1")
+    await log.begin_epoch(EPOCH, None)
+    term = await log.campaign(EPOCH, 60)
+    assert term is not None
+    return kv, log, term
+
+
+async def test_blocks_are_ordered_once_and_read_back() -> None:
+    _, log, term = await begin()
+    one = after(GENESIS.block(), "one")
+    assert await log.commit(term, one) == one.encode()
+    rival = after(GENESIS.block(), "rival")
+    assert await log.commit(term, rival) == one.encode()
+    assert await log.commit(term, one) == one.encode()
+    two = after(one, "two")
+    await log.commit(term, two)
+    assert (await log.tail(1, 10)).blocks == [one.encode(), two.encode()]
+    assert (await log.tail(2, 10)).blocks == [two.encode()]
+    nothing = await log.tail(3, 10)
+    assert (nothing.first, nothing.blocks) == (None, [])
+    state = await log.state()
+    assert state.head is not None
+    assert (state.head.height, state.head.hash) == (2, two.hash)
+
+
+async def test_a_block_that_skips_or_forks_is_never_ordered() -> None:
+    _, log, term = await begin()
+    one = after(GENESIS.block(), "one")
+    with pytest.raises(NotLeader):
+        await log.commit(term, after(one, "two"))
+    await log.commit(term, one)
+    fork = after(after(GENESIS.block(), "rival"), "two")
+    with pytest.raises(NotLeader):
+        await log.commit(term, fork)
+
+
+async def test_an_ended_term_orders_nothing() -> None:
+    kv, log, term = await begin()
+    other = Sequencer(kv, GENESIS.chain_id, "n2")
+    assert await other.campaign(EPOCH, 60) is None
+    await log.resign(term)
+    assert not await log.renew(term)
+    successor = await other.campaign(EPOCH, 60)
+    assert successor is not None
+    with pytest.raises(NotLeader):
+        await log.commit(term, after(GENESIS.block(), "stale"))
+    state = await log.state()
+    assert state.leader is not None
+    assert state.leader.node_id == "n2"
+    await other.remove_leader(state.leader)
+    assert (await log.state()).leader is None
+
+
+async def test_a_trimmed_height_is_never_taken_again() -> None:
+    _, log, term = await begin()
+    one = after(GENESIS.block(), "one")
+    two = after(one, "two")
+    await log.commit(term, one)
+    await log.commit(term, two)
+    assert await log.trim(EPOCH, 2)
+    with pytest.raises(HeightTrimmed):
+        await log.commit(term, after(GENESIS.block(), "stale"))
+    assert (await log.tail(1, 10)).first == 3
+    await log.commit(term, after(two, "three"))
+    gap = await log.tail(1, 10)
+    assert (gap.first, gap.blocks) == (3, [])
+
+
+async def test_signatures_and_progress_belong_to_their_epoch() -> None:
+    _, log, term = await begin()
+    await log.commit(term, after(GENESIS.block(), "one"))
+    assert await log.countersign(EPOCH, {1: b"s1", 2: b"s2"}, 0)
+    assert await log.signatures(1, 1) == {1: {"n1": b"s1"}}
+    assert await log.signatures(1, 5) == {1: {"n1": b"s1"}, 2: {"n1": b"s2"}}
+    assert await log.progress() == {"n1": 0}
+    new = Epoch(2, 0, GENESIS.block().hash)
+    await log.begin_epoch(new, EPOCH)
+    await log.begin_epoch(new, EPOCH)
+    assert await log.progress() == {}
+    assert not await log.countersign(EPOCH, {}, 9)
+    assert not await log.trim(EPOCH, 9)
+    assert not await log.republish(EPOCH, after(GENESIS.block(), "old"))
+    with pytest.raises(NotLeader):
+        await log.commit(term, after(GENESIS.block(), "old"))
+    with pytest.raises(Unavailable):
+        await log.begin_epoch(Epoch(2, 0, bytes(32)), EPOCH)
+    with pytest.raises(GoudError):
+        await log.countersign(new, dict.fromkeys(range(101), b""), 0)
+
+
+async def test_unreadable_control_keys_are_named() -> None:
+    kv, log, _ = await begin()
+
+    await kv.txn([], [Put(f"/goud/{GENESIS.chain_id}/head".encode(), b"\xff")])
+    with pytest.raises(CorruptStore):
+        await log.state()

@@ -1,0 +1,3 @@
+"""Tests of goud_node.api."""
+
+from __future__ import annotations

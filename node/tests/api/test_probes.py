@@ -1,0 +1,194 @@
+"""Probes, health and metrics say what is measured."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from goud_node.api import submit
+from goud_node.errors import StoreFull
+
+from .support import Account, Live, assert_problem
+
+GUIDE = {
+    "goud_volume_disk_used_bytes",
+    "goud_volume_disk_used_mb",
+    "goud_volume_rocksdb_present",
+    "goud_volume_sst_files",
+    "goud_chain_length",
+    "goud_peer_count",
+    "goud_key_cache_hit_rate",
+}
+DESIGN = {
+    "goud_volume_disk_capacity_bytes",
+    "goud_volume_disk_free_bytes",
+    "goud_block_creation_seconds",
+    "goud_commit_latency_seconds",
+    "goud_proposer",
+    "goud_epoch",
+    "goud_chain_lag_blocks",
+    "goud_http_request_seconds",
+    "process_resident_memory_bytes",
+    "process_open_fds",
+}
+
+
+def scrape(http: httpx.Client) -> dict[str, float]:
+    """Samples without labels, by name."""
+    text = http.get("/api/metrics/prometheus").text
+    families = text_string_to_metric_families(text)
+    return {sample.name: sample.value for family in families for sample in family.samples if not sample.labels}
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, live: Live, **changes: object) -> None:
+    status = replace(live.node.replica.status, **changes)  # type: ignore[arg-type]  # names are checked at run time
+    monkeypatch.setattr(type(live.node.replica), "status", property(lambda _: status))
+
+
+def test_livez_answers(http: httpx.Client) -> None:
+    assert http.get("/livez").json() == {"status": "alive"}
+
+
+def test_ready_names_every_check(http: httpx.Client) -> None:
+    answer = http.get("/readyz")
+    assert answer.status_code == 200
+    assert set(answer.json()["checks"]) == {"store", "disk", "synced", "quorum", "draining"}
+    assert all(check["ok"] for check in answer.json()["checks"].values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "check"),
+    [
+        ({"quorum": False}, "quorum"),
+        ({"synced": False, "lag": 40}, "synced"),
+        ({"draining": True}, "draining"),
+        ({"halted": "conflicting-block: two at height 3"}, "store"),
+    ],
+)
+def test_each_check_turns_readiness_red(
+    http: httpx.Client, live: Live, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object], check: str
+) -> None:
+    pretend(monkeypatch, live, **changes)
+    document = assert_problem(http.get("/readyz"), 503, "not-ready")
+    assert document["failed"] == [check]
+    assert document["checks"][check]["ok"] is False
+
+
+def test_reads_go_on_without_a_quorum(http: httpx.Client, live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, live, quorum=False, synced=False, lag=0)
+    assert http.get("/readyz").status_code == 503
+    assert http.get("/readyz", params={"for": "reads"}).status_code == 200
+    assert http.get("/health").json()["status"] == "degraded"
+
+
+def test_a_node_that_lags_is_not_ready_for_reads(
+    http: httpx.Client, live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, live, quorum=False, synced=False, lag=3)
+    assert http.get("/readyz", params={"for": "reads"}).status_code == 503
+
+
+def test_a_full_disk_is_red_and_refuses_writes_only(
+    http: httpx.Client, live: Live, account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = live.node.api.state.context
+    full = replace(context.volume(), free_bytes=context.volume().capacity_bytes // 100)
+    monkeypatch.setattr(context, "volume", lambda: full)
+    assert assert_problem(http.get("/readyz"), 503, "not-ready")["failed"] == ["disk"]
+    assert http.get("/readyz", params={"for": "reads"}).status_code == 200
+    assert_problem(account.store("x", 1), 507, "disk-full")
+    assert_problem(http.post("/api/accounts"), 507, "disk-full")
+    assert account.http.get("/api/collections").status_code == 200
+
+
+def test_a_write_that_failed_for_space_keeps_the_check_red_for_a_while(
+    http: httpx.Client, live: Live, account: Account, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(_transaction: bytes) -> None:
+        raise StoreFull("The file system is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(live.node.replica, "submit", full)
+        assert_problem(account.store("x", 1), 507, "disk-full")
+    assert assert_problem(http.get("/readyz"), 503, "not-ready")["failed"] == ["disk"]
+    live.node.api.state.context.full_until = time.monotonic()
+    assert http.get("/readyz").status_code == 200
+    assert submit.disk_fault(live.node.api.state.context) is None
+
+
+def test_health_has_the_guides_fields(http: httpx.Client, live: Live, account: Account) -> None:
+    height = account.store("a", 1).json()["height"]
+    health = http.get("/health").json()
+    tip = live.node.ledger.tip
+    assert health["status"] == "healthy"
+    assert health["node_id"] == "node1"
+    assert health["chain_length"] == health["latest_block"]["height"] + 1 >= height + 1
+    assert health["latest_block"]["hash"] == tip.hash.hex()
+    assert (health["peer_count"], health["proposer"], health["epoch"], health["lag"]) == (0, "node1", 1, 0)
+    assert health["schema"] == 1
+
+
+def test_metrics_json_has_the_guides_shape(http: httpx.Client, live: Live) -> None:
+    volume = http.get("/api/metrics").json()["volume_metrics"]
+    assert set(volume) >= {"disk_used_bytes", "disk_used_mb", "mount_path", "rocksdb_present", "sst_file_count"}
+    assert volume["mount_path"] == str(live.node.settings.data_dir)
+    assert volume["disk_used_mb"] == volume["disk_used_bytes"] // 2**20
+    assert volume["rocksdb_present"] is True
+    assert 0 < volume["disk_free_bytes"] < volume["disk_capacity_bytes"]
+
+
+def test_every_promised_metric_is_there(http: httpx.Client) -> None:
+    http.get("/health")
+    text = http.get("/api/metrics/prometheus").text
+    names = {family.name for family in text_string_to_metric_families(text)}
+    assert names >= GUIDE | DESIGN
+
+
+def test_figures_follow_what_happens(http: httpx.Client, account: Account) -> None:
+    before = scrape(http)
+    account.store("a", 1)
+    account.store("b", 2)
+    after = scrape(http)
+    assert after["goud_chain_length"] == before["goud_chain_length"] + 2
+    assert after["goud_collections"] == before["goud_collections"] + 2
+    assert after["goud_block_creation_seconds_count"] >= before["goud_block_creation_seconds_count"] + 2
+    assert after["goud_commit_latency_seconds_count"] == before["goud_commit_latency_seconds_count"] + 2
+    assert after["goud_key_cache_hits_total"] > before["goud_key_cache_hits_total"]
+    assert 0 < after["goud_key_cache_hit_rate"] <= 1
+    assert after["goud_proposer"] == 1
+
+
+def test_requests_are_counted_by_route_template(http: httpx.Client) -> None:
+    for height in (0, 1):
+        http.get(f"/api/blocks/{height}")
+    http.get("/no/such/route")
+    text = http.get("/api/metrics/prometheus").text
+    routes = {
+        sample.labels["route"]
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if family.name == "goud_http_request_seconds"
+    }
+    assert "/api/blocks/{height}" in routes
+    assert "unmatched" in routes
+    assert not any("no/such" in route for route in routes)
+
+
+def test_openmetrics_on_request(http: httpx.Client) -> None:
+    answer = http.get("/api/metrics/prometheus", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    assert answer.headers["content-type"].startswith("application/openmetrics-text")
+    assert answer.text.endswith("# EOF\n")
+
+
+def test_answers_close_their_connection_while_draining(
+    http: httpx.Client, live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "connection" not in http.get("/health").headers
+    pretend(monkeypatch, live, draining=True)
+    answer = http.get("/health")
+    assert answer.headers["connection"] == "close"
+    assert answer.json()["status"] == "draining"

@@ -1,0 +1,3 @@
+"""Tests of blocks, rules, certificates and the ledger."""
+
+from __future__ import annotations

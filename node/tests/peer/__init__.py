@@ -1,0 +1,3 @@
+"""Tests of goud_node.peer."""
+
+from __future__ import annotations

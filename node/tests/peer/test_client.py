@@ -1,0 +1,202 @@
+"""The peer client against a real node, and against peers that lie."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from goud_node import errors
+from goud_node.chain import encoding
+from goud_node.chain.keys import SigningKey
+from goud_node.chain.transactions import AccountCreate
+from goud_node.errors import GoudError, IdempotencyConflict, InvalidTransaction, NotLeader, OutcomeUnknown, Unavailable
+from goud_node.peer.client import PeerClient
+from goud_node.peer.directory import Peer
+from goud_node.peer.tokens import Signer, Verifier
+
+from .support import Live
+from .test_server import grow
+
+NODE1 = SigningKey.from_seed(b"\1" * 32)
+NODE2 = SigningKey.from_seed(b"\2" * 32)
+CHAIN = "goud-test"
+
+
+def client_of(peers: dict[str, Peer], handler: Callable[[httpx.Request], httpx.Response] | None = None) -> PeerClient:
+    keys = {"node1": NODE1.public, "node2": NODE2.public} | {peer.node_id: peer.public_key for peer in peers.values()}
+    return PeerClient(
+        peers,
+        CHAIN,
+        Signer(NODE2, "node2"),
+        Verifier("node2", keys),
+        forward_seconds=2,
+        transport=None if handler is None else httpx.MockTransport(handler),
+    )
+
+
+@pytest_asyncio.fixture
+async def client(live: Live) -> AsyncIterator[PeerClient]:
+    """node2's client of the real node, which knows node2's key for as long as the test runs."""
+    node = live.node
+    peers = {"node1": Peer("node1", live.peer_url, node.identity.key.public)}
+    verifier = node.peer_api.state.context.verifier
+    verifier._keys["node2"] = NODE2.public
+    made = client_of(peers)
+    made._chain_id = node.identity.genesis.chain_id
+    yield made
+    await made.close()
+    del verifier._keys["node2"]
+
+
+def account(name: str | None = None) -> bytes:
+    name = name or f"a{time.perf_counter_ns()}"
+    return AccountCreate(name, name.encode().ljust(32, b"\0"), bytes(16), 1).encode()
+
+
+async def test_blocks_are_fetched_with_certificates(live: Live, client: PeerClient) -> None:
+    height = grow(live, 3)
+    pairs = await client.fetch(1, 2)
+    assert [block.height for block, _ in pairs] == [1, 2]
+    assert [certificate.height for _, certificate in pairs] == [1, 2]
+    assert await client.fetch(height + 1, 5) == []
+
+
+async def test_a_submission_is_forwarded(live: Live, client: PeerClient) -> None:
+    receipt = await client.forward("node1", account("forwarded"))
+    assert receipt.transaction_id == "forwarded"
+    block = live.node.ledger.block(receipt.height)
+    assert block is not None
+    assert block.hash == receipt.block_hash
+
+
+async def test_the_leaders_refusal_comes_back_as_itself(client: PeerClient) -> None:
+    with pytest.raises(InvalidTransaction):
+        await client.forward("node1", b"\xff")
+    with pytest.raises(Unavailable, match="not in the peers file"):
+        await client.forward("node9", account())
+
+
+async def test_views_are_live(live: Live, client: PeerClient) -> None:
+    (view,) = client.views()
+    assert (view.reachable, view.height) == (False, None)
+    assert await client.heights() == {"node1": live.node.ledger.height}
+    assert view.reachable
+    assert view.answered_ms is not None
+    assert view.round_trip_ms is not None
+    client._peers["node1"] = replace(client._peers["node1"], url="http://127.0.0.1:1")
+    assert await client.heights() == {}
+    assert view.reachable, "one answer that is missed is no absence"
+    await client.heights()
+    assert not view.reachable
+
+
+async def test_a_peer_of_another_chain_does_not_count(client: PeerClient) -> None:
+    client._chain_id = "goud-other"
+    assert await client.heights() == {}
+    assert not client.views()[0].reachable
+
+
+async def test_nobody_there_is_unavailable() -> None:
+    lonely = client_of({"node1": Peer("node1", "http://127.0.0.1:1", NODE1.public)})
+    with pytest.raises(Unavailable):
+        await lonely.fetch(1, 1)
+    with pytest.raises(Unavailable):
+        await lonely.forward("node1", account())
+    await lonely.close()
+
+
+Reply = Callable[[httpx.Request], httpx.Response]
+
+
+def signed(status: int, body: bytes, key: SigningKey = NODE1, **other: object) -> Reply:
+    """A peer's answer, signed by `key` for the request it answers, or for another."""
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        claims = Verifier("node1", {"node2": NODE2.public}).request(
+            request.headers["authorization"].removeprefix("Bearer "),
+            request.method,
+            request.url.raw_path.decode(),
+            request.content,
+        )
+        request_id = str(other.get("request_id", claims.request_id))
+        token = Signer(key, "node1").answer("node2", request_id, status, body)
+        return httpx.Response(status, content=body, headers={"goud-answer": token})
+
+    return reply
+
+
+def refusal(code: str, status: int) -> Reply:
+    return signed(status, json.dumps({"code": code, "detail": "because"}).encode())
+
+
+def breaks(_request: httpx.Request) -> httpx.Response:
+    raise httpx.ReadError("cut")
+
+
+RECEIPT = json.dumps({"height": 5, "index": 0, "transaction_id": "a", "block_hash": "00" * 32}).encode()
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        (refusal("idempotency-conflict", 422), IdempotencyConflict),
+        (refusal("already-exists", 409), errors.AlreadyExists),
+        (refusal("coordination-full", 503), errors.CoordinationFull),
+        (refusal("draining", 503), errors.Draining),
+        (refusal("not-leader", 503), NotLeader),
+        (refusal("unavailable", 503), Unavailable),
+        (refusal("outcome-unknown", 504), OutcomeUnknown),
+        (refusal("internal-error", 500), OutcomeUnknown),
+        (signed(200, b"not json"), OutcomeUnknown),
+        (signed(200, b"{}"), OutcomeUnknown),
+        (signed(200, RECEIPT, key=NODE2), OutcomeUnknown),
+        (signed(200, RECEIPT, request_id="another"), OutcomeUnknown),
+        (lambda _: httpx.Response(200, content=RECEIPT), OutcomeUnknown),
+        (lambda _: httpx.Response(401, json={"detail": "no"}), Unavailable),
+        (breaks, OutcomeUnknown),
+    ],
+)
+async def test_what_a_forwarded_write_may_meet(reply: Reply, expected: type[GoudError]) -> None:
+    client = client_of({"node1": Peer("node1", "http://node1:9000", NODE1.public)}, reply)
+    with pytest.raises(GoudError) as caught:
+        await client.forward("node1", account())
+    assert type(caught.value) is expected
+    await client.close()
+
+
+async def test_a_receipt_that_is_signed_is_believed() -> None:
+    client = client_of({"node1": Peer("node1", "http://node1:9000", NODE1.public)}, signed(200, RECEIPT))
+    assert (await client.forward("node1", account())).height == 5
+    await client.close()
+
+
+def in_turn(*bodies: bytes) -> Reply:
+    replies = iter([signed(200, body) for body in bodies])
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        return next(replies)(request)
+
+    return reply
+
+
+async def test_a_lying_peer_is_passed_over(live: Live) -> None:
+    grow(live, 1)
+    certificate = live.node.ledger.certificate(1)
+    raw = live.node.ledger.raw_block(1)
+    assert certificate is not None
+    assert raw is not None
+    good = encoding.encode([[raw, certificate.encode()]])
+    wrong_height = encoding.encode([[live.node.ledger.raw_block(0), certificate.encode()]])
+    for lie in (b"\xff", wrong_height, encoding.encode([[raw]]), encoding.encode([[b"x", b"y"]])):
+        client = client_of({"node1": Peer("node1", "http://node1:9000", NODE1.public)}, in_turn(lie, good))
+        with pytest.raises(Unavailable):
+            await client.fetch(1, 1)
+        pairs = await client.fetch(1, 1)
+        assert pairs[0][0].encode() == raw
+        await client.close()

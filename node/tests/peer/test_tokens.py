@@ -1,0 +1,157 @@
+"""Peer tokens: each way of being wrong is refused for its own reason."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jwt
+import pytest
+
+from goud_node.chain.keys import DOMAIN_BLOCK, SigningKey
+from goud_node.peer import tokens
+from goud_node.peer.tokens import DOMAIN_ANSWER, DOMAIN_REQUEST, Refused, Signer, Verifier
+
+KEY = SigningKey.from_seed(b"\1" * 32)
+STRANGER = SigningKey.from_seed(b"\2" * 32)
+TARGET = "/peer/blocks?start=1&limit=2"
+BODY = b"body"
+
+
+class Clock:
+    now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def verifier(clock: Clock | None = None, **options: Any) -> Verifier:
+    return Verifier("node2", {"node1": KEY.public}, clock or Clock(), **options)
+
+
+def made(key: SigningKey = KEY, issuer: str = "node1", clock: Clock | None = None) -> str:
+    return Signer(key, issuer, clock or Clock()).request("node2", "POST", TARGET, BODY)[0]
+
+
+def check(token: str | None, method: str = "POST", target: str = TARGET, body: bytes = BODY) -> None:
+    verifier().request(token, method, target, body)
+
+
+def altered(token: str, **changes: object) -> str:
+    """Other claims under the old signature."""
+    head, payload, signature = token.split(".")
+    claims = json.loads(base64.urlsafe_b64decode(payload + "==")) | changes
+    return f"{head}.{base64.urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip('=')}.{signature}"
+
+
+def resigned(**changes: object) -> str:
+    """Other claims, signed again by the right key: what a dishonest peer could send."""
+    claims = json.loads(base64.urlsafe_b64decode(made().split(".")[1] + "==")) | changes
+    claims = {name: value for name, value in claims.items() if value is not None}
+    return tokens._encode(tokens._REQUESTS, tokens._REQUEST_ALG, claims, KEY)
+
+
+def test_a_signed_request_is_accepted() -> None:
+    caller = verifier().request(made(), "POST", TARGET, BODY)
+    assert caller.node_id == "node1"
+    assert len(caller.request_id) == 32
+
+
+@pytest.mark.parametrize(
+    ("reason", "attempt"),
+    [
+        ("unsigned", lambda: check(None)),
+        ("unsigned", lambda: check("")),
+        ("malformed", lambda: check("a.b.c")),
+        ("malformed", lambda: check("nonsense")),
+        ("unknown", lambda: check(made(issuer="node9"))),
+        ("forged", lambda: check(made(key=STRANGER))),
+        ("forged", lambda: check(altered(made(), aud="node2", mth="GET"), method="GET")),
+        ("forged", lambda: check(made()[:-4] + "AAAA")),
+        ("altered", lambda: check(made(), method="GET")),
+        ("altered", lambda: check(made(), target="/peer/blocks?start=1&limit=3")),
+        ("altered", lambda: check(made(), body=b"other")),
+        ("audience", lambda: Verifier("node3", {"node1": KEY.public}, Clock()).request(made(), "POST", TARGET, BODY)),
+        ("malformed", lambda: check(resigned(exp=2_000_000_000))),
+        ("malformed", lambda: check(resigned(exp=None))),
+        ("malformed", lambda: check(resigned(iat="now"))),
+        ("malformed", lambda: check(resigned(jti=None))),
+        ("malformed", lambda: check(resigned(jti=5))),
+        ("future", lambda: check(resigned(iat=1_800_000_011, exp=1_800_000_020))),
+    ],
+)
+def test_a_wrong_request_is_refused(reason: str, attempt: Callable[[], None]) -> None:
+    with pytest.raises(Refused) as caught:
+        attempt()
+    assert caught.value.reason == reason
+
+
+def test_an_expired_request_is_refused() -> None:
+    token, clock = made(), Clock()
+    clock.now += tokens.LIFETIME_SECONDS + tokens.LEEWAY_SECONDS - 1
+    verifier(clock).request(token, "POST", TARGET, BODY)
+    clock.now += 1
+    with pytest.raises(Refused, match="expired"):
+        verifier(clock).request(token, "POST", TARGET, BODY)
+
+
+def test_a_replayed_request_is_refused() -> None:
+    once = verifier()
+    token = made()
+    once.request(token, "POST", TARGET, BODY)
+    with pytest.raises(Refused, match="received before"):
+        once.request(token, "POST", TARGET, BODY)
+
+
+def test_a_refused_attempt_does_not_use_up_the_request() -> None:
+    once = verifier()
+    token = made()
+    with pytest.raises(Refused):
+        once.request(token, "POST", TARGET, b"other")
+    once.request(token, "POST", TARGET, BODY)
+
+
+def test_a_full_memory_refuses_rather_than_forgets() -> None:
+    small = verifier(entries=2)
+    for _ in range(2):
+        small.request(made(), "POST", TARGET, BODY)
+    with pytest.raises(Refused) as caught:
+        small.request(made(), "POST", TARGET, BODY)
+    assert caught.value.reason == "overload"
+
+
+@pytest.mark.parametrize("algorithm", ["none", "HS256"])
+def test_no_other_algorithm_is_accepted(algorithm: str) -> None:
+    claims = json.loads(base64.urlsafe_b64decode(made().split(".")[1] + "=="))
+    forged = jwt.encode(claims, KEY.public.hex() if algorithm != "none" else "", algorithm=algorithm)
+    with pytest.raises(Refused) as caught:
+        check(forged)
+    assert caught.value.reason == "forged"
+
+
+@pytest.mark.parametrize("domain", [DOMAIN_ANSWER, DOMAIN_BLOCK])
+def test_a_signature_of_another_domain_is_no_request(domain: bytes) -> None:
+    assert domain != DOMAIN_REQUEST
+    head, payload, _ = made().split(".")
+    signature = KEY.sign(domain, f"{head}.{payload}".encode())
+    with pytest.raises(Refused) as caught:
+        check(f"{head}.{payload}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}")
+    assert caught.value.reason == "forged"
+
+
+def test_answers_are_bound_to_their_request() -> None:
+    mine = Verifier("node1", {"node2": STRANGER.public}, Clock())
+    answer = Signer(STRANGER, "node2", Clock()).answer("node1", "request-1", 200, BODY)
+    mine.answer(answer, "node2", "request-1", 200, BODY)
+    for issuer, request_id, status, body in [
+        ("node3", "request-1", 200, BODY),
+        ("node2", "request-2", 200, BODY),
+        ("node2", "request-1", 503, BODY),
+        ("node2", "request-1", 200, b"other"),
+    ]:
+        with pytest.raises(Refused):
+            mine.answer(answer, issuer, request_id, status, body)
+    with pytest.raises(Refused):
+        mine.answer(None, "node2", "request-1", 200, BODY)

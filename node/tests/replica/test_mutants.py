@@ -1,0 +1,136 @@
+"""Bugs planted on purpose: each must turn the model red, or the model proves nothing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from goud_node.agreement.kv import Compare, Operation, Put
+from goud_node.agreement.sequencer import Sequencer, Term
+from goud_node.chain.block import Block
+from goud_node.chain.ledger import Ledger, Receipt
+from goud_node.errors import OutcomeUnknown
+from goud_node.replica import lead
+from goud_node.replica.batch import Batch, Waiting, compose
+from goud_node.replica.core import Core
+
+from .model import Model
+from .world import Violation, World
+
+SCHEDULES = 4000
+"""More than any of these bugs has needed by far; a bug that survives them fails its test."""
+
+
+def caught(run: Callable[[bytes], World]) -> str:
+    """The first violation that random schedules find."""
+    for seed in range(SCHEDULES):
+        try:
+            run(random.Random(seed).randbytes(2401))  # noqa: S311  # repeatable on purpose
+        except Violation as violation:
+            return str(violation)
+    pytest.fail(f"the planted bug survived {SCHEDULES} schedules")
+
+
+class Conditions(Sequencer):
+    """Leaves out some of the comparisons of a commit."""
+
+    kept: tuple[str, ...] = ()
+
+    async def commit(self, term: Term, block: Block) -> bytes:
+        raw, header = block.encode(), block.header
+        key = self._block_key(header.height)
+        before = b"\x82" + _cbor_uint(header.height - 1) + b"\x58\x20" + header.previous
+        compares = {
+            "fence": Compare(self._leader, "create_revision", term.create_revision),
+            "absent": Compare(key, "version", 0),
+            "head": Compare(self._head, "value", before),
+            "epoch": Compare(self._epoch, "value", term.epoch.encode()),
+        }
+        after = b"\x82" + _cbor_uint(header.height) + b"\x58\x20" + header.hash
+        then: list[Operation] = [Put(key, raw), Put(self._head, after)]
+        if (await self._kv.txn([compares[name] for name in self.kept], then)).succeeded:
+            return raw
+        return await self._holder(header.height)
+
+
+def _cbor_uint(number: int) -> bytes:
+    return bytes([number]) if number < 24 else bytes([0x18, number])
+
+
+class AllConditions(Conditions):
+    """No bug: shows that the copy above is faithful."""
+
+    kept = ("fence", "absent", "head", "epoch")
+
+
+class NoCondition(Conditions):
+    """Put without the condition."""
+
+
+class OnlyAbsent(Conditions):
+    """Nothing but "put if it does not exist": a stale proposer refills a trimmed height."""
+
+    kept = ("absent",)
+
+
+class LostMeansDone(Sequencer):
+    """Takes a lost answer for a success."""
+
+    async def commit(self, term: Term, block: Block) -> bytes:
+        try:
+            return await super().commit(term, block)
+        except OutcomeUnknown:
+            return block.encode()
+
+
+async def acknowledge_first(world: World, core: Core, term: Term, waiting: list[Waiting]) -> Batch | None:
+    """Acknowledges before the commit."""
+    batch = compose(core.ledger, waiting)
+    for index, chosen in enumerate(batch.chosen):
+        height = core.ledger.height + 1
+        world.acknowledged.setdefault(chosen.raw, Receipt(height, index, "early", b""))
+    return await lead.propose(core, term, waiting)
+
+
+def compose_all(_ledger: Ledger, waiting: list[Waiting]) -> Batch:
+    """Retry without dedupe: orders whatever waits, whether it was applied before or not."""
+    return Batch(chosen=list({entry.raw: entry for entry in waiting}.values()))
+
+
+async def any_height(core: Core) -> int:
+    """Trims what a single node has, before a majority has persisted it."""
+    return core.ledger.height
+
+
+async def highest_progress(core: Core) -> int:
+    """Trims what the fastest validator has certified."""
+    return max((await core.sequencer.progress()).values(), default=0)
+
+
+def test_the_faithful_copy_is_no_bug() -> None:
+    for seed in range(150):
+        Model(random.Random(seed).randbytes(2401), sequencer=AllConditions).run()  # noqa: S311  # repeatable
+
+
+@pytest.mark.parametrize("planted", [NoCondition, OnlyAbsent, LostMeansDone])
+def test_a_planted_bug_in_the_commit_is_found(planted: type[Sequencer]) -> None:
+    assert caught(lambda schedule: Model(schedule, sequencer=planted).run())
+
+
+def test_acknowledging_before_the_commit_is_found() -> None:
+    assert "acknowledged" in caught(lambda schedule: Model(schedule, propose=acknowledge_first).run())
+
+
+def test_retrying_without_dedupe_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lead, "compose", compose_all)
+    assert caught(lambda schedule: Model(schedule).run())
+
+
+@pytest.mark.parametrize("planted", [any_height, highest_progress])
+def test_trimming_before_a_majority_has_persisted_is_found(
+    monkeypatch: pytest.MonkeyPatch, planted: Callable[[Core], Awaitable[int]]
+) -> None:
+    monkeypatch.setattr(lead, "safe_height", planted)
+    assert caught(lambda schedule: Model(schedule).run())

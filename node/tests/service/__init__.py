@@ -1,0 +1,3 @@
+"""Tests of goud_node.service."""
+
+from __future__ import annotations

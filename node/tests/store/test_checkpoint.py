@@ -1,0 +1,158 @@
+"""Checkpoints hold everything, pin space only for their time, and leave nothing behind when they fail."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from goud_node.errors import StoreError
+from goud_node.store import Batch, Family, RocksStore
+from goud_node.store.checkpoint import Checkpoints
+
+from .support import put_rows
+
+
+class Clock:
+    now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[RocksStore]:
+    opened = RocksStore.create(tmp_path / "rocksdb")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def checkpoints(store: RocksStore, tmp_path: Path, clock: Clock) -> Checkpoints:
+    return Checkpoints(store, tmp_path / "checkpoints", clock)
+
+
+def test_a_checkpoint_opens_by_itself_and_holds_unflushed_rows_of_every_family(
+    store: RocksStore, checkpoints: Checkpoints
+) -> None:
+    rows = put_rows(store, 0, 50)
+    batch = Batch()
+    for family in Family:
+        batch.put(family, b"present", family.value.encode())
+    store.write(batch)
+    info = checkpoints.create("first", 60)
+    put_rows(store, 50, 10)
+    assert info.files == {file.name: file.stat().st_size for file in info.path.iterdir()}
+    copy = RocksStore.open(info.path)
+    assert len(list(copy.scan(Family.BLOCKS))) == len(rows) + 1
+    assert all(copy.get(family, b"present") == family.value.encode() for family in Family)
+    copy.close()
+
+
+def test_every_family_is_flushed_before_the_checkpoint(store: RocksStore, checkpoints: Checkpoints) -> None:
+    batch = Batch()
+    for family in Family:
+        batch.put(family, b"k", bytes(1000))
+    store.write(batch)
+    info = checkpoints.create("flushed", 60)
+    # Everything is in data files: the log of the copy has nothing left to say.
+    assert sum(size for name, size in info.files.items() if name.endswith(".log")) == 0
+
+
+def test_families_agree_while_a_writer_runs(store: RocksStore, checkpoints: Checkpoints) -> None:
+    stop = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            batch = Batch()
+            batch.put(Family.BLOCKS, number.to_bytes(8, "big"), bytes(200))
+            batch.put(Family.METADATA, b"tip", str(number).encode())
+            store.write(batch)
+            number += 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        paths = [checkpoints.create(f"c{number}", 60).path for number in range(8)]
+    finally:
+        stop.set()
+        writer.join()
+    for path in paths:
+        copy = RocksStore.open(path)
+        tip = copy.get(Family.METADATA, b"tip")
+        last = next(copy.scan(Family.BLOCKS, reverse=True, limit=1), None)
+        copy.close()
+        assert (tip is None) == (last is None)
+        assert tip is None or last is None or int(tip) == int.from_bytes(last[0], "big")
+
+
+def test_release_removes_and_is_told_apart_from_unknown(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    checkpoints.create("a", 60)
+    assert [info.id for info in checkpoints.list()] == ["a"]
+    assert checkpoints.release("a")
+    assert not checkpoints.release("a")
+    assert not checkpoints.release("../rocksdb")
+    assert checkpoints.list() == []
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_sweep_drops_expired_unfinished_and_unleased_ones_only(
+    checkpoints: Checkpoints, clock: Clock, tmp_path: Path, store: RocksStore
+) -> None:
+    directory = tmp_path / "checkpoints"
+    assert checkpoints.sweep() == []
+    checkpoints.create("short", 10)
+    checkpoints.create("long", 1000)
+    (directory / "crashed.tmp").mkdir()
+    (directory / "unleased").mkdir()
+    (directory / "unreadable").mkdir()
+    (directory / "unreadable.json").write_text("{")
+    (directory / "vanished.json").write_text('{"expires_at": 9999999999}')
+    clock.now += 11
+    # A new process knows the leases from the disk.
+    after_restart = Checkpoints(store, directory, clock)
+    assert after_restart.sweep() == ["crashed.tmp", "short", "unleased", "unreadable"]
+    assert sorted(entry.name for entry in directory.iterdir()) == ["long", "long.json"]
+
+
+def test_bad_requests_leave_nothing(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    for bad in ("", "../x", "a/b", "a.b", "x" * 65):
+        with pytest.raises(StoreError, match="checkpoint id"):
+            checkpoints.create(bad, 60)
+    for ttl in (0, -1, 1e9):
+        with pytest.raises(StoreError, match="seconds"):
+            checkpoints.create("a", ttl)
+    assert not (tmp_path / "checkpoints").exists()
+    checkpoints.create("a", 60)
+    with pytest.raises(StoreError, match="exists already"):
+        checkpoints.create("a", 60)
+    assert [info.id for info in checkpoints.list()] == ["a"]
+
+
+def test_a_failed_checkpoint_leaves_nothing_behind(
+    checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise StoreError("interrupted after linking")
+
+    monkeypatch.setattr("goud_node.store.floor.raise_to", fail)
+    with pytest.raises(StoreError, match="interrupted"):
+        checkpoints.create("a", 60)
+    monkeypatch.undo()
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_another_file_system_is_refused(store: RocksStore) -> None:
+    elsewhere = Path("/dev/shm")  # noqa: S108  any second file system will do; nothing is created in it
+    assert elsewhere.stat().st_dev != store.path.stat().st_dev
+    with pytest.raises(StoreError, match="different file systems"):
+        Checkpoints(store, elsewhere).create("goud-test", 60)
+    assert not (elsewhere / "goud-test").exists()

@@ -1,0 +1,179 @@
+"""Every way a RocksDB directory was seen to break, and what an operator is told. Quiet loss is the only failure."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from goud_node.errors import CorruptStore, StoreError
+from goud_node.store import Batch, Family, RocksStore
+from goud_node.store.floor import NAME as FLOOR
+
+from .support import filled, flip, largest, put_rows
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[bytes, bytes]]:
+    path = tmp_path_factory.mktemp("damage") / "rocksdb"
+    return path, filled(path)
+
+
+@pytest.fixture
+def database(original: tuple[Path, dict[bytes, bytes]], tmp_path: Path) -> Path:
+    path = tmp_path / "rocksdb"
+    shutil.copytree(original[0], path)
+    return path
+
+
+def read_all(path: Path) -> dict[bytes, bytes]:
+    store = RocksStore.open(path)
+    try:
+        return dict(store.scan(Family.BLOCKS))
+    finally:
+        store.close()
+
+
+def test_the_undamaged_copy_holds_everything(database: Path, original: tuple[Path, dict[bytes, bytes]]) -> None:
+    assert read_all(database) == original[1]
+
+
+def test_one_flipped_byte_in_a_data_file_ends_the_scan_with_an_error(database: Path) -> None:
+    file = largest(database, "*.sst")
+    flip(file, file.stat().st_size // 2)
+    store = RocksStore.open(database)
+    try:
+        with pytest.raises(CorruptStore, match=f"{file.name}|family blocks"):
+            list(store.scan(Family.BLOCKS))
+        with pytest.raises(CorruptStore, match=f"{file.name}|family blocks"):
+            list(store.scan(Family.BLOCKS, reverse=True))
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize("damage", ["footer", "truncated", "deleted"])
+def test_a_broken_data_file_is_named_at_open(database: Path, damage: str) -> None:
+    file = largest(database, "*.sst")
+    if damage == "footer":
+        flip(file, file.stat().st_size - 10)
+    elif damage == "truncated":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    else:
+        file.unlink()
+    with pytest.raises(CorruptStore, match=f"{file.name}"):
+        read_all(database)
+
+
+def test_a_flipped_byte_in_the_manifest_is_found_at_open(database: Path) -> None:
+    file = largest(database, "MANIFEST-*")
+    flip(file, file.stat().st_size // 2)
+    with pytest.raises(CorruptStore):
+        read_all(database)
+
+
+def test_every_cut_of_the_manifest_shows(
+    database: Path, original: tuple[Path, dict[bytes, bytes]], tmp_path: Path
+) -> None:
+    length = largest(database, "MANIFEST-*").stat().st_size
+    refused = 0
+    for percent in range(0, 100, 5):
+        copy = tmp_path / f"cut-{percent}"
+        shutil.copytree(database, copy)
+        manifest = largest(copy, "MANIFEST-*")
+        manifest.write_bytes(manifest.read_bytes()[: length * percent // 100])
+        try:
+            store = RocksStore.open(copy, read_only=True)
+        except CorruptStore:
+            refused += 1
+            continue
+        if dict(store.scan(Family.BLOCKS)) != original[1]:
+            # It opens with a hole in the middle; the number of rows its files can hold is what tells.
+            assert store.rows_at_most(Family.BLOCKS) < len(original[1])
+            refused += 1
+        store.close()
+        assert {file.name for file in database.glob("*.sst")} == {file.name for file in copy.glob("*.sst")}
+    assert refused > 10
+
+
+def test_a_cut_after_a_clean_close_is_told_by_the_floor(database: Path, tmp_path: Path) -> None:
+    RocksStore.open(database).close()
+    manifest = largest(database, "MANIFEST-*")
+    data = manifest.read_bytes()
+    told_by_floor = 0
+    for percent in range(5, 100, 5):
+        copy = tmp_path / f"cut-{percent}"
+        shutil.copytree(database, copy)
+        (copy / manifest.name).write_bytes(data[: len(data) * percent // 100])
+        try:
+            RocksStore.open(copy).close()
+        except CorruptStore as error:
+            told_by_floor += FLOOR in str(error)
+    assert told_by_floor > 0
+
+
+def test_the_row_bound_is_exact_for_many_uneven_files(tmp_path: Path) -> None:
+    # RocksDB's own estimate looks at twenty files and extrapolates, which would condemn a healthy database.
+    store = RocksStore.create(tmp_path / "rocksdb")
+    rows = 0
+    for number in range(30):
+        count = 1 if number < 25 else 200
+        batch = Batch()
+        for offset in range(count):
+            batch.put(Family.BLOCKS, (rows + offset).to_bytes(8, "big"), bytes(20))
+        store.write(batch)
+        store.flush()
+        rows += count
+        assert store.rows_at_most(Family.BLOCKS) == rows
+    put_rows(store, rows, 50)
+    store.close()
+    store = RocksStore.open(tmp_path / "rocksdb")
+    assert store.rows_at_most(Family.BLOCKS) == rows + 50
+    assert store.rows_at_most(Family.AUDIT) == 0
+    store.close()
+
+
+def test_a_missing_current_never_creates_and_deletes_nothing(database: Path) -> None:
+    (database / "CURRENT").unlink()
+    for log in database.glob("*.log"):
+        log.unlink()
+    before = {file.name: file.read_bytes() for file in database.iterdir()}
+    with pytest.raises(CorruptStore, match="CURRENT is missing"):
+        RocksStore.open(database)
+    with pytest.raises(StoreError, match="exists already"):
+        RocksStore.create(database)
+    assert {file.name: file.read_bytes() for file in database.iterdir()} == before
+
+
+def test_an_empty_current_is_corrupt(database: Path) -> None:
+    (database / "CURRENT").write_bytes(b"")
+    with pytest.raises(CorruptStore):
+        read_all(database)
+
+
+def test_a_wrong_path_stays_untouched(tmp_path: Path) -> None:
+    with pytest.raises(CorruptStore, match="no readable database"):
+        RocksStore.open(tmp_path / "typo")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_flipped_byte_inside_the_log_is_not_taken_for_its_end(database: Path) -> None:
+    log = largest(database, "*.log")
+    flip(log, log.stat().st_size // 2)
+    with pytest.raises(CorruptStore):
+        read_all(database)
+
+
+def test_a_log_torn_in_its_last_record_is_a_crash_and_opens(
+    database: Path, original: tuple[Path, dict[bytes, bytes]]
+) -> None:
+    log = largest(database, "*.log")
+    log.write_bytes(log.read_bytes()[:-40])
+    rows = read_all(database)
+    assert len(original[1]) - 10 <= len(rows) < len(original[1])
+
+
+def test_a_damaged_floor_is_named(database: Path) -> None:
+    (database / FLOOR).write_text("not a number")
+    with pytest.raises(CorruptStore, match=FLOOR):
+        read_all(database)

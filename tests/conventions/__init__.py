@@ -1,0 +1,3 @@
+"""What this repository promises of itself."""
+
+from __future__ import annotations

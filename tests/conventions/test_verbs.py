@@ -1,0 +1,74 @@
+"""A verb is a root playbook that explains itself, with documented arguments and a runbook."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+import yaml
+
+import documentation
+
+ROOT = documentation.ROOT
+VERBS = [name.removesuffix(".yml") for name in documentation.verbs()]
+
+
+def test_there_are_verbs() -> None:
+    assert {"deploy", "verify"} <= set(VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_root_playbook_explains_itself(verb: str) -> None:
+    text = (ROOT / f"{verb}.yml").read_text()
+    for word in ("Usage", "Required", "Optional"):
+        assert re.search(rf"^# {word}:", text, re.MULTILINE), f"{verb}.yml has no line '# {word}:'"
+    imports = [play.get("ansible.builtin.import_playbook") for play in yaml.safe_load(text)]
+    assert imports == [f"ansible/playbooks/{verb}.yml"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_arguments_are_documented(verb: str) -> None:
+    content = yaml.safe_load((ROOT / f"ansible/playbooks/{verb}.meta.yml").read_text())
+    for entry in content["argument_specs"].values():
+        assert entry["short_description"]
+        for name, option in (entry.get("options") or {}).items():
+            assert option["description"], name
+            assert option["type"], name
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_runbook_exists(verb: str) -> None:
+    text = (ROOT / f"docs/runbooks/{verb}.md").read_text()
+    assert text.startswith("# ")
+    assert f"./run {verb.replace('_', '-')}" in text
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_boilerplate_comes_first(verb: str) -> None:
+    first = yaml.safe_load((ROOT / f"ansible/playbooks/{verb}.yml").read_text())[0]
+    assert first.get("ansible.builtin.import_playbook") == "boilerplate.yml"
+
+
+def test_help_names_every_verb() -> None:
+    done = subprocess.run([ROOT / "run", "help"], check=True, capture_output=True, text=True)
+    words = set(re.findall(r"[a-z][a-z-]+", done.stdout))
+    missing = [verb for verb in VERBS if verb.replace("_", "-") not in words]
+    assert not missing
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((), "./run VERB"),
+        (("nonsense",), "'nonsense' is not a verb"),
+        (("requirements",), "'requirements' is not a verb"),
+        (("volumes-inspect",), "which one?"),
+        (("deploy", "mars"), "'mars' is not an environment"),
+        (("deploy", "-e"), "-e needs a value"),
+    ],
+)
+def test_wrong_usage_is_refused(arguments: tuple[str, ...], told: str) -> None:
+    done = subprocess.run([ROOT / "run", *arguments], check=False, capture_output=True, text=True)
+    assert done.returncode == 64
+    assert told in done.stdout + done.stderr

@@ -1,0 +1,3 @@
+"""Unit tests of the Ansible plugins and of the scripts."""
+
+from __future__ import annotations

@@ -1,0 +1,138 @@
+"""The plugins inside a real playbook run: what an operator sees, and what a script reads."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import documentation
+
+ROOT = documentation.ROOT
+
+PLAY = """---
+- name: Look at the nodes
+  hosts: all
+  gather_facts: false
+  tasks:
+    - name: Change something
+      ansible.builtin.command: "true"
+    - name: Write a file
+      ansible.builtin.copy: {content: "new\\n", dest: "TARGET", mode: "0600"}
+      run_once: true
+    - name: Tell
+      goud_report:
+        title: Nodes
+        columns: [node, state]
+        rows: [[node1, ready]]
+        verdict: "{{ verdict | default('ok') }}"
+        note: One node.
+      run_once: true
+    - name: Break
+      ansible.builtin.fail:
+        msg: "the disk is full: remove something"
+      when: broken | default(false) | bool
+"""
+
+
+def play(tmp_path: Path, *arguments: str, text: str = PLAY, **environment: str) -> subprocess.CompletedProcess[str]:
+    playbook = tmp_path / "probe.yml"
+    playbook.write_text(text.replace("TARGET", str(tmp_path / "written")))
+    program = Path(sys.executable).with_name("ansible-playbook")
+    command = [str(program), str(playbook), "-i", "node1,node2", "-c", "local"]
+    command += ["-e", f"ansible_python_interpreter={sys.executable}", *arguments]
+    settings = {"GOUD_REPORTS": str(tmp_path / "reports"), "ANSIBLE_NOCOLOR": "1", **environment}
+    return subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **settings}, check=False, capture_output=True, text=True
+    )
+
+
+def reports(tmp_path: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in (tmp_path / "reports").glob("*.json")]
+
+
+def test_text_output(tmp_path: Path) -> None:
+    done = play(tmp_path, "--diff")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Change something  changed node" in done.stdout
+    assert "+new" in done.stdout
+    assert "│ node1 │ ready │" in done.stdout
+    assert "node2        : ok=1    changed=1 " in done.stdout
+    assert done.stdout.rstrip().splitlines()[-2].startswith("probe: ok in ")
+    (report,) = reports(tmp_path)
+    assert (report["verb"], report["result"]) == ("probe", "ok")
+    assert report["reports"][0]["rows"] == [{"node": "node1", "state": "ready"}]
+
+
+def test_json_output_is_one_document(tmp_path: Path) -> None:
+    done = play(tmp_path, GOUD_OUTPUT="json")
+    assert json.loads(done.stdout)["reports"][0]["title"] == "Nodes"
+    assert "Change something" in done.stderr
+
+
+def test_a_failure_is_complete_and_red(tmp_path: Path) -> None:
+    done = play(tmp_path, "-e", "broken=true")
+    assert done.returncode == 2
+    assert "✗ node1 · Break: failed" in done.stdout
+    assert "the disk is full: remove something" in done.stdout
+    (report,) = reports(tmp_path)
+    assert report["result"] == "failed"
+    assert {failure["host"] for failure in report["failures"]} == {"node1", "node2"}
+
+
+def test_a_failed_verdict_is_red_and_still_shown(tmp_path: Path) -> None:
+    done = play(tmp_path, "-e", "verdict=failed")
+    assert done.returncode == 2
+    assert "│ node1 │ ready │" in done.stdout
+
+
+def test_check_mode_changes_nothing_and_says_so(tmp_path: Path) -> None:
+    done = play(tmp_path, "--check")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nothing is changed" in done.stdout
+    assert not (tmp_path / "written").exists()
+    assert reports(tmp_path)[0]["check_mode"] is True
+
+
+def test_an_undefined_variable_shows_where(tmp_path: Path) -> None:
+    head = "- hosts: all\n  gather_facts: false\n  tasks:\n"
+    text = f"{head}    - name: X\n      ansible.builtin.debug: {{msg: '{{{{ nope }}}}'}}\n"
+    done = play(tmp_path, text=text)
+    assert done.returncode == 2
+    assert "'nope' is undefined" in done.stdout + done.stderr
+    assert "probe.yml:5" in done.stdout + done.stderr
+
+
+BOILERPLATE = """---
+- name: Check
+  hosts: localhost
+  gather_facts: false
+  tasks:
+    - name: Check what was asked
+      goud_boilerplate:
+        groups: [GROUP]
+"""
+
+
+@pytest.mark.parametrize(
+    ("group", "arguments", "told"),
+    [
+        ("all", (), None),
+        ("all", ("-e", "preflight_disk_free_mb=10"), None),
+        ("chain_nodes", (), "no host in the group 'chain_nodes'"),
+        ("all", ("-e", "preflight_disk_fre_mb=10"), "did you mean 'preflight_disk_free_mb' (role preflight)?"),
+        ("all", ("-e", "preflight_disk_free_mb=plenty"), "preflight_disk_free_mb"),
+    ],
+)
+def test_boilerplate(tmp_path: Path, group: str, arguments: tuple[str, ...], told: str | None) -> None:
+    done = play(tmp_path, *arguments, text=BOILERPLATE.replace("GROUP", group))
+    if told is None:
+        assert done.returncode == 0, done.stdout + done.stderr
+    else:
+        assert done.returncode == 2
+        assert told in done.stdout
