@@ -31,6 +31,8 @@ FOLDERS = {
     "molecule": "scenarios that test the roles",
     "node": "the Python distribution: sources, tests, Dockerfile",
     "node/tests": "unit tests, the protocol model, tests against real etcd",
+    "sandbox": "a cloud in a box: Google's APIs on loopback, machines that boot systemd, disks that are block devices",
+    "sandbox/tests": "its semantics, and the real modules against it",
     "tests/conventions": "what this repository promises of itself",
     "tests/e2e": "the cluster in Docker, under faults",
     "tests/plugins": "unit tests of the Ansible plugins and of the scripts",

@@ -125,7 +125,11 @@ def test_the_lock_is_complete_and_names_no_index() -> None:
     assert all("--hash=sha256:" in block for block in blocks)
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name.endswith("Dockerfile")])
+DEPLOYED = [name for name in FILES if name.endswith("Dockerfile") and not name.startswith("sandbox/")]
+"""The sandbox's own is a machine that boots systemd as root; nobody deploys it."""
+
+
+@pytest.mark.parametrize("name", DEPLOYED)
 def test_dockerfiles_work_with_every_builder(name: str) -> None:
     text = (ROOT / name).read_text()
     assert "--mount" not in text

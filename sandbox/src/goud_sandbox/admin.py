@@ -1,0 +1,102 @@
+"""The sandbox's own API on loopback: its state, and orders for faults. Roles and playbooks never call it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import Body, FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+
+from goud_sandbox.apifaults import ApiFault, ApiFaults
+from goud_sandbox.documents import Document
+from goud_sandbox.errors import SandboxError
+from goud_sandbox.room.faults import Faults
+from goud_sandbox.room.keeper import Keeper
+from goud_sandbox.room.reconcile import Room
+
+STATUS_SECONDS = 20.0
+JsonBody = Annotated[dict[str, Any], Body()]
+
+
+def application(
+    room: Room, keeper: Keeper, faults: Faults, api_faults: ApiFaults, tick: Callable[[], list[str]]
+) -> FastAPI:
+    """The application behind the admin port."""
+    app = FastAPI(title="goud-sandbox", docs_url=None, redoc_url=None)
+    app.add_exception_handler(SandboxError, _refusal)
+    _state_routes(app, room, keeper, api_faults, tick)
+    _fault_routes(app, faults)
+    return app
+
+
+def _state_routes(
+    app: FastAPI, room: Room, keeper: Keeper, api_faults: ApiFaults, tick: Callable[[], list[str]]
+) -> None:
+    @app.get("/status")
+    def status() -> Document:
+        room.looked.wait(STATUS_SECONDS)  # a service that has just started does not yet know its machines
+        return {
+            "machines": {name: asdict(seen) for name, seen in sorted(room.seen.items())},
+            "disks": {name: asdict(image) for name, image in keeper.disks().items()},
+            "errors": room.errors,
+            "api_faults": [asdict(fault) for fault in api_faults.standing()],
+        }
+
+    @app.post("/schedules/run")
+    def run_schedules() -> Document:
+        return {"snapshots": tick()}
+
+    @app.put("/faults/api/{identity}")
+    def order(identity: str, body: JsonBody) -> Document:
+        try:
+            fault = ApiFault(**(body | {"id": identity}))
+            api_faults.order(fault)
+        except (TypeError, ValueError) as error:
+            raise SandboxError(f"fault {identity!r} makes no sense: {error}") from error
+        return asdict(fault)
+
+    @app.delete("/faults/api")
+    def clear_all() -> Document:
+        api_faults.clear()
+        return {}
+
+    @app.delete("/faults/api/{identity}")
+    def clear(identity: str) -> Document:
+        api_faults.clear(identity)
+        return {}
+
+
+def _fault_routes(app: FastAPI, faults: Faults) -> None:
+    @app.post("/faults/machines/{machine}/{what}")
+    def machine(machine: str, what: str) -> Document:
+        orders: dict[str, Callable[[], None]] = {
+            "kill": lambda: faults.kill(machine),
+            "reset": lambda: faults.reset(machine),
+            "partition": lambda: faults.partition(machine, cut=True),
+            "heal": lambda: faults.partition(machine, cut=False),
+        }
+        if what not in orders:
+            raise SandboxError(f"{what!r} is no fault of a machine: use one of {', '.join(orders)}")
+        orders[what]()
+        return {"machine": machine, "fault": what}
+
+    @app.post("/faults/disks/{disk}/{what}")
+    def disk(disk: str, what: str, body: JsonBody | None = None) -> Document:
+        given = body or {}
+        offset, length = int(given.get("offset", 0)), int(given.get("length", 1 << 20))
+        orders: dict[str, Callable[[], Document | None]] = {
+            "corrupt": lambda: faults.corrupt(disk, offset, length),
+            "detach": lambda: faults.pull(disk, out=True),
+            "reattach": lambda: faults.pull(disk, out=False),
+            "fill": lambda: faults.fill(disk, int(given.get("leave_bytes", 0))),
+            "unfill": lambda: faults.unfill(disk),
+        }
+        if what not in orders:
+            raise SandboxError(f"{what!r} is no fault of a disk: use one of {', '.join(orders)}")
+        return {"disk": disk, "fault": what} | (orders[what]() or {})
+
+
+async def _refusal(_: Request, error: Exception) -> Response:
+    return JSONResponse({"error": str(error)}, 422)

@@ -1,0 +1,208 @@
+"""``goud-sandbox``: a cloud in a box. Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 not running."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shlex
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from goud_sandbox import control
+from goud_sandbox.errors import NotRunning, SandboxError
+from goud_sandbox.settings import STATE_VARIABLE, Home, Settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+fault = typer.Typer(no_args_is_help=True, help="Order faults, by the ids that `status` shows.")
+app.add_typer(fault, name="fault")
+out, err = Console(), Console(stderr=True)
+
+State = Annotated[Path | None, typer.Option("--state", help=f"Folder of the sandbox (${STATE_VARIABLE}).")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+class Cloud(StrEnum):
+    """Providers the sandbox can be."""
+
+    GCP = "gcp"
+
+
+class Auth(StrEnum):
+    """Kinds of credentials; record sets need a service account (their module cannot use a token)."""
+
+    ACCESSTOKEN = "accesstoken"
+    SERVICEACCOUNT = "serviceaccount"
+
+
+@app.command()
+def up(
+    cloud: Annotated[Cloud, typer.Argument(help="The provider.")] = Cloud.GCP,
+    state: State = None,
+    name: Annotated[str, typer.Option(help="Part of every container's name.")] = "main",
+    project: Annotated[str, typer.Option(help="The one project there is.")] = "goud-sandbox",
+    region: Annotated[str, typer.Option(help="Region of automatic subnetworks.")] = "europe-west4",
+    loopback: Annotated[str, typer.Option(help="First three numbers of external addresses.")] = "127.0.1",
+    port: Annotated[int, typer.Option(help="Port of the proxy; the next two are taken too.")] = 7080,
+    operation_seconds: Annotated[float, typer.Option(help="How long an operation takes at least.")] = 0.6,
+) -> None:
+    """Start the sandbox in the background (the first time: build its machine image). Harmless when it runs."""
+    home = Home.find(state)
+    wanted = Settings(
+        name=name,
+        project=project,
+        region=region,
+        loopback=loopback,
+        proxy_port=port,
+        admin_port=port + 1,
+        api_port=port + 2,
+        operation_seconds=operation_seconds,
+        upstream_proxy=os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy") or "",
+    )
+    with err.status("starting the sandbox"):
+        settings = control.up(home, wanted)
+    err.print(f"sandbox [bold]{settings.name}[/] is up: project {settings.project}, state in {home.root}")
+    err.print(f'next: eval "$(goud-sandbox env {cloud.value})"')
+
+
+@app.command()
+def down(state: State = None) -> None:
+    """Remove everything: machines, disks, networks, state."""
+    home = Home.find(state)
+    with err.status("removing the sandbox"):
+        control.down(home)
+    err.print(f"nothing is left of the sandbox in {home.root}")
+
+
+@app.command()
+def stop(state: State = None) -> None:
+    """End the service; machines and disks stay and `up` finds them again."""
+    control.stop(Home.find(state))
+
+
+@app.command()
+def env(
+    cloud: Annotated[Cloud, typer.Argument(help="The provider.")] = Cloud.GCP,
+    state: State = None,
+    auth: Annotated[Auth, typer.Option(help="How the modules identify themselves.")] = Auth.ACCESSTOKEN,
+    as_json: Json = False,
+) -> None:
+    """Print the environment that leads the unmodified modules here: eval "$(goud-sandbox env gcp)"."""
+    values = control.environment(Home.find(state), auth.value)
+    if as_json:
+        typer.echo(json.dumps(values, indent=2))
+        return
+    typer.echo(f"# {cloud.value}: endpoints and credentials of the sandbox")
+    for key, value in values.items():
+        typer.echo(f"export {key}={shlex.quote(value)}")
+
+
+@app.command()
+def status(state: State = None, as_json: Json = False) -> None:
+    """Show machines, disks and standing faults; exit 3 when the service does not run."""
+    document = control.call(_settings(state), "GET", "/status")
+    if as_json:
+        typer.echo(json.dumps(document, indent=2))
+        return
+    machines = Table("machine", "state", "address", title="Machines")
+    for name, seen in document["machines"].items():
+        machines.add_row(name, "running" if seen["running"] else "stopped", seen["external"] or "internal only")
+    disks = Table("disk", "size", "device", title="Disks")
+    for name, image in document["disks"].items():
+        device = "-" if image["minor"] is None else f"/dev/loop{image['minor']}"
+        disks.add_row(name, f"{image['size'] / (1 << 30):g} GiB", device)
+    out.print(machines, disks)
+    for standing in document["api_faults"]:
+        out.print(f"[yellow]API fault {standing['id']}[/]: {standing['kind']} {standing['method']} {standing['path']}")
+    for thing, error in document["errors"].items():
+        out.print(f"[red]{thing}[/] {error}")
+
+
+@app.command(hidden=True)
+def serve(state: State = None) -> None:
+    """Run the service in the foreground."""
+    from goud_sandbox.service import Service  # noqa: PLC0415 -- the servers load only where they run
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    Service(Home.find(state)).run()
+
+
+@fault.command("machine")
+def fault_machine(
+    what: Annotated[str, typer.Argument(help="kill, reset, partition or heal")], machine: str, state: State = None
+) -> None:
+    """Kill a machine, or take its network away."""
+    control.call(_settings(state), "POST", f"/faults/machines/{machine}/{what}")
+
+
+@fault.command("disk")
+def fault_disk(
+    what: Annotated[str, typer.Argument(help="corrupt, fill, unfill, detach or reattach")],
+    disk: str,
+    state: State = None,
+    offset: Annotated[int, typer.Option(help="corrupt: first byte")] = 0,
+    length: Annotated[int, typer.Option(help="corrupt: bytes")] = 1 << 20,
+    leave_bytes: Annotated[int, typer.Option(help="fill: bytes that stay free")] = 0,
+) -> None:
+    """Corrupt, fill or pull a disk."""
+    body = {"offset": offset, "length": length, "leave_bytes": leave_bytes}
+    typer.echo(json.dumps(control.call(_settings(state), "POST", f"/faults/disks/{disk}/{what}", body)))
+
+
+@fault.command("api")
+def fault_api(
+    identity: str,
+    kind: Annotated[str, typer.Argument(help="fail, slow, lie or lie_device")],
+    path: Annotated[str, typer.Option(help="Regular expression over host and path.")] = ".*",
+    method: Annotated[str, typer.Option(help="Regular expression.")] = ".*",
+    status_code: Annotated[int, typer.Option(help="fail: HTTP status")] = 503,
+    reason: Annotated[str, typer.Option(help="fail: Google's reason")] = "backendError",
+    seconds: Annotated[float, typer.Option(help="slow: seconds")] = 5.0,
+    times: Annotated[int, typer.Option(help="Calls it applies to; 0 = until cleared.")] = 0,
+    state: State = None,
+) -> None:
+    """Make API calls fail, slow down or lie."""
+    body: dict[str, Any] = {"kind": kind, "path": path, "method": method, "status": status_code}
+    body |= {"reason": reason, "seconds": seconds, "times": times}
+    control.call(_settings(state), "PUT", f"/faults/api/{identity}", body)
+
+
+@fault.command("clear")
+def fault_clear(identity: Annotated[str | None, typer.Argument()] = None, state: State = None) -> None:
+    """Withdraw one API fault, or all."""
+    control.call(_settings(state), "DELETE", f"/faults/api/{identity}" if identity else "/faults/api")
+
+
+@app.command("run-schedules")
+def run_schedules(state: State = None) -> None:
+    """Let the hour of the snapshot schedules come."""
+    typer.echo(json.dumps(control.call(_settings(state), "POST", "/schedules/run")))
+
+
+def _settings(state: Path | None) -> Settings:
+    home = Home.find(state)
+    if not home.settings.exists():
+        raise NotRunning(f"there is no sandbox in {home.root}: start it with `up gcp`")
+    return Settings.load(home.settings)
+
+
+def main() -> None:
+    """Run the command line; errors are sentences."""
+    try:
+        app()
+    except NotRunning as error:
+        err.print(f"[red]error:[/] {error}")
+        raise SystemExit(3) from None
+    except SandboxError as error:
+        err.print(f"[red]error:[/] {error}")
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

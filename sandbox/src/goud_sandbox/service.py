@@ -1,0 +1,147 @@
+"""The service: composition, the servers, the reconciler's thread, an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+from docker.errors import DockerException
+from fastapi import FastAPI
+
+from goud_sandbox import admin
+from goud_sandbox.apifaults import ApiFaults
+from goud_sandbox.documents import Documents
+from goud_sandbox.gcp import schedules
+from goud_sandbox.gcp.app import Google
+from goud_sandbox.proxy import Proxy
+from goud_sandbox.room.engine import Engine
+from goud_sandbox.room.faults import Faults
+from goud_sandbox.room.keeper import Keeper
+from goud_sandbox.room.model import Desired
+from goud_sandbox.room.reconcile import Room
+from goud_sandbox.settings import Home, Settings
+
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """One running sandbox."""
+
+    def __init__(self, home: Home) -> None:
+        self.settings = Settings.load(home.settings)
+        documents = Documents(home.database)
+        self.engine = Engine(self.settings, home)
+        self.keeper = Keeper(self.engine)
+        table = f"goud_sandbox_{self.settings.name}".replace("-", "_")
+        self.room = Room(self.engine, self.keeper, home, table, self._desired)
+        self.faults = Faults(documents, self.engine, self.keeper, self.room)
+        self.api_faults = ApiFaults(documents)
+        token = home.token.read_text().strip()
+        self.google = Google(
+            documents,
+            self.settings,
+            self.api_faults,
+            operator_token=token,
+            objects=home.objects,
+            settle=self.room.settle,
+        )
+        self.room.powered_off = self.google.powered_off
+        instances = self.google.compute.instances
+        instances.console, instances.host_keys, instances.kill = self._console, self._host_keys, self.faults.reset
+        self._home = home
+
+    def _desired(self) -> Desired:
+        return self.google.desired()
+
+    def _console(self, machine: str) -> str:
+        try:
+            return self.engine.container(machine).logs(tail=2000).decode(errors="replace")
+        except DockerException as error:
+            log.warning("no console of %s: %s", machine, error)
+            return ""
+
+    def _host_keys(self, machine: str) -> dict[str, str]:
+        try:
+            code, output, _ = self.engine.within(machine, "sh", "-c", "cat /etc/ssh/ssh_host_*_key.pub")
+        except DockerException as error:
+            log.warning("no host keys of %s: %s", machine, error)
+            return {}
+        lines = [line.split() for line in output.splitlines()] if code == 0 else []
+        return {line[0]: line[1] for line in lines if len(line) >= 2}
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT."""
+        asyncio.run(self._serve())
+
+    async def _serve(self) -> None:
+        thread = threading.Thread(target=self._reconcile, name="reconciler", daemon=True)
+        thread.start()
+        self.google.operations.resume()
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        tls = self._home.tls
+        api = _server(
+            self.google.app,
+            self.settings.api_port,
+            ssl_certfile=str(tls / "server.pem"),
+            ssl_keyfile=str(tls / "server.key"),
+        )
+        own = admin.application(self.room, self.keeper, self.faults, self.api_faults, self._tick)
+        servers = [api, _server(own, self.settings.admin_port)]
+        proxy = Proxy(self.settings.proxy_port, self.settings.api_port, self.settings.upstream_proxy)
+        tasks = [asyncio.create_task(server.serve()) for server in servers]
+        tasks.append(asyncio.create_task(proxy.run()))
+        waiting = asyncio.create_task(stop.wait())
+        done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in done - {waiting}:
+            log.error("a server ended: %s", task)
+        self.room.stop()
+        for server in servers:
+            server.should_exit = True
+        tasks[-1].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _tick(self) -> list[str]:
+        return schedules.run(self.google.compute)
+
+    def _reconcile(self) -> None:
+        try:
+            self.room.run()
+        except BaseException:
+            # Without its reconciler every answer of the service would be a promise nobody keeps.
+            log.critical("the reconciler died; the service ends", exc_info=True)
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the service: two servers share its process."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Nothing to capture."""
+        yield
+
+
+def _server(app: FastAPI, port: int, **options: Any) -> uvicorn.Server:
+    config = uvicorn.Config(
+        app,
+        host="127.0.0.1",
+        port=port,
+        log_level="warning",
+        access_log=False,
+        log_config=None,
+        lifespan="off",
+        timeout_graceful_shutdown=2,
+        **options,
+    )
+    return _Server(config)

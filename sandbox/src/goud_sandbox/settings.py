@@ -1,0 +1,104 @@
+"""Where a sandbox keeps its things and which addresses it takes. Written once by ``up``, read by everything else."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+DEFAULT_STATE = Path(".state/sandbox")
+STATE_VARIABLE = "GOUD_SANDBOX_STATE"
+LABEL = "io.goud-chain.sandbox"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One sandbox. Ports are TCP on 127.0.0.1; ``loopback`` are the first three numbers of the machines' addresses."""
+
+    name: str = "main"
+    project: str = "goud-sandbox"
+    region: str = "europe-west4"
+    loopback: str = "127.0.1"
+    proxy_port: int = 7080
+    api_port: int = 7443
+    admin_port: int = 7081
+    published_ports: tuple[int, ...] = (22, 80, 443, 8080)
+    operation_seconds: float = 0.6
+    quota_cpus: int = 24
+    quota_ssd_gb: int = 2048
+    upstream_proxy: str = ""
+
+    def save(self, path: Path) -> None:
+        """Write as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Settings:
+        """Read what ``save`` wrote."""
+        values = json.loads(path.read_text())
+        values["published_ports"] = tuple(values["published_ports"])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder of one sandbox."""
+
+    root: Path
+
+    @classmethod
+    def find(cls, given: Path | None = None) -> Home:
+        """``given``, else $GOUD_SANDBOX_STATE, else .state/sandbox under the current folder."""
+        chosen = given or Path(os.environ.get(STATE_VARIABLE) or DEFAULT_STATE)
+        return cls(chosen.absolute())
+
+    @property
+    def settings(self) -> Path:
+        """The settings ``up`` wrote."""
+        return self.root / "settings.json"
+
+    @property
+    def database(self) -> Path:
+        """The documents."""
+        return self.root / "documents.db"
+
+    @property
+    def disks(self) -> Path:
+        """Sparse files of disks and snapshots; owned by root, touched only through the keeper."""
+        return self.root / "disks"
+
+    @property
+    def machines(self) -> Path:
+        """One folder per machine, mounted read-only into it."""
+        return self.root / "machines"
+
+    @property
+    def objects(self) -> Path:
+        """Bytes of storage objects."""
+        return self.root / "objects"
+
+    @property
+    def tls(self) -> Path:
+        """The authority, the server's certificate and the bundle for clients."""
+        return self.root / "tls"
+
+    @property
+    def token(self) -> Path:
+        """The operator's access token."""
+        return self.root / "token"
+
+    @property
+    def credentials(self) -> Path:
+        """A service account's key file, for clients that want application default credentials."""
+        return self.root / "credentials.json"
+
+    @property
+    def pid(self) -> Path:
+        """Process id of the service."""
+        return self.root / "service.pid"
+
+    @property
+    def log(self) -> Path:
+        """What the service says."""
+        return self.root / "service.log"

@@ -1,0 +1,47 @@
+"""The rules that the room hands to nftables. That they hold between machines is proven in test_machines."""
+
+from __future__ import annotations
+
+from goud_sandbox.room.firewall import render
+from goud_sandbox.room.model import Desired, Machine, Rule, Subnet
+
+SUBNET = Subnet("net", "10.1.0.0/24")
+ONE = Machine("one", "one", "net", "10.1.0.2", "127.0.1.1", running=True)
+
+
+def inward(*rules: Rule) -> list[str]:
+    text = render("box", Desired(subnets=(SUBNET,), machines=(ONE,), rules=rules))
+    return [line.strip() for line in text.split("chain machine_in {")[1].split("}\n")[0].splitlines() if line.strip()]
+
+
+def test_nothing_is_open_without_a_rule() -> None:
+    assert inward() == ["ip daddr { 10.1.0.2 } counter drop"]
+
+
+def test_the_operator_comes_in_where_a_range_holds_its_address() -> None:
+    ssh = Rule(1000, True, "in", (ONE.address,), ("127.0.0.0/8",), "tcp", ("22",))
+    assert "10.1.0.1" in inward(ssh)[0]
+    elsewhere = Rule(1000, True, "in", (ONE.address,), ("192.0.2.0/24",), "tcp", ("22",))
+    assert "10.1.0.1" not in inward(elsewhere)[0]
+
+
+def test_the_lowest_priority_wins_and_deny_goes_before_allow() -> None:
+    everyone, everything = (ONE.address,), ("0.0.0.0/0",)
+    allow = Rule(1000, True, "in", everyone, everything, "tcp", ("80",))
+    deny = Rule(1000, False, "in", everyone, everything, "tcp", ("80",))
+    first = Rule(10, True, "in", everyone, everything, "tcp", ("81",))
+    verdicts = [line.split("dport ")[-1] for line in inward(allow, deny, first)[:3]]
+    assert verdicts == ["{ 81 } counter accept", "{ 80 } counter drop", "{ 80 } counter accept"]
+
+
+def test_a_rule_for_no_machine_is_no_rule() -> None:
+    assert inward(Rule(1000, True, "in", (), ("0.0.0.0/0",))) == inward()
+    assert inward(Rule(1000, True, "in", (ONE.address,), ())) == inward()
+
+
+def test_a_cut_off_machine_is_dropped_before_established_connections() -> None:
+    text = render("box", Desired(subnets=(SUBNET,), machines=(ONE,), cut_off=frozenset({"one"})))
+    for chain in ("forward", "output"):
+        body = text.split(f"chain {chain} {{")[1].split("}\n  }")[0]
+        assert body.index("ip daddr { 10.1.0.2 } drop") < body.index("ct state established")
+    assert "ip saddr { 10.1.0.2 } drop" in text.split("chain input {")[1]
