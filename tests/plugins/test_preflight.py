@@ -102,9 +102,7 @@ def test_disk_and_memory(tmp_path: Path) -> None:
     assert "2001 MiB are needed" in str(goud_preflight.memory_problem("MemAvailable:    2048000 kB\n", 2001))
 
 
-@pytest.mark.parametrize(
-    ("now", "told"), [(1000.0, None), (1060.0, None), (994.0, "-6 s off"), (5.0, "cannot be")]
-)
+@pytest.mark.parametrize(("now", "told"), [(1000.0, None), (1060.0, None), (994.0, "-6 s off"), (5.0, "cannot be")])
 def test_clock(now: float, told: str | None) -> None:
     problem = goud_preflight.clock_problem(now, 1000.0, 5, earliest=100)
     assert problem is None if told is None else problem is not None and told in problem

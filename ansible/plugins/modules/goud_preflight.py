@@ -91,9 +91,9 @@ def memory_problem(meminfo: str, needed_mb: int) -> str | None:
 
 
 def clock_problem(now: float, controller: float, allowed: int, earliest: int) -> str | None:
-    """Return what is wrong with this host's clock (seconds since 1970); `controller` was read before the host was asked.
+    """Return what is wrong with this host's clock (Unix seconds); `controller` was read before it was asked.
 
-    Being ahead cannot be told here, because a busy machine answers late: the role compares `clock` when it has the answer.
+    Being ahead cannot be told here, because a busy machine answers late: the role compares `clock` afterwards.
     """
     if now < earliest:
         return f"the clock says {time.strftime('%Y-%m-%d', time.gmtime(now))}, which cannot be: set it (timedatectl)"
