@@ -95,7 +95,8 @@ class Watch:
         if state in {"exited", "dead", "created"}:
             raise Gone(f"the container is {state} (exit status {code}). {self._last_words()}")
         if int(restarts) - self._first >= RESTARTS or (state == "restarting" and int(restarts) >= RESTARTS):
-            raise Gone(f"it cannot start: it ended {restarts} times (exit status {code}). {self._last_words()}")
+            status = "" if state == "running" else f" (exit status {code})"  # a running one has none yet
+            raise Gone(f"it cannot start: it ended {restarts} times{status}. {self._last_words()}")
 
     def _last_words(self) -> str:
         done = engine(self._docker, "logs", "--tail", "3", self._container)
