@@ -13,7 +13,6 @@ import statistics
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
@@ -28,7 +27,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from tests.support.cluster import BALANCER, NODES, Cluster, wait_until
+from tests.support.cluster import BALANCER, ETCD, NODES, Cluster, wait_until
 from tests.support.workload import Account, Writer, longest_gap, writing
 
 console = Console(stderr=True)
@@ -164,6 +163,9 @@ def checkpoint(cluster: Cluster, megabytes: int, rounds: int) -> list[Figure]:
         for thread in threads:
             thread.start()
             stack.callback(thread.join)
+    restarted = [member for member in ETCD if cluster.container(member).attrs["RestartCount"]]
+    if restarted:
+        raise RuntimeError(f"the engine had to restart {', '.join(restarted)} under large blocks: see docker inspect")
     node = cluster.proposer()
     used = Cluster.volume(node)["disk_used_mb"]
     times = []
@@ -175,10 +177,9 @@ def checkpoint(cluster: Cluster, megabytes: int, rounds: int) -> list[Figure]:
 
 
 def fill(megabytes: int) -> None:
-    account = Account()
+    writer = Writer(Account())
     while Cluster.volume("node1")["disk_used_mb"] < megabytes:
-        payload = base64.b64encode(os.urandom(300_000)).decode()
-        account.submit("filler", payload, str(uuid.uuid4())).raise_for_status()
+        writer.write(base64.b64encode(os.urandom(300_000)).decode())
 
 
 def show(figures: list[Figure]) -> None:

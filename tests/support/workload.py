@@ -87,7 +87,8 @@ class Writer(threading.Thread):
 
     def run(self) -> None:
         while not self._stopping.is_set():
-            self._write_one()
+            key = str(uuid.uuid4())
+            self.write((key * (self.size // len(key) + 1))[: self.size], key)
             self._stopping.wait(self.pause)
 
     def finish(self) -> None:
@@ -97,9 +98,10 @@ class Writer(threading.Thread):
         if self.is_alive():
             raise TimeoutError("a writer got no answer within 60 s of being told to stop")
 
-    def _write_one(self) -> None:
-        key = str(uuid.uuid4())
-        label, payload = f"label {key}", (key * (self.size // len(key) + 1))[: self.size]
+    def write(self, payload: str, key: str | None = None) -> None:
+        """Submit one collection, as often as `persistent` says."""
+        key = key or str(uuid.uuid4())
+        label = f"label {key}"
         started = time.monotonic()
         while True:
             try:

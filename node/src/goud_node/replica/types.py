@@ -66,7 +66,7 @@ class Options:
     poll_interval: float = 0.25
     certify_interval: float = 0.2
     maintain_interval: float = 2.0
-    compact_interval: float = 60.0
+    compact_interval: float = 15.0
     submit_deadline: float = 8.0
     quorum_timeout: float = 3.0
     kept_tail: int = 64
