@@ -1,6 +1,6 @@
 """Build the project's images: the same inputs give the same image id, and what is there is not built again.
 
-Usage: .venv/bin/python scripts/image.py node|etcd|haproxy [--check] [--rebuild]
+Usage: .venv/bin/python scripts/image.py node|etcd|haproxy [--check] [--rebuild] [--archive]
 Prints one JSON line: component, reference, id, built (true also when --check says it would be), seconds.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from isal import igzip
 
 from image_inputs import COMPONENTS, EPOCH, ROOT, Component, ImageError, digest, prepare
 from image_layers import normalise_image
@@ -119,16 +122,40 @@ def make(component: Component, *, check: bool, rebuild: bool) -> dict[str, Any]:
     }
 
 
+def archive(component: Component) -> dict[str, Any]:
+    """Pack the image that `make` made, compressed, for another engine's `docker load`; packed once per image."""
+    made = make(component, check=True, rebuild=False)
+    if made["id"] is None:
+        raise ImageError(f"{made['reference']} is not built yet: run this without --archive first")
+    folder = ROOT / ".cache" / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{component.name}-{str(made['reference']).split(':')[-1]}.tar.gz"
+    if not path.exists():
+        for old in folder.glob(f"{component.name}-*"):
+            old.unlink()
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            saved, packed = Path(scratch) / "saved.tar", Path(scratch) / "packed.tar.gz"
+            docker("save", "--output", str(saved), str(made["reference"]))
+            with saved.open("rb") as source, igzip.open(packed, "wb", compresslevel=1) as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+            packed.rename(path)
+    return {**made, "archive": str(path)}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(description="Build one of the project's images when it is absent.")
     parser.add_argument("component", choices=sorted(COMPONENTS))
     parser.add_argument("--check", action="store_true", help="change nothing; tell what would be built")
     parser.add_argument("--rebuild", action="store_true", help="build from scratch, without any cache")
+    parser.add_argument("--archive", action="store_true", help="pack the built image for another engine")
     options = parser.parse_args(arguments)
     started = time.monotonic()
     try:
-        outcome = make(COMPONENTS[options.component], check=options.check, rebuild=options.rebuild)
+        component = COMPONENTS[options.component]
+        outcome = (
+            archive(component) if options.archive else make(component, check=options.check, rebuild=options.rebuild)
+        )
     except ImageError as error:
         print(f"image {options.component}: {error}", file=sys.stderr)
         return 1
