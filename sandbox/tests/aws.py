@@ -8,13 +8,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import ClientError
+import boto3  # type: ignore[import-untyped]
+from botocore.config import Config  # type: ignore[import-untyped]
+from botocore.exceptions import ClientError  # type: ignore[import-untyped]
 
 from goud_sandbox.apifaults import ApiFaults
-from goud_sandbox.aws.app import Amazon, Key
-from goud_sandbox.aws.context import Context
+from goud_sandbox.aws.app import Amazon
+from goud_sandbox.aws.context import Context, Key
 from goud_sandbox.documents import Documents
 from goud_sandbox.settings import Settings
 

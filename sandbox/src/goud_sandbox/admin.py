@@ -25,6 +25,7 @@ def application(
     keeper: Keeper,
     faults: Faults,
     api_faults: ApiFaults,
+    *,
     tick: Callable[[], list[str]],
     advance: Callable[[float], str],
 ) -> FastAPI:

@@ -167,7 +167,9 @@ def fault_disk(
 def fault_api(
     identity: str,
     kind: Annotated[str, typer.Argument(help="fail, slow, lie or lie_device")],
-    path: Annotated[str, typer.Option(help="Regular expression over host and path; aws: over ec2.amazonaws.com/Action.")] = ".*",
+    path: Annotated[
+        str, typer.Option(help="Regular expression over host and path; aws: over ec2.amazonaws.com/Action.")
+    ] = ".*",
     method: Annotated[str, typer.Option(help="Regular expression.")] = ".*",
     status_code: Annotated[int, typer.Option(help="fail: HTTP status")] = 503,
     reason: Annotated[str, typer.Option(help="fail: the provider's reason or code")] = "backendError",

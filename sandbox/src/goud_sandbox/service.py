@@ -18,8 +18,8 @@ from fastapi import FastAPI
 
 from goud_sandbox import admin
 from goud_sandbox.apifaults import ApiFaults
-from goud_sandbox.aws.app import Amazon, Key
-from goud_sandbox.aws.context import Context
+from goud_sandbox.aws.app import Amazon
+from goud_sandbox.aws.context import Context, Key
 from goud_sandbox.documents import Documents
 from goud_sandbox.gcp import schedules
 from goud_sandbox.gcp.app import Google
@@ -117,7 +117,9 @@ class Service:
             ssl_certfile=str(tls / "server.pem"),
             ssl_keyfile=str(tls / "server.key"),
         )
-        own = admin.application(self.room, self.keeper, self.faults, self.api_faults, self._tick, self.amazon.advance)
+        own = admin.application(
+            self.room, self.keeper, self.faults, self.api_faults, tick=self._tick, advance=self.amazon.advance
+        )
         servers = [api, _server(own, self.settings.admin_port)]
         proxy = Proxy(self.settings.proxy_port, self.settings.api_port, self.settings.upstream_proxy)
         tasks = [asyncio.create_task(server.serve()) for server in servers]

@@ -8,7 +8,6 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,12 @@ os.environ.setdefault("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
 
 import moto.settings
 from moto.ec2.models import ec2_backends
-from moto.iam.models import iam_backends
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from goud_sandbox.apifaults import ApiFaults
-from goud_sandbox.aws import addresses, backup, instances, objects, volumes
-from goud_sandbox.aws.context import ACCOUNT, Context, current, use
+from goud_sandbox.aws import addresses, backup, identity, instances, objects, signature, volumes
+from goud_sandbox.aws.context import Context, Key, current, use
 from goud_sandbox.aws.desired import desired
 from goud_sandbox.aws.gateway import Answer, Call, Gateway
 from goud_sandbox.aws.progress import Progress, backends, guests
@@ -33,19 +31,11 @@ from goud_sandbox.room.model import Desired
 
 log = logging.getLogger(__name__)
 
-OPERATOR = "operator"
-EVERYTHING = '{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}'
 CLOCK = "aws-clock"
 STORAGE_SECONDS = 0.5
+WAITS = re.compile(r"(Run|Start|Stop|Terminate)Instances|Create(Volume|Snapshot)|AttachVolume")
+PATIENCE = 6  # operations' times that such a call takes at most: clients look again only after 15 s
 SETTLES = re.compile(r"Authorize|Revoke|Associate|Disassociate|Detach|Delete|Release|ModifyInstance|ModifyNetwork")
-
-
-@dataclass(frozen=True)
-class Key:
-    """An access key."""
-
-    id: str
-    secret: str
 
 
 class Amazon:
@@ -72,18 +62,16 @@ class Amazon:
         context.ahead = timedelta(seconds=float(ahead))
         context.lie_device = lambda _: bool(faults.take("POST", "ec2.amazonaws.com/ModifyVolume", {"lie_device"}))
         use(context)
-        for part in (volumes, addresses, instances, backup):
+        for part in (volumes, addresses, instances, backup, signature):
             part.install()
         objects.install(folder / "objects")
         ec2_backends.backend = instances.Instances
         vars(moto.settings)["INITIAL_NO_AUTH_ACTION_COUNT"] = 0  # every call is checked: key, signature, policies
         self._store = Store(folder)
         self._store.load()
-        self._operator(operator)
+        identity.prepare(operator)
         self.progress = Progress(settle, self._changing)
-        self.application = Gateway(
-            DomainDispatcherApplication(create_backend_app), faults, self._perform, self._after
-        )
+        self.application = Gateway(DomainDispatcherApplication(create_backend_app), faults, self._perform, self._after)
 
     # calls -----------------------------------------------------------------------------------------------------
 
@@ -99,7 +87,7 @@ class Amazon:
                 if self._depth == 0:
                     self._store.save("account")
 
-    def _perform(self, call: Call, ask: Callable[[], Answer], lie: bool) -> Answer:  # noqa: FBT001 -- a callback
+    def _perform(self, call: Call, ask: Callable[[], Answer], lie: bool) -> Answer:
         with self._lock:
             if call.reads:
                 return ask()
@@ -115,7 +103,7 @@ class Amazon:
 
     def _after(self, call: Call) -> None:
         if call.service == "ec2":
-            self.progress.sweep()
+            self.progress.sweep(patience=PATIENCE if WAITS.match(call.action) else 0)
             if SETTLES.match(call.action):
                 self._settle()
 
@@ -152,18 +140,6 @@ class Amazon:
         current.ahead += timedelta(seconds=seconds)
         self._documents.put(CLOCK, "ahead", {"seconds": current.ahead.total_seconds()})
         return current.now().isoformat()
-
-    # identity --------------------------------------------------------------------------------------------------
-
-    @staticmethod
-    def _operator(key: Key) -> None:
-        iam = iam_backends[ACCOUNT]["aws"]
-        if OPERATOR in iam.users:
-            return
-        iam.create_user(current.settings.aws_region, OPERATOR)
-        iam.put_user_policy(OPERATOR, "everything", EVERYTHING)
-        made = iam.create_access_key(OPERATOR)
-        made.access_key_id, made.secret_access_key = key.id, key.secret
 
     # serving ---------------------------------------------------------------------------------------------------
 

@@ -13,8 +13,8 @@ from urllib.parse import unquote
 from uuid import uuid4
 
 from moto.backup import urls
-from moto.backup.exceptions import InvalidRequestException, ResourceNotFoundException
-from moto.backup.models import BackupBackend, Plan, backup_backends
+from moto.backup.exceptions import BackupClientError, InvalidRequestException, ResourceNotFoundException
+from moto.backup.models import BackupBackend, Plan, Vault, backup_backends
 from moto.backup.responses import BackupResponse
 from moto.ec2.models import ec2_backends
 from moto.ec2.models.elastic_block_store import Volume
@@ -66,13 +66,19 @@ class Backups(BackupBackend):
             raise InvalidRequestException(msg="Backup vault cannot be deleted because it contains recovery points")
         super().delete_backup_vault(backup_vault_name)
 
+    def describe_backup_vault(self, backup_vault_name: str) -> Vault:
+        """AWS does not tell whether a vault that nobody may see is there."""
+        if backup_vault_name not in self.vaults:
+            raise BackupClientError("AccessDeniedException", "Insufficient privileges to perform this action.")
+        return super().describe_backup_vault(backup_vault_name)
+
     def select(self, plan: str, selection: Document, creator: str | None) -> Document:
         """A new selection, its fields as AWS fills them."""
         self.plan(plan)
         if any(one["BackupSelection"]["SelectionName"] == selection["SelectionName"] for one in self.of(plan)):
             raise InvalidRequestException(msg=f"Backup selection {selection['SelectionName']} already exists")
         conditions = {name: [] for name in CONDITIONS} | (selection.get("Conditions") or {})
-        document = {
+        document: Document = {
             "BackupSelection": DEFAULTS | selection | {"Conditions": conditions},
             "SelectionId": str(uuid4()),
             "BackupPlanId": plan,

@@ -11,6 +11,14 @@ from goud_sandbox.settings import Settings
 ACCOUNT = "123456789012"
 
 
+@dataclass(frozen=True)
+class Key:
+    """An access key."""
+
+    id: str
+    secret: str
+
+
 def _no_console(_: str) -> str:
     return ""
 
@@ -31,8 +39,8 @@ def _nothing(_: str) -> None:
 class Context:
     """The sandbox's settings, clock and hands.
 
-    ``console`` and ``host_keys`` look into a machine, ``reboot`` asks its system to reboot, ``lie_device`` tells whether
-    the next growth of a volume is to be told and not done.
+    ``console`` and ``host_keys`` look into a machine, ``reboot`` asks its system to reboot, ``lie_device`` tells
+    whether the next growth of a volume is to be told and not done.
     """
 
     settings: Settings = field(default_factory=Settings)

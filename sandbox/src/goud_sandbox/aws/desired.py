@@ -49,7 +49,7 @@ def _region(backend: EC2Backend, pulled: set[str]) -> Desired:
         ),
         snapshots=tuple(Snapshot(one.id, one.source) for one in snapshots),
         machines=tuple(_machine(backend, one, pulled) for one in alive),
-        rules=tuple(_rules(backend, alive)),
+        rules=tuple(_rules(alive)),
     )
 
 
@@ -81,7 +81,7 @@ def _links(volume: str) -> tuple[str, ...]:
 # security groups -----------------------------------------------------------------------------------------------
 
 
-def _rules(backend: EC2Backend, alive: list[Guest]) -> Iterator[Rule]:
+def _rules(alive: list[Guest]) -> Iterator[Rule]:
     members: dict[str, list[str]] = {}
     groups: dict[str, Any] = {}
     for guest in alive:

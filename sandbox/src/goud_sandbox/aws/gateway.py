@@ -16,6 +16,7 @@ from urllib.parse import parse_qs
 from xml.sax.saxutils import escape
 
 from goud_sandbox.apifaults import ApiFault, ApiFaults
+from goud_sandbox.aws import signature
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -121,6 +122,10 @@ class Gateway:
             given.append((status, headers))
             return lambda _: None
 
+        try:
+            signature.verify(environ, body)
+        except signature.Refused as error:
+            return stranger(call, str(error))
         whole = environ | {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
         whole.pop("HTTP_TRANSFER_ENCODING", None)
         try:
@@ -143,6 +148,24 @@ def failure(call: Call, fault: ApiFault) -> Answer:
     """The answer of a fault that was ordered."""
     unavailable = {"ec2": "Unavailable", "s3": "ServiceUnavailable"}.get(call.service, "ServiceUnavailableException")
     return refusal(call, fault.status, unavailable if fault.reason == ANY_REASON else fault.reason, fault.message)
+
+
+STRANGERS = {  # by what is wrong, then by protocol
+    "key": {"s3": "InvalidAccessKeyId", "query": "InvalidClientTokenId", "json": "UnrecognizedClientException"},
+    "token": {"s3": "InvalidToken", "query": "InvalidClientTokenId", "json": "UnrecognizedClientException"},
+    "signature": {"s3": "SignatureDoesNotMatch", "query": "SignatureDoesNotMatch", "json": "InvalidSignatureException"},
+}
+
+
+def stranger(call: Call, why: str) -> Answer:
+    """The answer to somebody who is not who he says."""
+    if call.service == "ec2":
+        text = "AWS was not able to validate the provided access credentials"
+        return refusal(call, 401, "AuthFailure", text)
+    protocol = "s3" if call.service == "s3" else "query" if call.service in QUERY else "json"
+    text = "The request signature we calculated does not match the signature you provided."
+    known = text if why == "signature" else "The security token included in the request is invalid."
+    return refusal(call, 403, STRANGERS[why][protocol], known)
 
 
 def refusal(call: Call, status: int, code: str, message: str) -> Answer:

@@ -157,9 +157,11 @@ class Instances(Volumes):
     def terminate_instances(self, instance_ids: list[str]) -> list[tuple[Instance, InstanceState]]:
         """Terminate; volumes that are to go with them go."""
         gone = {one.id for one in self.get_multi_instances_by_id(instance_ids) if one.state == "terminated"}
-        done = super().terminate_instances([one for one in instance_ids if one not in gone]) if set(
-            instance_ids
-        ) - gone else []
+        done = (
+            super().terminate_instances([one for one in instance_ids if one not in gone])
+            if set(instance_ids) - gone
+            else []
+        )
         for instance, before in done:
             _turn(instance, before, "shutting-down", unless={"terminated"})
         return done
@@ -212,7 +214,7 @@ def console(instance: Instance) -> str:
 
 def get_console_output(response: EC2Response) -> ActionResult:
     """The machine's console in place of moto's sample."""
-    instance = response.ec2_backend.get_instance(response._get_param("InstanceId"))  # noqa: SLF001 -- as moto's own
+    instance = response.ec2_backend.get_instance(response._get_param("InstanceId"))
     output = Base64EncodedString.from_raw_string(console(instance))
     return ActionResult({"InstanceId": instance.id, "Timestamp": current.now(), "Output": output})
 

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 from moto.s3 import models
-from moto.s3.models import FakeKey
+from moto.s3.models import FakeKey, S3Backend
 
 _folder = Path()
 
@@ -62,13 +62,22 @@ def _revive(key: FakeKey, state: dict[str, Any]) -> None:
     key.lock = threading.Lock()
 
 
-def _dispose(key: FakeKey, garbage: bool = False) -> None:  # noqa: FBT001, FBT002 -- moto's signature
+def _dispose(key: FakeKey, garbage: bool = False) -> None:
     """An object that was removed loses its file; one that only left memory keeps it."""
     if not garbage:
         content = vars(key).get("_value_buffer")
         if isinstance(content, Bytes):
             content.path.unlink(missing_ok=True)
     key.disposed = True
+
+
+def _lock_configuration(backend: S3Backend, bucket_name: str) -> tuple[bool, str | None, int | None, int | None]:
+    """The default retention in days or in years; moto tells the other as 0, S3 not at all."""
+    enabled, mode, days, years = MOTO_LOCK_CONFIGURATION(backend, bucket_name)
+    return enabled, mode, days or None, years or None
+
+
+MOTO_LOCK_CONFIGURATION = S3Backend.get_object_lock_configuration
 
 
 def install(folder: Path) -> None:
@@ -79,3 +88,4 @@ def install(folder: Path) -> None:
     vars(models)["tempfile"] = Files
     for name, function in (("__getstate__", _state), ("__setstate__", _revive), ("dispose", _dispose)):
         type.__setattr__(FakeKey, name, function)
+    type.__setattr__(S3Backend, "get_object_lock_configuration", _lock_configuration)

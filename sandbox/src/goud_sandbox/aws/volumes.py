@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from moto.ec2.exceptions import EC2ClientError
@@ -33,7 +33,7 @@ class Modification(VolumeModification):
         self.target_iops = self.target_iops or volume.iops
         self.original_multi_attach_enabled = self.target_multi_attach_enabled = bool(volume.multi_attach_enabled)
         self.start_time = current.now()
-        self.end_time: datetime | None = None
+        self.end_time = None  # type: ignore[assignment] # moto's are over when they begin
 
     @property
     def modification_state(self) -> str:
@@ -57,6 +57,7 @@ class EbsVolume(Volume):
         super().__init__(*arguments, **options)
         self.size = int(self.size)
         self.device_gib = self.size
+        self.snapshot_id = self.snapshot_id or ""  # EBS tells it empty, and the modules read it
         self.multi_attach_enabled = str(self.multi_attach_enabled).lower() == "true"
         if self.volume_type == "gp3":
             self.throughput = int(self.throughput or GP3_MEBIBYTES_PER_SECOND)
@@ -118,7 +119,8 @@ class Volumes(EC2Backend):
         if snapshot and size < snapshot.volume_size:
             raise EC2ClientError(
                 "InvalidParameterValue",
-                f"Volume of {size}GiB is smaller than snapshot '{snapshot.id}', expect size >= {snapshot.volume_size}GiB",
+                f"Volume of {size}GiB is smaller than snapshot '{snapshot.id}', "
+                f"expect size >= {snapshot.volume_size}GiB",
             )
         if snapshot and snapshot.status != "completed":
             raise EC2ClientError("IncorrectState", f"Snapshot is in invalid state - {snapshot.status}")
@@ -191,10 +193,6 @@ class Volumes(EC2Backend):
             attachment.status = "attaching"
         return attachment
 
-    def create_snapshot(self, *arguments: Any, **options: Any) -> Any:
-        """A snapshot that is ``pending`` until the room has copied it."""
-        return super().create_snapshot(*arguments, **options)
-
     def copy_snapshot(
         self, source_snapshot_id: str, source_region: str, description: str, kms_key_id: str | None
     ) -> Any:
@@ -202,11 +200,6 @@ class Volumes(EC2Backend):
         copied = super().copy_snapshot(source_snapshot_id, source_region, description, kms_key_id)
         copied.source = source_snapshot_id  # type: ignore[attr-defined] # every snapshot is an EbsSnapshot
         return copied
-
-
-def timestamp(moment: datetime) -> datetime:
-    """moto's times carry no zone: they are UTC."""
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def install() -> None:
