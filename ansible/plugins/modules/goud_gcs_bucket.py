@@ -1,0 +1,196 @@
+"""A bucket of Cloud Storage with all its protections from its first moment, and who may do what in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ansible.module_utils.goud_google import PLATFORM, Refused, Session, call
+
+from ansible_collections.google.cloud.plugins.module_utils.gcp_utils import GcpModule, GcpSession
+
+DOCUMENTATION = r"""
+module: goud_gcs_bucket
+short_description: A protected bucket of Cloud Storage and its policy
+description:
+  - >-
+    C(google.cloud.gcp_storage_bucket) knows neither uniform access nor public access prevention, retention or policies; a
+    bucket made by it would be open to object ACLs until somebody closes it. Check mode and diff are supported.
+  - A locked retention cannot be undone by anybody; it is locked only when C(retention_locked) says so.
+options:
+  name: {description: The bucket's name; unique in the world., type: str, required: true}
+  location: {description: Region or multi-region., type: str, required: true}
+  storage_class: {description: Storage class., type: str, default: STANDARD}
+  labels: {description: Labels., type: dict, default: {}}
+  lifecycle_rules: {description: Rules as the API writes them., type: list, elements: dict, default: []}
+  retention_days: {description: Days in which no object can be changed or deleted; 0 is none., type: int, default: 0}
+  retention_locked: {description: Whether the retention is locked for good., type: bool, default: false}
+  kms_key: {description: Key that encrypts; empty is Google's own., type: str, default: ""}
+  grants:
+    description: What the named members may do. They lose other roles on this bucket; members that are not named are left alone.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      member: {description: The member., type: str, required: true}
+      role: {description: The role., type: str, required: true}
+author: [Goud Chain]
+"""
+
+EXAMPLES = r"""
+- name: Make the bucket for backups
+  goud_gcs_bucket:
+    name: mine-goud-backups
+    location: europe-west4
+    grants: [{member: "serviceAccount:a@b", role: roles/storage.objectViewer}]
+"""
+
+RETURN = r"""
+bucket: {description: The bucket as the API has it; empty in check mode while there is none., returned: always, type: dict}
+differences: {description: What was not as asked., returned: always, type: list}
+"""
+
+API = "https://storage.googleapis.com/storage/v1/b"
+DAY = 86400
+
+
+def wanted(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, as the API writes them."""
+    settings: dict[str, Any] = {
+        "storageClass": given["storage_class"],
+        "labels": dict(given["labels"]),
+        "versioning": {"enabled": True},
+        "iamConfiguration": {
+            "uniformBucketLevelAccess": {"enabled": True},
+            "publicAccessPrevention": "enforced",
+        },
+        "lifecycle": {"rule": list(given["lifecycle_rules"])},
+    }
+    if given["retention_days"]:
+        settings["retentionPolicy"] = {"retentionPeriod": str(given["retention_days"] * DAY)}
+    if given["kms_key"]:
+        settings["encryption"] = {"defaultKmsKeyName": given["kms_key"]}
+    return settings
+
+
+def differences(asked: Any, present: Any, path: str = "") -> list[str]:
+    """Dotted names of the settings that are otherwise."""
+    if isinstance(asked, Mapping):
+        here = present if isinstance(present, Mapping) else {}
+        return [
+            name for key, value in asked.items() for name in differences(value, here.get(key), f"{path}.{key}".strip("."))
+        ]
+    if asked == present or (not asked and not present) or str(asked) == str(present):
+        return []
+    return [path]
+
+
+def policy_with(policy: Mapping[str, Any], grants: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """The bindings in which each named member has exactly its roles."""
+    ours = {grant["member"] for grant in grants}
+    bindings = []
+    for binding in policy.get("bindings", []):
+        members = [member for member in binding.get("members", []) if member not in ours]
+        bindings.append({**binding, "members": members})
+    for grant in grants:
+        home = next(
+            (one for one in bindings if one["role"] == grant["role"] and not one.get("condition")),
+            None,
+        )
+        if home is None:
+            home = {"role": grant["role"], "members": []}
+            bindings.append(home)
+        home["members"].append(grant["member"])
+    return [{**one, "members": sorted(one["members"])} for one in bindings if one["members"]]
+
+
+def normal(bindings: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """Bindings without their order."""
+    return sorted((str(one["role"]), str(one.get("condition")), member) for one in bindings for member in one["members"])
+
+
+def settle(session: Session, given: Mapping[str, Any], project: str, *, check: bool) -> dict[str, Any]:
+    """Make bucket and policy as asked; with `check` only tell. Raises Refused."""
+    name = given["name"]
+    present = call(session, "GET", f"{API}/{name}", absent=True)
+    asked = wanted(given)
+    told = ["bucket"] if present is None else differences(asked, present)
+    if present is not None and str(present["location"]).upper() != given["location"].upper():
+        raise Refused(
+            0,
+            f"the bucket {name} is in {present['location']}, not in {given['location']}: a bucket cannot move. "
+            "Name another bucket (cloud_bucket_name), or its own location.",
+        )
+    if told and not check:
+        if present is None:
+            body = {"name": name, "location": given["location"].upper(), **asked}
+            present = call(session, "POST", f"{API}?project={project}", body) or {}
+        else:
+            present = call(session, "PATCH", f"{API}/{name}", asked) or {}
+    told += _lock(session, given, present, check=check)
+    told += _grant(session, given, present, check=check)
+    return {"changed": bool(told), "differences": told, "bucket": present or {}}
+
+
+def _lock(
+    session: Session, given: Mapping[str, Any], present: Mapping[str, Any] | None, *, check: bool
+) -> list[str]:
+    if not (given["retention_locked"] and given["retention_days"]):
+        return []
+    if present and (present.get("retentionPolicy") or {}).get("isLocked"):
+        return []
+    if present and not check:
+        generation = present["metageneration"]
+        call(session, "POST", f"{API}/{given['name']}/lockRetentionPolicy?ifMetagenerationMatch={generation}")
+    return ["retentionPolicy.isLocked"]
+
+
+def _grant(
+    session: Session, given: Mapping[str, Any], present: Mapping[str, Any] | None, *, check: bool
+) -> list[str]:
+    if not given["grants"]:
+        return []
+    if not present:
+        return ["policy"]
+    url = f"{API}/{given['name']}/iam?optionsRequestedPolicyVersion=3"
+    policy = call(session, "GET", url) or {}
+    bindings = policy_with(policy, given["grants"])
+    if normal(bindings) == normal(policy.get("bindings", [])):
+        return []
+    if not check:
+        # The etag makes it fail when somebody else changed the policy meanwhile.
+        body = {"version": policy.get("version", 1), "etag": policy.get("etag"), "bindings": bindings}
+        call(session, "PUT", f"{API}/{given['name']}/iam", body)
+    return ["policy"]
+
+
+def main() -> None:
+    """Entry point of the module."""
+    grant = {"member": {"type": "str", "required": True}, "role": {"type": "str", "required": True}}
+    module = GcpModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "location": {"type": "str", "required": True},
+            "storage_class": {"type": "str", "default": "STANDARD"},
+            "labels": {"type": "dict", "default": {}},
+            "lifecycle_rules": {"type": "list", "elements": "dict", "default": []},
+            "retention_days": {"type": "int", "default": 0},
+            "retention_locked": {"type": "bool", "default": False},
+            "kms_key": {"type": "str", "default": "", "no_log": False},
+            "grants": {"type": "list", "elements": "dict", "default": [], "options": grant},
+        },
+        supports_check_mode=True,
+    )
+    module.params["scopes"] = module.params["scopes"] or [PLATFORM]
+    try:
+        session = GcpSession(module, "goud").session()
+        result = settle(session, module.params, module.params["project"], check=module.check_mode)
+    except Refused as error:
+        module.fail_json(msg=str(error), status=error.status)
+    except OSError as error:  # requests' own errors are OSErrors
+        module.fail_json(msg=f"Google's API does not answer ({error}): check the network and HTTPS_PROXY.")
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()
