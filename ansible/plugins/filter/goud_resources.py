@@ -63,6 +63,11 @@ def goud_aws_disks(volumes: Iterable[Resource], machines: Mapping[str, Resource]
     return found
 
 
+def goud_kind_and_name(one: Resource) -> str:
+    """`firewall goud-ssh`, of a resource of Google's."""
+    return f"{str(one['kind']).rsplit('#', 1)[-1]} {one['name']}"
+
+
 def goud_disk_plan(wanted: Iterable[Resource], found: Mapping[str, Resource], kind: str, schedule: str) -> dict[str, Any]:
     """Disks to `create`, those to put under the `schedule`, `faults` that nothing here may mend, and all of it `told`."""
     wanted = list(wanted)
@@ -331,7 +336,8 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         own = (
             goud_aws_disks, goud_aws_machines, goud_aws_snapshots, goud_disk_plan, goud_disk_rows, goud_gcp_disks,
-            goud_gcp_host_keys, goud_gcp_machines, goud_gcp_refused, goud_gcp_snapshots, goud_join_disks, goud_machine_plan,
+            goud_gcp_host_keys, goud_gcp_machines, goud_gcp_refused, goud_gcp_snapshots, goud_join_disks, goud_kind_and_name,
+            goud_machine_plan,
             goud_machine_rows, goud_prunable, goud_wanted_machines,
         )  # fmt: skip
         return {one.__name__: one for one in own}
