@@ -165,6 +165,18 @@ def goud_aws_host_keys(machines: Iterable[Resource], told: Mapping[str, Any]) ->
     return found
 
 
+def goud_aws_ended(reservations: Iterable[Resource], names: Iterable[str]) -> list[str]:
+    """Why the instances of these names are gone, one line each."""
+    wanted = set(names)
+    found = {}
+    for held in reservations:
+        for one in held["Instances"]:
+            name = tags(one).get("Name", "")
+            if name in wanted:
+                found[name] = f"{name}: {(one.get('StateReason') or {}).get('Message') or one['State']['Name']}"
+    return [found.get(name, f"{name}: it is not listed") for name in sorted(wanted)]
+
+
 def goud_aws_protection_calls(reservations: Iterable[Resource]) -> dict[str, Any]:
     """The calls that tell which instances cannot be terminated."""
     return {
@@ -223,7 +235,7 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         own = (
-            goud_aws_console_calls, goud_aws_cool_down, goud_aws_disks, goud_aws_group_rules, goud_aws_host_keys, goud_aws_left, goud_aws_machines, goud_aws_network,
+            goud_aws_console_calls, goud_aws_cool_down, goud_aws_disks, goud_aws_ended, goud_aws_group_rules, goud_aws_host_keys, goud_aws_left, goud_aws_machines, goud_aws_network,
             goud_aws_refused, goud_aws_rules,
             goud_aws_protected, goud_aws_protection_calls, goud_aws_snapshots,
         )  # fmt: skip
