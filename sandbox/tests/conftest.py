@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from goud_sandbox.apifaults import ApiFaults
 from goud_sandbox.documents import Documents
 from goud_sandbox.gcp.app import Google
 from goud_sandbox.settings import Settings
+
+from .aws import Account
 
 PROJECT = "demo"
 TOKEN = "operator-token"
@@ -110,3 +112,12 @@ def cloud(tmp_path: Path) -> Cloud:
 def make_cloud(tmp_path: Path) -> Callable[[], Cloud]:
     """The same state again: what a restarted service sees."""
     return lambda: Cloud(tmp_path)
+
+
+@pytest.fixture
+def account(tmp_path: Path) -> Iterator[Account]:
+    made = Account(tmp_path)
+    try:
+        yield made
+    finally:
+        made.close()

@@ -59,6 +59,29 @@ def goud_plan(wanted: Iterable[Resource], present: Iterable[Resource], key: str 
     return {"create": create, "change": change, "extra": extra, "told": told}
 
 
+def singular(kind: str) -> str:
+    """The name of one of a kind."""
+    return {"addresses": "address"}.get(kind, kind.removesuffix("s"))
+
+
+def goud_plans(wanted: Mapping[str, Iterable[Resource]], there: Mapping[str, Iterable[Resource]]) -> dict[str, Any]:
+    """goud_plan for several kinds of resources at once; each sentence begins with the kind."""
+    plans = {kind: goud_plan(resources, there[kind]) for kind, resources in wanted.items()}
+    return {
+        kind: {**plan, "told": [f"{singular(kind)} {one}" for one in plan["told"]]} for kind, plan in plans.items()
+    }
+
+
+def goud_zone_subnets(zones: Sequence[str], cluster: str, network: str) -> list[dict[str, str]]:
+    """A subnet in each zone. The range follows the zone's last letter, so that a zone more moves no other's range."""
+    letters = [ord(zone[-1]) - ord("a") for zone in zones]
+    ranges = goud_subnets(network, max(letters, default=0) + 1)
+    return [
+        {"name": f"{cluster}-{zone}", "zone": zone, "range": ranges[letter]}
+        for zone, letter in zip(zones, letters, strict=True)
+    ]
+
+
 def goud_subnets(network: str, count: int, prefix: int = 24) -> list[str]:
     """The first `count` ranges of that prefix length in a range."""
     try:
@@ -102,6 +125,6 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         names = (
-            goud_differences, goud_plan, goud_subnets, goud_open_ranges, goud_data_disks,
+            goud_data_disks, goud_differences, goud_open_ranges, goud_plan, goud_plans, goud_subnets, goud_zone_subnets,
         )  # fmt: skip
         return {one.__name__: one for one in names}

@@ -11,7 +11,6 @@ Found = dict[str, dict[str, Any]]
 
 # A larger disk than asked was grown; it is never made smaller.
 GROW = "is {have} GB, {want} GB are asked for: expand.yml grows it, with a snapshot first"
-AWS_STATES = {"running": "running", "pending": "starting", "stopped": "stopped"}
 GCP_STATES = {"RUNNING": "running", "PROVISIONING": "starting", "STAGING": "starting", "TERMINATED": "stopped"}
 
 
@@ -38,29 +37,9 @@ def goud_gcp_disks(disks: Iterable[Resource]) -> Found:
     }
 
 
-def goud_aws_disks(volumes: Iterable[Resource], machines: Mapping[str, Resource] | None = None) -> Found:
-    """Amazon's data volumes by name; what they are attached to by its name where `machines` has it."""
-    names = {one["id"]: name for name, one in (machines or {}).items()}
-    found: Found = {}
-    for one in volumes:
-        tags = one.get("tags") or {}
-        if tags.get("goud_role") != "data" or not tags.get("Name"):
-            continue
-        attached = one.get("attachment_set") or one.get("attachments") or []
-        attached = [attached] if isinstance(attached, Mapping) else attached
-        holder = next((str(at.get("instance_id")) for at in attached if at.get("instance_id")), "")
-        found[str(tags["Name"])] = {
-            "name": str(tags["Name"]),
-            "id": one.get("id") or one.get("volume_id"),
-            "zone": one.get("zone") or one.get("availability_zone"),
-            "size_gb": int(one["size"]),
-            "type": one.get("type") or one.get("volume_type"),
-            "state": "ready" if one.get("status", one.get("state")) in {"available", "in-use"} else str(one.get("status")),
-            "machine": names.get(holder, holder),
-            "encrypted": bool(one.get("encrypted")),
-            "schedules": [str(tags["goud_schedule"])] if tags.get("goud_schedule") else [],
-        }
-    return found
+def goud_kind_and_name(one: Resource) -> str:
+    """`firewall goud-ssh`, of a resource of Google's."""
+    return f"{str(one['kind']).rsplit('#', 1)[-1]} {one['name']}"
 
 
 def goud_disk_plan(wanted: Iterable[Resource], found: Mapping[str, Resource], kind: str, schedule: str) -> dict[str, Any]:
@@ -110,33 +89,6 @@ def goud_gcp_machines(instances: Iterable[Resource]) -> Found:
     return found
 
 
-def goud_aws_machines(instances: Iterable[Resource]) -> Found:
-    """Amazon's instances by name; those that are gone and still listed do not count."""
-    found: Found = {}
-    for one in instances:
-        state = one.get("state", {}).get("name", "")
-        name = (one.get("tags") or {}).get("Name")
-        if not name or state in {"terminated", "shutting-down"}:
-            continue
-        found[str(name)] = {
-            "name": str(name),
-            "id": one["instance_id"],
-            "zone": one["placement"]["availability_zone"],
-            "type": one["instance_type"],
-            "state": AWS_STATES.get(state, state),
-            "address": one.get("public_ip_address") or one.get("private_ip_address", ""),
-            "private": one.get("private_ip_address", ""),
-            "disks": [
-                disk["ebs"]["volume_id"]
-                for disk in one.get("block_device_mappings", [])
-                if disk.get("device_name") == "/dev/sdf"
-            ],
-            "protected": bool(one.get("attributes", {}).get("disableApiTermination", {}).get("value")),
-            "hardened": one.get("metadata_options", {}).get("http_tokens") == "required",
-        }
-    return found
-
-
 def goud_wanted_machines(machines: Iterable[Resource], cluster: str, types: Mapping[str, str]) -> list[dict[str, Any]]:
     """The machines with `full_name`, `machine_type` and `disk` (the name of their data disk, or empty)."""
     found = []
@@ -150,10 +102,17 @@ def goud_wanted_machines(machines: Iterable[Resource], cluster: str, types: Mapp
 
 
 def goud_machine_plan(
-    wanted: Iterable[Resource], found: Mapping[str, Resource], disks: Mapping[str, Resource], protected: bool
+    wanted: Iterable[Resource],
+    found: Mapping[str, Resource],
+    disks: Mapping[str, Resource],
+    protected: bool,
+    edge_address: str = "",
 ) -> dict[str, Any]:
-    """Machines to `create`, `start` and `protect`, disks to `attach`, `faults` that nothing here may mend; all of it `told`."""
-    create, start, attach, protect, faults = [], [], [], [], []
+    """Machines to `create`, `start`, `protect` and give their `address`, disks to `attach`; all of it `told`.
+
+    `faults` are what nothing here may mend.
+    """
+    create, start, attach, protect, address, faults = [], [], [], [], [], []
     for one in wanted:
         name = one["full_name"]
         there = found.get(name)
@@ -161,6 +120,8 @@ def goud_machine_plan(
         holder = disk.get("machine", "")
         if holder and holder != name:
             faults.append(f"{one['disk']} is attached to {holder}, it belongs to {name}: detach it there first")
+        if one["role"] == "edge" and edge_address and (there or {}).get("address") != edge_address:
+            address.append(one)
         if there is None:
             create.append(one)
             continue
@@ -182,8 +143,10 @@ def goud_machine_plan(
     told = [f"{one['full_name']}: create, {one['machine_type']} in {one['zone']}" for one in create]
     told += [f"{one['full_name']}: start" for one in start]
     told += [f"{one['full_name']}: {'protect from' if protected else 'allow'} deletion" for one in protect]
+    told += [f"{one['full_name']}: give the address {edge_address}" for one in address if one not in create]
     told += [f"{one['disk']}: attach to {one['full_name']}" for one in attach]
-    return {"create": create, "start": start, "attach": attach, "protect": protect, "faults": faults, "told": told}
+    plan = {"create": create, "start": start, "attach": attach, "protect": protect, "address": address}
+    return plan | {"faults": faults, "told": told}
 
 
 def goud_gcp_snapshots(snapshots: Iterable[Resource]) -> list[dict[str, Any]]:
@@ -196,21 +159,6 @@ def goud_gcp_snapshots(snapshots: Iterable[Resource]) -> list[dict[str, Any]]:
             "size_gb": int(one["diskSizeGb"]),
             "time": one["creationTimestamp"],
             "state": "complete" if one["status"] == "READY" else str(one["status"]).lower(),
-        }
-        for one in snapshots
-    ])
-
-
-def goud_aws_snapshots(snapshots: Iterable[Resource]) -> list[dict[str, Any]]:
-    """Amazon's snapshots, newest first."""
-    return _newest([
-        {
-            "name": (one.get("tags") or {}).get("Name", one["snapshot_id"]),
-            "id": one["snapshot_id"],
-            "disk": (one.get("tags") or {}).get("goud_disk", one.get("volume_id")),
-            "size_gb": int(one["volume_size"]),
-            "time": str(one["start_time"]),
-            "state": "complete" if one["state"] == "completed" else one["state"],
         }
         for one in snapshots
     ])
@@ -330,8 +278,9 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         own = (
-            goud_aws_disks, goud_aws_machines, goud_aws_snapshots, goud_disk_plan, goud_disk_rows, goud_gcp_disks,
-            goud_gcp_host_keys, goud_gcp_machines, goud_gcp_refused, goud_gcp_snapshots, goud_join_disks, goud_machine_plan,
+            goud_disk_plan, goud_disk_rows, goud_gcp_disks,
+            goud_gcp_host_keys, goud_gcp_machines, goud_gcp_refused, goud_gcp_snapshots, goud_join_disks, goud_kind_and_name,
+            goud_machine_plan,
             goud_machine_rows, goud_prunable, goud_wanted_machines,
         )  # fmt: skip
         return {one.__name__: one for one in own}

@@ -30,7 +30,7 @@ options:
   environment:
     description: >-
       Variables that are used, with C(default) or with C(needed): the sentence that is told when it is not set. C(when) limits
-      it to the case that another variable has a value.
+      it to the case that another variable has a value; C(or) names others that will do as well.
     type: dict
     default: {}
   options: {description: The plugin's own options., type: dict, required: true}
@@ -57,12 +57,11 @@ def resolve(
     values: dict[str, str] = {}
     missing = []
     for name, rule in wanted.items():
-        value = environment.get(name) or str(rule.get("default", ""))
-        values[name] = value
+        given = (environment.get(one) for one in (name, *rule.get("or", [])))
+        values[name] = next((one for one in given if one), str(rule.get("default", "")))
         condition: Mapping[str, str] = rule.get("when", {})
         applies = all(environment.get(other) == text for other, text in condition.items())
-        alternatives = [environment.get(other) for other in rule.get("or", [])]
-        if not value and "needed" in rule and applies and not any(alternatives):
+        if not values[name] and "needed" in rule and applies:
             missing.append(f"{name} ({rule['needed']})")
     return values, missing
 

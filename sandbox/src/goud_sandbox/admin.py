@@ -21,12 +21,23 @@ JsonBody = Annotated[dict[str, Any], Body()]
 
 
 def application(
-    room: Room, keeper: Keeper, faults: Faults, api_faults: ApiFaults, tick: Callable[[], list[str]]
+    room: Room,
+    keeper: Keeper,
+    faults: Faults,
+    api_faults: ApiFaults,
+    *,
+    tick: Callable[[], list[str]],
+    advance: Callable[[float], str],
 ) -> FastAPI:
     """The application behind the admin port."""
     app = FastAPI(title="goud-sandbox", docs_url=None, redoc_url=None)
     app.add_exception_handler(SandboxError, _refusal)
     _state_routes(app, room, keeper, api_faults, tick)
+
+    @app.post("/clock/advance")
+    def clock(body: JsonBody) -> Document:
+        return {"aws": advance(float(body.get("seconds", 0)))}
+
     _fault_routes(app, faults)
     return app
 

@@ -31,6 +31,7 @@ class Cloud(StrEnum):
     """Providers the sandbox can be."""
 
     GCP = "gcp"
+    AWS = "aws"
 
 
 class Auth(StrEnum):
@@ -42,13 +43,14 @@ class Auth(StrEnum):
 
 @app.command()
 def up(
-    cloud: Annotated[Cloud, typer.Argument(help="The provider.")] = Cloud.GCP,
+    cloud: Annotated[Cloud, typer.Argument(help="The provider to go on with; both are there.")] = Cloud.GCP,
     state: State = None,
     name: Annotated[str, typer.Option(help="Part of every container's name.")] = "main",
     project: Annotated[str, typer.Option(help="The one project there is.")] = "goud-sandbox",
     region: Annotated[str, typer.Option(help="Region of automatic subnetworks.")] = "europe-west4",
     loopback: Annotated[str, typer.Option(help="First three numbers of external addresses.")] = "127.0.1",
-    port: Annotated[int, typer.Option(help="Port of the proxy; the next two are taken too.")] = 7080,
+    port: Annotated[int, typer.Option(help="Port of the proxy; the next three are taken too.")] = 7080,
+    aws_region: Annotated[str, typer.Option(help="Region that `env aws` names.")] = "eu-west-1",
     operation_seconds: Annotated[float, typer.Option(help="How long an operation takes at least.")] = 0.6,
 ) -> None:
     """Start the sandbox in the background (the first time: build its machine image). Harmless when it runs."""
@@ -61,12 +63,15 @@ def up(
         proxy_port=port,
         admin_port=port + 1,
         api_port=port + 2,
+        aws_port=port + 3,
+        aws_region=aws_region,
         operation_seconds=operation_seconds,
         upstream_proxy=os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy") or "",
     )
     with err.status("starting the sandbox"):
         settings = control.up(home, wanted)
-    err.print(f"sandbox [bold]{settings.name}[/] is up: project {settings.project}, state in {home.root}")
+    where = f"project {settings.project}" if cloud is Cloud.GCP else f"region {settings.aws_region}"
+    err.print(f"sandbox [bold]{settings.name}[/] is up: {where}, state in {home.root}")
     err.print(f'next: eval "$(goud-sandbox env {cloud.value})"')
 
 
@@ -89,15 +94,18 @@ def stop(state: State = None) -> None:
 def env(
     cloud: Annotated[Cloud, typer.Argument(help="The provider.")] = Cloud.GCP,
     state: State = None,
-    auth: Annotated[Auth, typer.Option(help="How the modules identify themselves.")] = Auth.ACCESSTOKEN,
+    auth: Annotated[Auth, typer.Option(help="gcp: how the modules identify themselves.")] = Auth.ACCESSTOKEN,
     as_json: Json = False,
 ) -> None:
     """Print the environment that leads the unmodified modules here: eval "$(goud-sandbox env gcp)"."""
-    values = control.environment(Home.find(state), auth.value)
+    home = Home.find(state)
+    values = control.aws_environment(home) if cloud is Cloud.AWS else control.environment(home, auth.value)
     if as_json:
         typer.echo(json.dumps(values, indent=2))
         return
     typer.echo(f"# {cloud.value}: endpoints and credentials of the sandbox")
+    if cloud is Cloud.AWS:
+        typer.echo(f"unset {' '.join(control.UNSET)}")
     for key, value in values.items():
         typer.echo(f"export {key}={shlex.quote(value)}")
 
@@ -159,10 +167,12 @@ def fault_disk(
 def fault_api(
     identity: str,
     kind: Annotated[str, typer.Argument(help="fail, slow, lie or lie_device")],
-    path: Annotated[str, typer.Option(help="Regular expression over host and path.")] = ".*",
+    path: Annotated[
+        str, typer.Option(help="Regular expression over host and path; aws: over ec2.amazonaws.com/Action.")
+    ] = ".*",
     method: Annotated[str, typer.Option(help="Regular expression.")] = ".*",
     status_code: Annotated[int, typer.Option(help="fail: HTTP status")] = 503,
-    reason: Annotated[str, typer.Option(help="fail: Google's reason")] = "backendError",
+    reason: Annotated[str, typer.Option(help="fail: the provider's reason or code")] = "backendError",
     seconds: Annotated[float, typer.Option(help="slow: seconds")] = 5.0,
     times: Annotated[int, typer.Option(help="Calls it applies to; 0 = until cleared.")] = 0,
     state: State = None,
@@ -185,11 +195,14 @@ def run_schedules(state: State = None) -> None:
     typer.echo(json.dumps(control.call(_settings(state), "POST", "/schedules/run")))
 
 
+@app.command()
+def advance(hours: Annotated[float, typer.Argument(help="How far.")], state: State = None) -> None:
+    """Move Amazon's clock ahead: cool-downs end, backups grow old."""
+    typer.echo(json.dumps(control.call(_settings(state), "POST", "/clock/advance", {"seconds": hours * 3600})))
+
+
 def _settings(state: Path | None) -> Settings:
-    home = Home.find(state)
-    if not home.settings.exists():
-        raise NotRunning(f"there is no sandbox in {home.root}: start it with `up gcp`")
-    return Settings.load(home.settings)
+    return control.standing(Home.find(state))
 
 
 def main() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import json
 import logging
 import os
 import secrets
 import shutil
 import signal
+import string
 import subprocess
 import sys
 import time
@@ -79,6 +81,11 @@ def _secrets(home: Home, settings: Settings) -> None:
     if not home.token.exists():
         home.token.touch(mode=0o600)
         home.token.write_text(f"ya29.sandbox-{secrets.token_urlsafe(32)}\n")
+    if not home.aws_key.exists():
+        letters = string.ascii_uppercase + string.digits
+        key = "AKIA" + "".join(secrets.choice(letters) for _ in range(16))
+        home.aws_key.touch(mode=0o600)
+        home.aws_key.write_text(json.dumps({"id": key, "secret": secrets.token_urlsafe(30)}) + "\n")
     if not home.credentials.exists():
         documents = Documents(home.database)
         iam = Iam(documents, home.token.read_text().strip())
@@ -130,6 +137,7 @@ def _knock(home: Home, settings: Settings) -> None:
     trust = authority.context(home.tls / "authority.pem")
     with httpx.Client(proxy=proxy, verify=trust, trust_env=False, timeout=10) as client:
         client.get(url, headers=headers).raise_for_status()
+    httpx.get(f"http://127.0.0.1:{settings.aws_port}/", timeout=10, trust_env=False)  # any answer is one
 
 
 def stop(home: Home) -> None:
@@ -175,11 +183,16 @@ def down(home: Home) -> None:
     shutil.rmtree(home.root)
 
 
+def standing(home: Home) -> Settings:
+    """The settings of the sandbox in this folder; ``NotRunning`` when there is none."""
+    if not home.settings.exists():
+        raise NotRunning(f"there is no sandbox in {home.root}: start it with `up`")
+    return Settings.load(home.settings)
+
+
 def environment(home: Home, auth: str = "accesstoken") -> dict[str, str]:
     """What the unmodified modules need to find the sandbox instead of Google; ``auth`` is their ``auth_kind``."""
-    if not home.settings.exists():
-        raise NotRunning(f"there is no sandbox in {home.root}: start it with `up gcp`")
-    settings = Settings.load(home.settings)
+    settings = standing(home)
     proxy = f"http://127.0.0.1:{settings.proxy_port}"
     local = "127.0.0.1,localhost,127.0.0.0/8"
     credentials = {
@@ -197,4 +210,25 @@ def environment(home: Home, auth: str = "accesstoken") -> dict[str, str]:
         "GCP_PROJECT": settings.project,
         "GOOGLE_CLOUD_PROJECT": settings.project,
         "GOOGLE_APPLICATION_CREDENTIALS": str(home.credentials),
+    }
+
+
+UNSET = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "AWS_ENDPOINT_URL_S3")
+
+
+def aws_environment(home: Home) -> dict[str, str]:
+    """What Amazon's clients need to find the sandbox; variables in ``UNSET`` would lead them elsewhere."""
+    settings = standing(home)
+    key = json.loads(home.aws_key.read_text())
+    bypass = ["127.0.0.1", "localhost", *filter(None, os.environ.get("NO_PROXY", "").split(","))]
+    local = ",".join(dict.fromkeys(bypass))
+    return {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{settings.aws_port}",
+        "AWS_ACCESS_KEY_ID": key["id"],
+        "AWS_SECRET_ACCESS_KEY": key["secret"],
+        "AWS_REGION": settings.aws_region,
+        "AWS_DEFAULT_REGION": settings.aws_region,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "NO_PROXY": local,
+        "no_proxy": local,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -17,6 +18,8 @@ from fastapi import FastAPI
 
 from goud_sandbox import admin
 from goud_sandbox.apifaults import ApiFaults
+from goud_sandbox.aws.app import Amazon
+from goud_sandbox.aws.context import Context, Key
 from goud_sandbox.documents import Documents
 from goud_sandbox.gcp import schedules
 from goud_sandbox.gcp.app import Google
@@ -52,13 +55,25 @@ class Service:
             objects=home.objects,
             settle=self.room.settle,
         )
-        self.room.powered_off = self.google.powered_off
+        self.amazon = Amazon(
+            documents,
+            Context(self.settings, console=self._console, host_keys=self._host_keys, reboot=self._reboot),
+            self.api_faults,
+            operator=Key(**json.loads(home.aws_key.read_text())),
+            folder=home.aws,
+            settle=self.room.settle,
+        )
+        self.room.powered_off = self._powered_off
         instances = self.google.compute.instances
         instances.console, instances.host_keys, instances.kill = self._console, self._host_keys, self.faults.reset
         self._home = home
 
     def _desired(self) -> Desired:
-        return self.google.desired()
+        return self.google.desired().joined(self.amazon.desired())
+
+    def _powered_off(self, machine: str) -> None:
+        self.google.powered_off(machine)
+        self.amazon.powered_off(machine)
 
     def _console(self, machine: str) -> str:
         try:
@@ -66,6 +81,12 @@ class Service:
         except DockerException as error:
             log.warning("no console of %s: %s", machine, error)
             return ""
+
+    def _reboot(self, machine: str) -> None:
+        try:
+            self.engine.within(machine, "systemctl", "--no-block", "reboot")
+        except DockerException as error:
+            log.warning("%s cannot be asked to reboot: %s", machine, error)
 
     def _host_keys(self, machine: str) -> dict[str, str]:
         try:
@@ -84,6 +105,7 @@ class Service:
         thread = threading.Thread(target=self._reconcile, name="reconciler", daemon=True)
         thread.start()
         self.google.operations.resume()
+        self.amazon.start(self.settings.aws_port)
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -95,7 +117,9 @@ class Service:
             ssl_certfile=str(tls / "server.pem"),
             ssl_keyfile=str(tls / "server.key"),
         )
-        own = admin.application(self.room, self.keeper, self.faults, self.api_faults, self._tick)
+        own = admin.application(
+            self.room, self.keeper, self.faults, self.api_faults, tick=self._tick, advance=self.amazon.advance
+        )
         servers = [api, _server(own, self.settings.admin_port)]
         proxy = Proxy(self.settings.proxy_port, self.settings.api_port, self.settings.upstream_proxy)
         tasks = [asyncio.create_task(server.serve()) for server in servers]
@@ -109,9 +133,10 @@ class Service:
             server.should_exit = True
         tasks[-1].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self.amazon.stop()
 
     def _tick(self) -> list[str]:
-        return schedules.run(self.google.compute)
+        return [*schedules.run(self.google.compute), *self.amazon.run_schedules()]
 
     def _reconcile(self) -> None:
         try:

@@ -19,14 +19,18 @@ class Settings:
     name: str = "main"
     project: str = "goud-sandbox"
     region: str = "europe-west4"
+    aws_region: str = "eu-west-1"
     loopback: str = "127.0.1"
     proxy_port: int = 7080
     api_port: int = 7443
     admin_port: int = 7081
+    aws_port: int = 7083
     published_ports: tuple[int, ...] = (22, 80, 443, 8080)
     operation_seconds: float = 0.6
     quota_cpus: int = 24
     quota_ssd_gb: int = 2048
+    quota_ebs_gb: int = 2048
+    modification_hours: float = 6.0
     upstream_proxy: str = ""
 
     def save(self, path: Path) -> None:
@@ -38,6 +42,7 @@ class Settings:
         """Read what ``save`` wrote."""
         values = json.loads(path.read_text())
         values["published_ports"] = tuple(values["published_ports"])
+        values.setdefault("aws_port", values["proxy_port"] + 3)
         return cls(**values)
 
 
@@ -92,6 +97,16 @@ class Home:
     def credentials(self) -> Path:
         """A service account's key file, for clients that want application default credentials."""
         return self.root / "credentials.json"
+
+    @property
+    def aws(self) -> Path:
+        """Amazon's state: the models of every service, and the bytes of storage objects."""
+        return self.root / "aws"
+
+    @property
+    def aws_key(self) -> Path:
+        """The operator's access key."""
+        return self.root / "aws-key.json"
 
     @property
     def pid(self) -> Path:

@@ -46,7 +46,10 @@ class Attachment:
 
 @dataclass(frozen=True)
 class Machine:
-    """A container that boots systemd. ``external`` is its own loopback address on this host."""
+    """A container that boots systemd. ``external`` is its own loopback address on this host.
+
+    ``startup_script`` runs at every boot, ``first_boot_script`` at the first one.
+    """
 
     id: str
     hostname: str
@@ -58,6 +61,7 @@ class Machine:
     users: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
     attachments: tuple[Attachment, ...] = ()
     startup_script: str = ""
+    first_boot_script: str = ""
     incarnation: str = ""
 
 

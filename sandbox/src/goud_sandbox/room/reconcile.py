@@ -184,6 +184,7 @@ class Room:
                     {"links": list(a.links), "minor": minors[a.disk]} for a in machine.attachments if a.disk in minors
                 ],
                 "startup_script": machine.startup_script,
+                "first_boot_script": machine.first_boot_script,
             },
             indent=2,
         )

@@ -20,7 +20,7 @@ from typing import Any
 MACHINE = Path("/var/lib/goud-cloud/machine.json")
 BY_ID = Path("/dev/disk/by-id")
 BY_UUID = Path("/dev/disk/by-uuid")
-KEYS_MARK = "# Added by Google"
+KEYS_MARK = "# Added by the cloud"
 INTERVAL_SECONDS = 0.25
 LOOP_MAJOR = 7
 
@@ -139,12 +139,13 @@ def forget_keys(name: str) -> None:
         path.write_text(path.read_text().split(KEYS_MARK)[0])
 
 
-def start_up_script(script: str) -> None:
-    path = Path("/run/cloud-startup-script")
+def run_script(script: str, path: Path) -> None:
+    """Start it unless its file says that it was started: in /run at every boot, elsewhere once."""
     if script and not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(script)
         path.chmod(0o700)
-        subprocess.Popen(["systemd-run", "--unit=cloud-startup-script", "--collect", str(path)])
+        subprocess.Popen(["systemd-run", f"--unit={path.name}", "--collect", str(path)])
 
 
 def host_keys() -> None:
@@ -172,7 +173,8 @@ def main() -> None:
         if not ready:
             notify_ready()
             ready = True
-        start_up_script(wanted.get("startup_script", ""))
+        run_script(wanted.get("startup_script", ""), Path("/run/cloud-startup-script"))
+        run_script(wanted.get("first_boot_script", ""), Path("/var/lib/cloud/cloud-user-script"))
         time.sleep(INTERVAL_SECONDS)
 
 

@@ -1,0 +1,91 @@
+"""Bytes of S3 objects: files, so that they take no memory and outlive the service."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from moto.s3 import models
+from moto.s3.models import FakeKey, S3Backend
+
+_folder = Path()
+
+
+class Bytes:
+    """One object's content with the methods moto uses of a file; opens the file only to read or write."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.path = _folder / uuid4().hex
+        self._position = 0
+
+    def seek(self, position: int) -> None:
+        """Go to a byte."""
+        self._position = position
+
+    def read(self, size: int = -1) -> bytes:
+        """From here on."""
+        if not self.path.exists():
+            return b""
+        with self.path.open("rb") as file:
+            file.seek(self._position)
+            block = file.read(size)
+        self._position += len(block)
+        return block
+
+    def truncate(self) -> None:
+        """Empty it; moto truncates only at its start."""
+        self.path.write_bytes(b"")
+
+    def write(self, content: bytes) -> None:
+        """The whole content."""
+        self.path.write_bytes(content)
+        self._position = len(content)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class Files:
+    """In place of the module ``tempfile`` in moto's S3."""
+
+    SpooledTemporaryFile = Bytes
+
+
+def _state(key: FakeKey) -> dict[str, Any]:
+    return {name: value for name, value in vars(key).items() if name != "lock"}
+
+
+def _revive(key: FakeKey, state: dict[str, Any]) -> None:
+    vars(key).update(state)
+    key.lock = threading.Lock()
+
+
+def _dispose(key: FakeKey, garbage: bool = False) -> None:
+    """An object that was removed loses its file; one that only left memory keeps it."""
+    if not garbage:
+        content = vars(key).get("_value_buffer")
+        if isinstance(content, Bytes):
+            content.path.unlink(missing_ok=True)
+    key.disposed = True
+
+
+def _lock_configuration(backend: S3Backend, bucket_name: str) -> tuple[bool, str | None, int | None, int | None]:
+    """The default retention in days or in years; moto tells the other as 0, S3 not at all."""
+    enabled, mode, days, years = MOTO_LOCK_CONFIGURATION(backend, bucket_name)
+    return enabled, mode, days or None, years or None
+
+
+MOTO_LOCK_CONFIGURATION = S3Backend.get_object_lock_configuration
+
+
+def install(folder: Path) -> None:
+    """Let moto keep content in ``folder``."""
+    global _folder  # noqa: PLW0603 -- moto's state is the process's
+    folder.mkdir(parents=True, exist_ok=True)
+    _folder = folder
+    vars(models)["tempfile"] = Files
+    for name, function in (("__getstate__", _state), ("__setstate__", _revive), ("dispose", _dispose)):
+        type.__setattr__(FakeKey, name, function)
+    type.__setattr__(S3Backend, "get_object_lock_configuration", _lock_configuration)

@@ -1,0 +1,124 @@
+"""An Amazon account over a room that does as it is told; clients are boto3's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3  # type: ignore[import-untyped]
+from botocore.config import Config  # type: ignore[import-untyped]
+from botocore.exceptions import ClientError  # type: ignore[import-untyped]
+
+from goud_sandbox.apifaults import ApiFaults
+from goud_sandbox.aws.app import Amazon
+from goud_sandbox.aws.context import Context, Key
+from goud_sandbox.documents import Documents
+from goud_sandbox.settings import Settings
+
+REGION, ZONE, IMAGE = "eu-west-1", "eu-west-1a", "ami-0d13a64d13a64d130"
+KEY = Key("AKIASANDBOXTESTS0001", "secret-of-the-operator")
+PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl test"
+QUICK = Config(retries={"max_attempts": 0}, connect_timeout=5, read_timeout=30)
+
+
+class Account:
+    """One account; ``room_errors`` makes its room fail, ``hold`` makes it wait."""
+
+    def __init__(self, folder: Path) -> None:
+        settings = Settings(operation_seconds=0.02, quota_ebs_gb=500, quota_cpus=8, loopback="127.0.31")
+        self.documents = Documents(folder / "documents.db")
+        self.faults = ApiFaults(self.documents)
+        self.room_errors: dict[str, str] = {}
+        self.hold = False
+        self.rebooted: list[str] = []
+        context = Context(
+            settings,
+            console=lambda machine: f"boot of {machine}\n",
+            host_keys=lambda _: {"ssh-ed25519": "AAAAhost"},
+            reboot=self.rebooted.append,
+        )
+        self.amazon = Amazon(
+            self.documents, context, self.faults, operator=KEY, folder=folder / "aws", settle=self._settle
+        )
+        self.amazon.start(0)
+        self.ec2 = self.client("ec2")
+
+    def _settle(self, *things: str) -> str | None:
+        while self.hold:
+            time.sleep(0.01)
+        return next((self.room_errors[thing] for thing in things if thing in self.room_errors), None)
+
+    def client(self, service: str, key: str = KEY.id, secret: str = KEY.secret, token: str | None = None) -> Any:
+        return boto3.client(
+            service,
+            endpoint_url=f"http://127.0.0.1:{self.amazon.port}",
+            region_name=REGION,
+            aws_access_key_id=key,
+            aws_secret_access_key=secret,
+            aws_session_token=token,
+            config=QUICK,
+        )
+
+    def close(self) -> None:
+        self.hold = False
+        self.amazon.stop()
+        self.documents.close()
+
+    def network(self) -> str:
+        vpc = self.ec2.create_vpc(CidrBlock="10.31.0.0/16")["Vpc"]["VpcId"]
+        made = self.ec2.create_subnet(VpcId=vpc, CidrBlock="10.31.1.0/24", AvailabilityZone=ZONE)
+        return str(made["Subnet"]["SubnetId"])
+
+    def volume(self, size: int = 10, **more: Any) -> str:
+        made = self.ec2.create_volume(AvailabilityZone=ZONE, Size=size, VolumeType="gp3", **more)
+        self.becomes(lambda: self.about(made["VolumeId"])["State"], "available")
+        return str(made["VolumeId"])
+
+    def about(self, volume: str) -> Any:
+        return self.ec2.describe_volumes(VolumeIds=[volume])["Volumes"][0]
+
+    def modification(self, volume: str) -> Any:
+        return self.ec2.describe_volumes_modifications(VolumeIds=[volume])["VolumesModifications"][0]
+
+    def grown(self, volume: str, size: int) -> None:
+        self.ec2.modify_volume(VolumeId=volume, Size=size)
+        self.becomes(lambda: self.modification(volume)["ModificationState"], "completed")
+
+    def instance(self, **more: Any) -> str:
+        options = {"ImageId": IMAGE, "InstanceType": "t3.small", "MinCount": 1, "MaxCount": 1} | more
+        if "SubnetId" not in options and "NetworkInterfaces" not in options:
+            options["SubnetId"] = self.network()
+        return str(self.ec2.run_instances(**options)["Instances"][0]["InstanceId"])
+
+    def seen(self, instance: str) -> Any:
+        return self.ec2.describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"][0]
+
+    def state(self, instance: str) -> str:
+        return str(self.seen(instance)["State"]["Name"])
+
+    def running(self, **more: Any) -> str:
+        made = self.instance(**more)
+        self.becomes(lambda: self.state(made), "running")
+        return made
+
+    @staticmethod
+    def becomes(look: Callable[[], Any], wanted: Any, seconds: float = 5.0) -> None:
+        deadline = time.monotonic() + seconds
+        while (now := look()) != wanted:
+            assert time.monotonic() < deadline, f"{now!r} did not become {wanted!r}"
+            time.sleep(0.02)
+
+    def later(self, **span: float) -> None:
+        self.amazon.advance(timedelta(**span).total_seconds())
+
+
+def refused(call: Callable[..., Any], **arguments: Any) -> tuple[str, str]:
+    """Code and message of the error that the call must end in."""
+    try:
+        answer = call(**arguments)
+    except ClientError as error:
+        return str(error.response["Error"]["Code"]), str(error.response["Error"].get("Message", ""))
+    raise AssertionError(f"it was not refused: {answer}")

@@ -1,0 +1,163 @@
+"""EBS's semantics: what takes time, what is refused and in which words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from goud_sandbox.apifaults import ApiFault
+from goud_sandbox.room.model import Disk
+
+from .aws import ZONE, Account, refused
+
+GIB = 1 << 30
+
+
+def disk(account: Account, volume: str) -> Disk:
+    return next(one for one in account.amazon.desired().disks if one.id == volume)
+
+
+def test_a_volume_is_creating_until_the_room_has_it(account: Account) -> None:
+    account.hold = True
+    made = account.ec2.create_volume(AvailabilityZone=ZONE, Size=2, VolumeType="gp3", Encrypted=True)
+    volume = made["VolumeId"]
+    assert made["State"] == account.about(volume)["State"] == "creating"
+    assert disk(account, volume) == Disk(volume, 2 * GIB)
+    account.hold = False
+    account.becomes(lambda: account.about(volume)["State"], "available")
+    about = account.about(volume)
+    assert (about["MultiAttachEnabled"], about["Encrypted"], about["Iops"], about["Throughput"]) == (
+        False,
+        True,
+        3000,
+        125,
+    )
+
+
+def test_a_volume_that_the_room_cannot_make_is_an_error(account: Account) -> None:
+    account.hold = True
+    volume = account.ec2.create_volume(AvailabilityZone=ZONE, Size=2)["VolumeId"]
+    account.room_errors[f"disk:{volume}"] = "no space left on device"
+    account.hold = False
+    account.becomes(lambda: account.about(volume)["State"], "error")
+
+
+def test_growth_goes_through_ebs_states_and_the_size_shows_when_the_device_has_it(account: Account) -> None:
+    volume = account.volume(10)
+    account.hold = True
+    answer = account.ec2.modify_volume(VolumeId=volume, Size=20)["VolumeModification"]
+    assert (answer["ModificationState"], answer["OriginalSize"], answer["TargetSize"]) == ("modifying", 10, 20)
+    assert account.about(volume)["Size"] == 10
+    assert disk(account, volume).size == 20 * GIB
+    assert refused(account.ec2.modify_volume, VolumeId=volume, Size=30)[0] == "IncorrectModificationState"
+    account.hold = False
+    account.becomes(lambda: account.modification(volume)["ModificationState"], "completed")
+    assert (account.about(volume)["Size"], account.modification(volume)["Progress"]) == (20, 100)
+
+
+def test_growth_that_the_room_refuses_fails_and_changes_nothing(account: Account) -> None:
+    volume = account.volume(10)
+    account.room_errors[f"disk:{volume}"] = "disk full"
+    account.ec2.modify_volume(VolumeId=volume, Size=20)
+    account.becomes(lambda: account.modification(volume)["ModificationState"], "failed")
+    assert account.modification(volume)["StatusMessage"] == "disk full"
+    assert account.about(volume)["Size"] == 10
+    assert disk(account, volume).size == 10 * GIB
+
+
+def test_a_volume_never_shrinks(account: Account) -> None:
+    volume = account.volume(10)
+    assert refused(account.ec2.modify_volume, VolumeId=volume, Size=5) == (
+        "InvalidParameterValue",
+        "New size cannot be smaller than existing size",
+    )
+
+
+def test_a_volume_grows_again_only_after_six_hours(account: Account) -> None:
+    volume = account.volume(10)
+    account.grown(volume, 20)
+    code, message = refused(account.ec2.modify_volume, VolumeId=volume, Size=30)
+    assert code == "VolumeModificationRateExceeded"
+    assert "at least 6 hours" in message
+    account.later(hours=5, minutes=59)
+    assert refused(account.ec2.modify_volume, VolumeId=volume, Size=30)[0] == "VolumeModificationRateExceeded"
+    account.later(minutes=2)
+    account.grown(volume, 30)
+    assert account.about(volume)["Size"] == 30
+
+
+def test_quotas_refuse_what_is_too_much(account: Account) -> None:
+    volume = account.volume(400)
+    assert refused(account.ec2.create_volume, AvailabilityZone=ZONE, Size=101)[0] == "VolumeLimitExceeded"
+    assert refused(account.ec2.modify_volume, VolumeId=volume, Size=501)[0] == "VolumeLimitExceeded"
+    assert account.about(volume)["Size"] == 400
+
+
+def test_a_snapshot_keeps_its_size_and_makes_volumes(account: Account) -> None:
+    volume = account.volume(10)
+    account.hold = True
+    made = account.ec2.create_snapshot(VolumeId=volume, Description="before")
+    snapshot = made["SnapshotId"]
+    assert (made["State"], made["VolumeSize"]) == ("pending", 10)
+    assert refused(account.ec2.create_volume, AvailabilityZone=ZONE, SnapshotId=snapshot)[0] == "IncorrectState"
+    account.hold = False
+    look = lambda: account.ec2.describe_snapshots(SnapshotIds=[snapshot])["Snapshots"][0]["State"]  # noqa: E731
+    account.becomes(look, "completed")
+    account.grown(volume, 20)
+    assert account.ec2.describe_snapshots(SnapshotIds=[snapshot])["Snapshots"][0]["VolumeSize"] == 10
+    small = refused(account.ec2.create_volume, AvailabilityZone=ZONE, SnapshotId=snapshot, Size=5)
+    assert small[0] == "InvalidParameterValue"
+    copy = account.ec2.create_volume(AvailabilityZone=ZONE, SnapshotId=snapshot)["VolumeId"]
+    assert disk(account, copy) == Disk(copy, 10 * GIB, snapshot)
+    account.ec2.delete_volume(VolumeId=volume)
+    assert snapshot in {one.id for one in account.amazon.desired().snapshots}
+
+
+def test_a_volume_is_attached_in_its_zone_and_not_deleted_while_it_is(account: Account) -> None:
+    volume, elsewhere = account.volume(), account.ec2.create_volume(AvailabilityZone="eu-west-1b", Size=1)["VolumeId"]
+    instance = account.running()
+    account.becomes(lambda: account.about(elsewhere)["State"], "available")
+    put = {"InstanceId": instance, "Device": "/dev/sdf"}
+    assert refused(account.ec2.attach_volume, VolumeId=elsewhere, **put)[0] == "InvalidVolume.ZoneMismatch"
+    account.ec2.attach_volume(VolumeId=volume, **put)
+    account.becomes(lambda: account.about(volume)["Attachments"][0]["State"], "attached")
+    machine = account.amazon.desired().machines[0]
+    name = f"nvme-Amazon_Elastic_Block_Store_{volume.replace('-', '')}"
+    assert [(one.disk, one.links[0]) for one in machine.attachments] == [(volume, name)]
+    assert refused(account.ec2.attach_volume, VolumeId=volume, **put)[0] == "VolumeInUse"
+    assert refused(account.ec2.delete_volume, VolumeId=volume)[0] == "VolumeInUse"
+    account.ec2.terminate_instances(InstanceIds=[instance])
+    account.becomes(lambda: account.about(volume)["State"], "available")  # the data outlives the machine
+
+
+def test_a_lie_says_done_and_changes_nothing(account: Account) -> None:
+    volume = account.volume(10)
+    account.faults.order(ApiFault("one", "lie", path="ModifyVolume$", times=1))
+    answer: Any = account.ec2.modify_volume(VolumeId=volume, Size=20)["VolumeModification"]
+    assert (answer["TargetSize"], answer["ModificationState"]) == (20, "modifying")
+    assert account.ec2.describe_volumes_modifications()["VolumesModifications"] == []
+    assert account.about(volume)["Size"] == 10
+    account.grown(volume, 20)  # and no cool-down was started
+
+
+def test_a_lie_about_the_device_changes_the_api_only(account: Account) -> None:
+    volume = account.volume(10)
+    account.faults.order(ApiFault("one", "lie_device", path="ModifyVolume$", times=1))
+    account.grown(volume, 20)
+    assert account.about(volume)["Size"] == 20
+    assert disk(account, volume).size == 10 * GIB
+    account.later(hours=7)
+    account.grown(volume, 30)
+    assert disk(account, volume).size == 30 * GIB
+
+
+def test_calls_fail_as_ordered(account: Account) -> None:
+    account.faults.order(ApiFault("one", "fail", path="ec2.*/DescribeVolumes$", times=1))
+    assert refused(account.ec2.describe_volumes)[0] == "Unavailable"
+    account.faults.order(
+        ApiFault("two", "fail", path="s3.*/backups/", status=500, reason="InternalError", method="PUT", times=1)
+    )
+    storage = account.client("s3")
+    storage.create_bucket(Bucket="backups", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    assert refused(storage.put_object, Bucket="backups", Key="one", Body=b"x")[0] == "InternalError"
+    storage.put_object(Bucket="backups", Key="one", Body=b"x")
+    assert account.faults.standing() == []
