@@ -234,6 +234,17 @@ def goud_join_disks(machines: Iterable[Resource], disks: Iterable[Resource]) -> 
     return rows
 
 
+def goud_snapshot_row(snapshot: Resource) -> dict[str, str]:
+    """A snapshot's row for the report."""
+    return {
+        "snapshot": snapshot["name"],
+        "disk": snapshot["disk"],
+        "size": f"{snapshot['size_gb']} GB",
+        "time": snapshot["time"],
+        "state": snapshot["state"],
+    }
+
+
 def goud_gcp_host_keys(machines: Iterable[Resource], told: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What goud_host_keys wants, from Google's guest attributes by machine name."""
     found = []
@@ -281,6 +292,6 @@ class FilterModule:
             goud_disk_plan, goud_disk_rows, goud_gcp_disks,
             goud_gcp_host_keys, goud_gcp_machines, goud_gcp_refused, goud_gcp_snapshots, goud_join_disks, goud_kind_and_name,
             goud_machine_plan,
-            goud_machine_rows, goud_prunable, goud_wanted_machines,
+            goud_machine_rows, goud_prunable, goud_snapshot_row, goud_wanted_machines,
         )  # fmt: skip
         return {one.__name__: one for one in own}
