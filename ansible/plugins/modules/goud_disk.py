@@ -40,6 +40,7 @@ SLACK = 16 * MIB
 """A file system may end this much before its device: XFS leaves a tail too small for an allocation group."""
 SUPPORTED = ("xfs", "ext4")
 _POLL_SECONDS = 0.5
+_DIVIDED = "divided into"
 
 
 @dataclass
@@ -119,7 +120,7 @@ def kind_of(name: str, sys: Path = Path("/sys/class/block")) -> str:
         return f"part of {', '.join(holders)}"
     parts = sorted(path.parent.name for path in folder.glob(f"{name}*/partition"))
     if parts:
-        return f"divided into {', '.join(parts)}"
+        return f"{_DIVIDED} {', '.join(parts)}"
     return "disk"
 
 
@@ -212,14 +213,15 @@ def problems(disk: Disk, mount: str, expected: int, waited: int) -> list[str]:
         return [_absent(disk.device, waited)]
     if disk.bytes == 0:
         return [f"{disk.device} ({disk.real}) has no medium: it was pulled out; attach the disk again"]
-    found = [] if disk.kind == "disk" else [_not_whole(disk)]
+    divided = disk.kind.startswith(_DIVIDED) and bool(disk.signatures)  # its partition table tells more
+    found = [] if disk.kind == "disk" or divided else [_not_whole(disk)]
     if disk.bytes < expected:
         found.append(
             f"block device: {disk.device} ({disk.real}) has {disk.bytes} bytes after {waited} s, not {expected}"
             " (the cloud says it resized the disk, this machine does not see it): look at it in the cloud's console;"
             " a reboot makes the machine read it again"
         )
-    if disk.kind == "disk" and not disk.blank and not disk.filesystem:
+    if divided or (disk.kind == "disk" and not disk.blank and not disk.filesystem):
         found.append(_foreign(disk))
     elsewhere = [place for place in disk.mounts if place != mount]
     if elsewhere:
@@ -256,9 +258,10 @@ def _foreign(disk: Disk) -> str:
             f"{disk.device} ({disk.real}) is not blank and holds nothing that is recognised: somebody's data may be"
             f" on it. Look at it; if it may go: blkdiscard -z {disk.device}"
         )
-    seen = ", ".join(
+    names = [
         str(entry["type"]) + (f" (label {entry['label']})" if entry.get("label") else "") for entry in disk.signatures
-    )
+    ]
+    seen = ", ".join(dict.fromkeys(names))
     return (
         f"{disk.device} ({disk.real}) has a foreign signature: {seen}. It is not formatted. If its data may go:"
         f" wipefs --all {disk.device} && blkdiscard -z {disk.device}"
