@@ -6,7 +6,7 @@ import json
 
 from testinfra.host import Host
 
-testinfra_hosts = ["ansible://one"]
+testinfra_hosts = ["ansible://one?force_ansible=True"]  # the inventory is templated, which only Ansible reads
 DEVICE = "/dev/disk/by-id/google-data"
 
 
