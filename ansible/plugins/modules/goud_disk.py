@@ -60,6 +60,7 @@ class Disk:
     mounted: bool = False
     filesystem_bytes: int = 0
     free_bytes: int = 0
+    usable_bytes: int = 0
 
 
 def run(*command: str) -> str:
@@ -157,10 +158,13 @@ def is_blank(path: Path, size: int) -> bool:
 
 
 def mounts_of(number: int, mountinfo: str) -> list[str]:
-    """Return where a device is mounted, from the text of /proc/self/mountinfo."""
+    """Return where a device is mounted as a whole, from the text of /proc/self/mountinfo.
+
+    A folder of it that is bound elsewhere, such as a container's volume, is a use of the mount and not another one.
+    """
     wanted = f"{os.major(number)}:{os.minor(number)}"
     rows = (line.split() for line in mountinfo.splitlines())
-    return sorted({_unescaped(row[4]) for row in rows if len(row) > 4 and row[2] == wanted})
+    return sorted({_unescaped(row[4]) for row in rows if len(row) > 4 and row[2] == wanted and row[3] == "/"})
 
 
 def _unescaped(text: str) -> str:
@@ -204,6 +208,7 @@ def read(device: str, mount: str) -> Disk:
         disk.filesystem_bytes = filesystem_bytes(disk.filesystem, path, mount)
         about = os.statvfs(mount)
         disk.free_bytes = about.f_bavail * about.f_frsize
+        disk.usable_bytes = about.f_blocks * about.f_frsize
     return disk
 
 
