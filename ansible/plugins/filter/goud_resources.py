@@ -294,7 +294,7 @@ def goud_gcp_refused(wanted: Iterable[Resource], offer: Mapping[str, Any], regio
         if quota and more and quota["usage"] + more > quota["limit"]:
             found.append(
                 f"The quota {metric} of {region} has no room: {quota['limit']:g} are allowed, "
-                f"{quota['usage']:g} used, {more} more needed. Ask for a larger one in the console (IAM & Admin, Quotas), or for less."
+                f"{quota['usage']:g} used, {more} more needed. Ask for a larger one (IAM & Admin, Quotas), or for less."
             )
     return found
 
