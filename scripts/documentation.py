@@ -27,6 +27,8 @@ FOLDERS = {
     "docs": "architecture, the settings of a node",
     "docs/decisions": "why it is so, and what would change it",
     "docs/runbooks": "one page per verb",
+    "inventories/aws": "machines at Amazon, by their tags",
+    "inventories/gcp": "machines at Google Cloud, by their labels",
     "inventories/local": "this machine: three nodes, three etcd members, one load balancer",
     "molecule": "scenarios that test the roles",
     "node": "the Python distribution: sources, tests, Dockerfile",

@@ -38,7 +38,9 @@ def goud_aws_machines(reservations: Iterable[Resource], protected: Iterable[str]
             "address": one.get("PublicIpAddress") or one.get("PrivateIpAddress", ""),
             "private": one.get("PrivateIpAddress", ""),
             "disks": [
-                disk["Ebs"]["VolumeId"] for disk in one.get("BlockDeviceMappings", []) if disk["DeviceName"] == DATA_DEVICE
+                disk["Ebs"]["VolumeId"]
+                for disk in one.get("BlockDeviceMappings", [])
+                if disk["DeviceName"] == DATA_DEVICE
             ],
             "protected": one["InstanceId"] in kept,
             "hardened": (one.get("MetadataOptions") or {}).get("HttpTokens") == "required",
@@ -106,7 +108,12 @@ def goud_aws_network(found: Mapping[str, Any], cluster: str) -> dict[str, Any]:
         "vpcs": vpcs,
         "gateways": [{"name": cluster, "id": one["InternetGatewayId"]} for one in found["gateways"]],
         "subnets": [
-            {"name": subnets[one["SubnetId"]], "id": one["SubnetId"], "range": one["CidrBlock"], "zone": one["AvailabilityZone"]}
+            {
+                "name": subnets[one["SubnetId"]],
+                "id": one["SubnetId"],
+                "range": one["CidrBlock"],
+                "zone": one["AvailabilityZone"],
+            }
             for one in found["subnets"]
         ],
         "tables": [
@@ -114,18 +121,23 @@ def goud_aws_network(found: Mapping[str, Any], cluster: str) -> dict[str, Any]:
                 "name": cluster,
                 "id": one["RouteTableId"],
                 "out": any(
-                    str(route.get("GatewayId", "")).startswith("igw-") and route.get("DestinationCidrBlock") == "0.0.0.0/0"
+                    str(route.get("GatewayId", "")).startswith("igw-")
+                    and route.get("DestinationCidrBlock") == "0.0.0.0/0"
                     for route in one.get("Routes", [])
                 ),
-                "subnets": sorted(subnets.get(at["SubnetId"], "") for at in one.get("Associations", []) if at.get("SubnetId")),
+                "subnets": sorted(
+                    subnets.get(at["SubnetId"], "") for at in one.get("Associations", []) if at.get("SubnetId")
+                ),
             }
             for one in found["tables"]
         ],
         "groups": [
-            {"name": str(one["GroupName"]), "id": one["GroupId"], "rules": _rules(one, groups)} for one in found["groups"]
+            {"name": str(one["GroupName"]), "id": one["GroupId"], "rules": _rules(one, groups)}
+            for one in found["groups"]
         ],
         "addresses": [
-            {"name": f"{cluster}-edge", "id": one["AllocationId"], "address": one["PublicIp"]} for one in found["addresses"]
+            {"name": f"{cluster}-edge", "id": one["AllocationId"], "address": one["PublicIp"]}
+            for one in found["addresses"]
         ],
     }
 
@@ -152,7 +164,10 @@ def goud_aws_group_rules(rules: Iterable[Resource]) -> list[dict[str, Any]]:
 
 def goud_aws_left(there: Mapping[str, Iterable[Resource]]) -> list[str]:
     """`group goud-node`, of everything in a network."""
-    return [f"{kind.removesuffix('s')} {one['name']}" for kind, found in there.items() for one in found]
+    singular = {"addresses": "address"}
+    return [
+        f"{singular.get(kind, kind.removesuffix('s'))} {one['name']}" for kind, all_ in there.items() for one in all_
+    ]
 
 
 def goud_aws_host_keys(machines: Iterable[Resource], told: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -205,7 +220,9 @@ def goud_aws_console_calls(machines: Iterable[Resource]) -> dict[str, Any]:
 
 def goud_aws_cool_down(changes: Iterable[Resource], now: str) -> float:
     """Hours until a volume may be changed again; none is 0. Amazon allows one change in six hours."""
-    begun = [datetime.fromisoformat(str(one["StartTime"])) for one in changes or [] if one["ModificationState"] != "failed"]
+    begun = [
+        datetime.fromisoformat(str(one["StartTime"])) for one in changes or [] if one["ModificationState"] != "failed"
+    ]
     if not begun:
         return 0.0
     passed = (datetime.fromisoformat(now) - max(begun)).total_seconds() / 3600
@@ -235,8 +252,8 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         own = (
-            goud_aws_console_calls, goud_aws_cool_down, goud_aws_disks, goud_aws_ended, goud_aws_group_rules, goud_aws_host_keys, goud_aws_left, goud_aws_machines, goud_aws_network,
-            goud_aws_refused, goud_aws_rules,
-            goud_aws_protected, goud_aws_protection_calls, goud_aws_snapshots,
+            goud_aws_console_calls, goud_aws_cool_down, goud_aws_disks, goud_aws_ended, goud_aws_group_rules,
+            goud_aws_host_keys, goud_aws_left, goud_aws_machines, goud_aws_network, goud_aws_protected,
+            goud_aws_protection_calls, goud_aws_refused, goud_aws_rules, goud_aws_snapshots,
         )  # fmt: skip
         return {one.__name__: one for one in own}

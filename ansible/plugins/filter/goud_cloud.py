@@ -12,11 +12,13 @@ Resource = Mapping[str, Any]
 
 
 def goud_differences(wanted: Any, present: Any, path: str = "") -> list[str]:
-    """Dotted names of what is asked for and is otherwise. What is not asked for does not count; the order of lists neither."""
+    """Dotted names of what is asked for and is otherwise. The rest does not count, nor a list's order."""
     if isinstance(wanted, Mapping):
         here = present if isinstance(present, Mapping) else {}
         return [
-            one for key, value in wanted.items() for one in goud_differences(value, here.get(key), f"{path}.{key}".strip("."))
+            one
+            for key, value in wanted.items()
+            for one in goud_differences(value, here.get(key), f"{path}.{key}".strip("."))
         ]
     if isinstance(wanted, Sequence) and not isinstance(wanted, str):
         return [] if _same_lists(wanted, present) else [path]
@@ -42,11 +44,13 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     text = str(value)
-    return text.rsplit("/", 1)[-1] if text.startswith(("https://", "projects/", "zones/", "regions/", "global/")) else text
+    return (
+        text.rsplit("/", 1)[-1] if text.startswith(("https://", "projects/", "zones/", "regions/", "global/")) else text
+    )
 
 
 def goud_plan(wanted: Iterable[Resource], present: Iterable[Resource], key: str = "name") -> dict[str, list[Any]]:
-    """What has to be done: `create` and `change` (the wanted ones), `extra` (names), and `told`, a sentence for each."""
+    """What has to be done: `create` and `change` (the wanted ones), `extra` (names); `told` has a sentence for each."""
     there = {str(one[key]): one for one in present}
     asked = {str(one[key]): one for one in wanted}
     create = [one for name, one in asked.items() if name not in there]
@@ -67,9 +71,7 @@ def singular(kind: str) -> str:
 def goud_plans(wanted: Mapping[str, Iterable[Resource]], there: Mapping[str, Iterable[Resource]]) -> dict[str, Any]:
     """goud_plan for several kinds of resources at once; each sentence begins with the kind."""
     plans = {kind: goud_plan(resources, there[kind]) for kind, resources in wanted.items()}
-    return {
-        kind: {**plan, "told": [f"{singular(kind)} {one}" for one in plan["told"]]} for kind, plan in plans.items()
-    }
+    return {kind: {**plan, "told": [f"{singular(kind)} {one}" for one in plan["told"]]} for kind, plan in plans.items()}
 
 
 def goud_zone_subnets(zones: Sequence[str], cluster: str, network: str) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Disks, machines and snapshots in one form, whichever provider told of them; and what of the wanted ones is missing."""
+"""Disks, machines and snapshots in one form, whichever provider told of them, and what of the wanted is missing."""
 
 from __future__ import annotations
 
@@ -42,8 +42,10 @@ def goud_kind_and_name(one: Resource) -> str:
     return f"{str(one['kind']).rsplit('#', 1)[-1]} {one['name']}"
 
 
-def goud_disk_plan(wanted: Iterable[Resource], found: Mapping[str, Resource], kind: str, schedule: str) -> dict[str, Any]:
-    """Disks to `create`, those to put under the `schedule`, `faults` that nothing here may mend, and all of it `told`."""
+def goud_disk_plan(
+    wanted: Iterable[Resource], found: Mapping[str, Resource], kind: str, schedule: str
+) -> dict[str, Any]:
+    """Disks to `create`, those to put under the `schedule`, `faults` that nothing here may mend; all of it `told`."""
     wanted = list(wanted)
     create = [one for one in wanted if one["name"] not in found]
     faults = []
@@ -101,6 +103,21 @@ def goud_wanted_machines(machines: Iterable[Resource], cluster: str, types: Mapp
     return found
 
 
+def _machine_faults(one: Resource, there: Resource) -> list[str]:
+    name = one["full_name"]
+    faults = []
+    if there["zone"] != one["zone"]:
+        faults.append(f"{name} is in {there['zone']}, not in {one['zone']}: a machine cannot move; rebuild it")
+    if there["type"] != one["machine_type"]:
+        faults.append(
+            f"{name} is a {there['type']}, not a {one['machine_type']}: stop it, change its type in the "
+            "console, one machine after the other, or ask for the type that it has"
+        )
+    if not there["hardened"]:
+        faults.append(f"{name} was not made by this role (no secure boot, or the old metadata service): rebuild it")
+    return faults
+
+
 def goud_machine_plan(
     wanted: Iterable[Resource],
     found: Mapping[str, Resource],
@@ -125,15 +142,7 @@ def goud_machine_plan(
         if there is None:
             create.append(one)
             continue
-        if there["zone"] != one["zone"]:
-            faults.append(f"{name} is in {there['zone']}, not in {one['zone']}: a machine cannot move; rebuild it")
-        if there["type"] != one["machine_type"]:
-            faults.append(
-                f"{name} is a {there['type']}, not a {one['machine_type']}: stop it, change its type in the console (or by the "
-                "provider's command line), one machine after the other, or ask for the type that it has"
-            )
-        if not there["hardened"]:
-            faults.append(f"{name} was not made by this role (no secure boot, or the old metadata service): rebuild it")
+        faults += _machine_faults(one, there)
         if there["state"] == "stopped":
             start.append(one)
         if there["protected"] != protected:
@@ -151,17 +160,19 @@ def goud_machine_plan(
 
 def goud_gcp_snapshots(snapshots: Iterable[Resource]) -> list[dict[str, Any]]:
     """Google's snapshots, newest first."""
-    return _newest([
-        {
-            "name": one["name"],
-            "id": one["selfLink"],
-            "disk": _last(one.get("sourceDisk")),
-            "size_gb": int(one["diskSizeGb"]),
-            "time": one["creationTimestamp"],
-            "state": "complete" if one["status"] == "READY" else str(one["status"]).lower(),
-        }
-        for one in snapshots
-    ])
+    return _newest(
+        [
+            {
+                "name": one["name"],
+                "id": one["selfLink"],
+                "disk": _last(one.get("sourceDisk")),
+                "size_gb": int(one["diskSizeGb"]),
+                "time": one["creationTimestamp"],
+                "state": "complete" if one["status"] == "READY" else str(one["status"]).lower(),
+            }
+            for one in snapshots
+        ]
+    )
 
 
 def _newest(snapshots: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -269,17 +280,21 @@ def goud_gcp_refused(wanted: Iterable[Resource], offer: Mapping[str, Any], regio
     if found:
         return found
     missing = sorted({(one["machine_type"], one["zone"]) for one in wanted if not offer.get(one["kind_path"])})
-    found = [f"Google has no machine type {kind} in {zone}: name another (cloud_vm_node_type)." for kind, zone in missing]
+    found = [
+        f"Google has no machine type {kind} in {zone}: name another (cloud_vm_node_type)." for kind, zone in missing
+    ]
     made = {one["name"] for one in offer.get("instances") or []}
     disks = {one["name"] for one in offer.get("disks") or []}
-    cpus = sum(int((offer.get(one["kind_path"]) or {}).get("guestCpus", 0)) for one in wanted if one["full_name"] not in made)
+    cpus = sum(
+        int((offer.get(one["kind_path"]) or {}).get("guestCpus", 0)) for one in wanted if one["full_name"] not in made
+    )
     space = sum(int(one["data_gb"]) for one in wanted if one["disk"] and one["disk"] not in disks)
     for metric, more in (("CPUS", cpus), ("SSD_TOTAL_GB", space)):
         quota = next((one for one in here.get("quotas", []) if one["metric"] == metric), None)
         if quota and more and quota["usage"] + more > quota["limit"]:
             found.append(
-                f"The quota {metric} of {region} has no room: {quota['limit']:g} are allowed, {quota['usage']:g} used, {more} more "
-                "needed. Ask for a larger one in the console (IAM & Admin, Quotas), or for less."
+                f"The quota {metric} of {region} has no room: {quota['limit']:g} are allowed, "
+                f"{quota['usage']:g} used, {more} more needed. Ask for a larger one (IAM & Admin, Quotas), or for less."
             )
     return found
 
@@ -289,9 +304,8 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         own = (
-            goud_disk_plan, goud_disk_rows, goud_gcp_disks,
-            goud_gcp_host_keys, goud_gcp_machines, goud_gcp_refused, goud_gcp_snapshots, goud_join_disks, goud_kind_and_name,
-            goud_machine_plan,
-            goud_machine_rows, goud_prunable, goud_snapshot_row, goud_wanted_machines,
+            goud_disk_plan, goud_disk_rows, goud_gcp_disks, goud_gcp_host_keys, goud_gcp_machines, goud_gcp_refused,
+            goud_gcp_snapshots, goud_join_disks, goud_kind_and_name, goud_machine_plan, goud_machine_rows,
+            goud_prunable, goud_snapshot_row, goud_wanted_machines,
         )  # fmt: skip
         return {one.__name__: one for one in own}

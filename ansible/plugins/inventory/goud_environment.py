@@ -20,17 +20,17 @@ name: goud_environment
 short_description: Another inventory plugin with options from the environment
 description:
   - >-
-    Plugins for clouds read few of their options from the environment and do not template the others, so that neither the
-    project nor the cluster's name could be given by it. This one checks that the environment is complete, writes the values
-    into the options as C(${NAME}), and lets the named plugin do its work on them.
+    Plugins for clouds read few of their options from the environment and do not template the others, so that neither
+    the project nor the cluster's name could be given by it. This one checks that the environment is complete, writes
+    the values into the options as C(${NAME}), and lets the named plugin do its work on them.
 options:
   plugin: {description: C(goud_environment)., type: str, required: true}
   source: {description: The plugin that does the work., type: str, required: true}
   suffix: {description: The ending that this plugin wants of its files., type: str, required: true}
   environment:
     description: >-
-      Variables that are used, with C(default) or with C(needed): the sentence that is told when it is not set. C(when) limits
-      it to the case that another variable has a value; C(or) names others that will do as well.
+      Variables that are used, with C(default) or with C(needed), the sentence that is told when it is not set. C(when)
+      limits it to the case that another variable has a value; C(or) names others that will do as well.
     type: dict
     default: {}
   options: {description: The plugin's own options., type: dict, required: true}
@@ -94,7 +94,7 @@ class InventoryModule(BaseInventoryPlugin):
         if missing:
             raise AnsibleParserError(
                 f"the inventory {folder} needs credentials: set {', '.join(missing)} in the environment. "
-                "For the cloud in a box: eval \"$(./run sandbox env " + folder.name + ')".'
+                'For the cloud in a box: eval "$(./run sandbox env ' + folder.name + ')".'
             )
         source = inventory_loader.get(content["source"])
         if source is None:

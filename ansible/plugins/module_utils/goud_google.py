@@ -1,4 +1,4 @@
-"""One authorised session with Google's REST APIs, and their refusals as sentences. Used by the modules goud_gcp_* and goud_gcs_*."""
+"""Google's REST APIs on one session: pages, operations, and refusals as sentences."""
 
 from __future__ import annotations
 
@@ -104,7 +104,9 @@ def finish(session: Session, operation: Mapping[str, Any], seconds: float) -> No
     while current.get("status") != "DONE":
         if time.monotonic() > deadline:
             what = f"{current.get('operationType')} of {str(current.get('targetLink')).rsplit('/', 1)[-1]}"
-            raise Refused(0, f"{what} was not done after {seconds:.0f} s: look at {current.get('name')} in the console.")
+            raise Refused(
+                0, f"{what} was not done after {seconds:.0f} s: look at {current.get('name')} in the console."
+            )
         time.sleep(POLL_SECONDS)
         current = call(session, "GET", str(operation["selfLink"])) or {}
     if current.get("error"):

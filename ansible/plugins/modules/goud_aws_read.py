@@ -17,8 +17,8 @@ description:
 options:
   calls:
     description: >-
-      Name to C(service), C(call) (as boto3 names it), C(arguments) and C(key), the part of the answer that is wanted. A list is read to
-      its last page. What is not there is null.
+      Name to C(service), C(call) (as boto3 names it), C(arguments) and C(key), the part of the answer that is wanted. A
+      list is read to its last page. What is not there is null.
     type: dict
     required: true
 extends_documentation_fragment: [amazon.aws.common.modules, amazon.aws.region.modules, amazon.aws.boto3]
@@ -89,10 +89,14 @@ def main() -> None:
             told = error.response.get("Error", {})
             code = str(told.get("Code", ""))
             if not absent(code):
-                module.fail_json(msg=sentence(f"{service} {wanted['call']}", code, str(told.get("Message", error))), code=code)
+                module.fail_json(
+                    msg=sentence(f"{service} {wanted['call']}", code, str(told.get("Message", error))), code=code
+                )
             found[name] = None
         except BotoCoreError as error:
-            module.fail_json(msg=f"Amazon's API cannot be asked ({error}): set AWS_REGION and credentials, and check the network.")
+            module.fail_json(
+                msg=f"Amazon's API cannot be asked ({error}): set AWS_REGION and credentials, and check the network."
+            )
     module.exit_json(changed=False, found=json.loads(json.dumps(found, default=str)))
 
 

@@ -1,9 +1,8 @@
-"""One changing call of Google Cloud's REST API, for what no google.cloud module does; waits for the operation and tells its error."""
+"""One changing call of Google Cloud's REST API, for what no google.cloud module does; awaits its operation."""
 
 from __future__ import annotations
 
 from ansible.module_utils.goud_google import PLATFORM, Refused, call, finish
-
 from ansible_collections.google.cloud.plugins.module_utils.gcp_utils import GcpModule, GcpSession
 
 DOCUMENTATION = r"""
@@ -11,8 +10,8 @@ module: goud_gcp_call
 short_description: Make one changing call of Google Cloud's REST API
 description:
   - >-
-    For what no module of C(google.cloud) does: attach a disk under a device name, put a disk under a schedule, resize it and
-    look at the answer. The caller has read the state before and calls only when something differs.
+    For what no module of C(google.cloud) does: attach a disk under a device name, put a disk under a schedule,
+    resize it and look at the answer. The caller has read the state before and calls only when something differs.
   - In check mode nothing is called, and the task is changed.
 options:
   method: {description: HTTP method., type: str, choices: [POST, PUT, PATCH, DELETE], default: POST}

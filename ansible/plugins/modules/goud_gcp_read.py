@@ -1,11 +1,10 @@
-"""Read resources of Google Cloud by their REST addresses, several in one call, as the google.cloud modules identify themselves."""
+"""Read resources of Google Cloud by their REST addresses, several in one call."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ansible.module_utils.goud_google import PLATFORM, Refused, pages
-
 from ansible_collections.google.cloud.plugins.module_utils.gcp_utils import GcpModule, GcpSession
 
 DOCUMENTATION = r"""
@@ -19,7 +18,11 @@ options:
     description: Name to address. A list is read to its last page; a part that is left empty is not read.
     type: dict
     required: true
-  required: {description: "Names whose absence is not an answer yet (for C(until))", type: list, elements: str, default: []}
+  required:
+    description: Names whose absence is not an answer yet (for C(until)).
+    type: list
+    elements: str
+    default: []
 author: [Goud Chain]
 """
 
@@ -55,7 +58,9 @@ def main() -> None:
     module.params["scopes"] = module.params["scopes"] or [PLATFORM]
     try:
         session = GcpSession(module, "goud").session()
-        found: dict[str, Any] = {name: pages(session, url) if url else None for name, url in module.params["urls"].items()}
+        found: dict[str, Any] = {
+            name: pages(session, url) if url else None for name, url in module.params["urls"].items()
+        }
     except Refused as error:
         module.fail_json(msg=str(error), status=error.status)
     except OSError as error:  # requests' own errors are OSErrors

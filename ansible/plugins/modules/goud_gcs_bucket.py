@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible.module_utils.goud_google import PLATFORM, Refused, Session, call
-
 from ansible_collections.google.cloud.plugins.module_utils.gcp_utils import GcpModule, GcpSession
 
 DOCUMENTATION = r"""
@@ -14,8 +13,8 @@ module: goud_gcs_bucket
 short_description: A protected bucket of Cloud Storage and its policy
 description:
   - >-
-    C(google.cloud.gcp_storage_bucket) knows neither uniform access nor public access prevention, retention or policies; a
-    bucket made by it would be open to object ACLs until somebody closes it. Check mode and diff are supported.
+    C(google.cloud.gcp_storage_bucket) knows neither uniform access nor public access prevention, retention or policies;
+    a bucket made by it would be open to object ACLs until somebody closes it. Check mode and diff are supported.
   - A locked retention cannot be undone by anybody; it is locked only when C(retention_locked) says so.
 options:
   name: {description: The bucket's name; unique in the world., type: str, required: true}
@@ -27,7 +26,8 @@ options:
   retention_locked: {description: Whether the retention is locked for good., type: bool, default: false}
   kms_key: {description: Key that encrypts; empty is Google's own., type: str, default: ""}
   grants:
-    description: What the named members may do. They lose other roles on this bucket; members that are not named are left alone.
+    description: >-
+      What the named members may do. They lose other roles on this bucket; members that are not named are left alone.
     type: list
     elements: dict
     default: []
@@ -46,7 +46,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-bucket: {description: The bucket as the API has it; empty in check mode while there is none., returned: always, type: dict}
+bucket: {description: The bucket as the API has it; empty in check mode while there is none., type: dict}
 differences: {description: What was not as asked., returned: always, type: list}
 """
 
@@ -78,7 +78,9 @@ def differences(asked: Any, present: Any, path: str = "") -> list[str]:
     if isinstance(asked, Mapping):
         here = present if isinstance(present, Mapping) else {}
         return [
-            name for key, value in asked.items() for name in differences(value, here.get(key), f"{path}.{key}".strip("."))
+            name
+            for key, value in asked.items()
+            for name in differences(value, here.get(key), f"{path}.{key}".strip("."))
         ]
     if asked == present or (not asked and not present) or str(asked) == str(present):
         return []
@@ -106,7 +108,9 @@ def policy_with(policy: Mapping[str, Any], grants: Sequence[Mapping[str, str]]) 
 
 def normal(bindings: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     """Bindings without their order."""
-    return sorted((str(one["role"]), str(one.get("condition")), member) for one in bindings for member in one["members"])
+    return sorted(
+        (str(one["role"]), str(one.get("condition")), member) for one in bindings for member in one["members"]
+    )
 
 
 def settle(session: Session, given: Mapping[str, Any], project: str, *, check: bool) -> dict[str, Any]:
@@ -132,9 +136,7 @@ def settle(session: Session, given: Mapping[str, Any], project: str, *, check: b
     return {"changed": bool(told), "differences": told, "bucket": present or {}}
 
 
-def _lock(
-    session: Session, given: Mapping[str, Any], present: Mapping[str, Any] | None, *, check: bool
-) -> list[str]:
+def _lock(session: Session, given: Mapping[str, Any], present: Mapping[str, Any] | None, *, check: bool) -> list[str]:
     if not (given["retention_locked"] and given["retention_days"]):
         return []
     if present and (present.get("retentionPolicy") or {}).get("isLocked"):
@@ -145,9 +147,7 @@ def _lock(
     return ["retentionPolicy.isLocked"]
 
 
-def _grant(
-    session: Session, given: Mapping[str, Any], present: Mapping[str, Any] | None, *, check: bool
-) -> list[str]:
+def _grant(session: Session, given: Mapping[str, Any], present: Mapping[str, Any] | None, *, check: bool) -> list[str]:
     if not given["grants"]:
         return []
     if not present:

@@ -1,4 +1,4 @@
-"""Write known_hosts from the keys that the provider tells, and wait until each machine's SSH answers with such a key."""
+"""Write known_hosts from what the provider tells, and wait until each machine answers with such a key."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def document(machines: Sequence[Mapping[str, Any]]) -> str:
         keys = cleaned(machine["keys"])
         if not keys:
             raise WrongKey(
-                f"the provider tells no usable host key of {machine['alias']}: wait until it has booted, then run this again"
+                f"the provider tells no usable host key of {machine['alias']}: wait until it has booted, then run again"
             )
         lines += [f"{machine['alias']} {key}" for key in keys]
     return "".join(f"{line}\n" for line in sorted(lines))
@@ -100,8 +100,8 @@ def prove(scan: str, machine: Mapping[str, Any], deadline: float) -> None:
             return
         if shown:
             raise WrongKey(
-                f"{machine['alias']} at {machine['address']} shows a host key that the provider does not tell: either somebody "
-                "is in between, or its keys were made anew. Nothing was trusted; compare them in the provider's console."
+                f"{machine['alias']} at {machine['address']} shows a host key that the provider does not tell: either "
+                "somebody is in between, or its keys were made anew. Nothing was trusted; compare them in the console."
             )
         if time.monotonic() > deadline:
             raise WrongKey(

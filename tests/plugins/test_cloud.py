@@ -1,0 +1,227 @@
+"""Plans and refusals of the cloud's roles: what is wanted against what is there, without a cloud."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import documentation
+
+PLUGINS = documentation.ROOT / "ansible/plugins"
+
+
+def plugin(kind: str, name: str) -> ModuleType:
+    """A plugin that is on no path, because its folder is Ansible's."""
+    spec = importlib.util.spec_from_file_location(name, Path(PLUGINS, kind, f"{name}.py"))
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+cloud = plugin("filter", "goud_cloud")
+resources = plugin("filter", "goud_resources")
+amazon = plugin("filter", "goud_amazon")
+environment = plugin("inventory", "goud_environment")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "present", "told"),
+    [
+        ({"a": 1}, {"a": "1", "more": 2}, []),
+        ({"a": {"b": True}}, {"a": {"b": "true"}}, []),
+        ({"a": {"b": True}}, {}, ["a.b"]),
+        ({"network": "projects/p/global/networks/n"}, {"network": "https://x/projects/p/global/networks/n"}, []),
+        ({"ranges": ["a", "b"]}, {"ranges": ["b", "a"]}, []),
+        ({"ranges": ["a"]}, {"ranges": ["a", "b"]}, ["ranges"]),
+        ({"allowed": [{"ports": ["22"]}]}, {"allowed": [{"ports": ["22"], "x": 1}]}, []),
+        ({"range": "10.0.0.0/8"}, {"range": "10.1.0.0/8"}, ["range"]),
+    ],
+)
+def test_differences(wanted: Any, present: Any, told: list[str]) -> None:
+    assert cloud.goud_differences(wanted, present) == told
+
+
+def test_a_plan_creates_changes_and_removes() -> None:
+    wanted = [{"name": "new"}, {"name": "other", "x": 1}, {"name": "same", "x": 1}]
+    there = [{"name": "other", "x": 2}, {"name": "same", "x": 1}, {"name": "old"}]
+    plan = cloud.goud_plan(wanted, there)
+    assert plan["create"] == [{"name": "new"}]
+    assert plan["change"] == [{"name": "other", "x": 1}]
+    assert plan["extra"] == ["old"]
+    assert plan["told"] == ["new: create", "other: change x", "old: remove"]
+
+
+@pytest.mark.parametrize(
+    ("ranges", "open_ones"),
+    [
+        (["192.0.2.7/32", "10.0.0.0/8"], []),
+        (["0.0.0.0/0"], ["0.0.0.0/0"]),
+        (["0.0.0.0/1", "128.0.0.0/1"], ["0.0.0.0/1", "128.0.0.0/1"]),
+        (["nonsense"], ["nonsense"]),
+    ],
+)
+def test_open_ranges_are_found(ranges: list[str], open_ones: list[str]) -> None:
+    assert cloud.goud_open_ranges(ranges) == open_ones
+
+
+def test_a_zone_more_moves_no_range() -> None:
+    two = cloud.goud_zone_subnets(["r1a", "r1c"], "c", "10.0.0.0/16")
+    three = cloud.goud_zone_subnets(["r1a", "r1b", "r1c"], "c", "10.0.0.0/16")
+    assert [one["range"] for one in two] == ["10.0.0.0/24", "10.0.2.0/24"]
+    assert all(one in three for one in two)
+    with pytest.raises(Exception, match="no room"):
+        cloud.goud_zone_subnets(["r1a", "r1b"], "c", "10.0.0.0/24")
+
+
+DISK = {
+    "name": "c-node1-data", "selfLink": "https://x/disks/c-node1-data", "zone": "https://x/zones/z-a", "sizeGb": "20",
+    "type": "https://x/diskTypes/pd-ssd", "status": "READY", "labels": {"goud_role": "data"},
+    "users": ["https://x/instances/c-node1"], "resourcePolicies": ["https://x/resourcePolicies/c-daily"],
+}  # fmt: skip
+WANTED = {"name": "c-node1-data", "machine": "node1", "zone": "z-a", "size_gb": 20}
+
+
+def test_disks_as_asked_need_nothing() -> None:
+    found = resources.goud_gcp_disks([DISK, {**DISK, "labels": {}, "name": "boot"}])
+    assert list(found) == ["c-node1-data"]
+    assert found["c-node1-data"]["machine"] == "c-node1"
+    plan = resources.goud_disk_plan([WANTED], found, "pd-ssd", "c-daily")
+    assert plan == {"create": [], "unscheduled": [], "faults": [], "told": []}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"size_gb": 40}, "expand.yml grows it"),
+        ({"zone": "z-b"}, "is in z-a, not in z-b"),
+    ],
+)
+def test_disks_with_data_are_not_bent(change: dict[str, Any], told: str) -> None:
+    plan = resources.goud_disk_plan([WANTED | change], resources.goud_gcp_disks([DISK]), "pd-ssd", "c-daily")
+    (fault,) = plan["faults"]
+    assert told in fault
+    assert plan["create"] == []
+
+
+def test_a_grown_disk_stays_grown() -> None:
+    found = resources.goud_gcp_disks([{**DISK, "sizeGb": "100"}])
+    assert resources.goud_disk_plan([WANTED], found, "pd-ssd", "c-daily")["told"] == []
+
+
+def machine(**change: Any) -> dict[str, Any]:
+    return {
+        "name": "node1", "full_name": "c-node1", "role": "node", "zone": "z-a", "machine_type": "m",
+        "disk": "c-node1-data",
+    } | change  # fmt: skip
+
+
+def there(**change: Any) -> dict[str, Any]:
+    base = {"zone": "z-a", "type": "m", "state": "running", "hardened": True, "protected": True, "address": "192.0.2.1"}
+    return {"c-node1": base | change}
+
+
+def test_machines_are_created_started_protected_and_given_their_disk() -> None:
+    free = {"c-node1-data": {"machine": ""}}
+    plan = resources.goud_machine_plan([machine()], {}, free, True)
+    assert [one["full_name"] for one in plan["create"]] == ["c-node1"]
+    plan = resources.goud_machine_plan([machine()], there(state="stopped", protected=False), free, True)
+    assert plan["told"] == ["c-node1: start", "c-node1: protect from deletion", "c-node1-data: attach to c-node1"]
+
+
+@pytest.mark.parametrize(
+    ("found", "holder", "told"),
+    [
+        (there(type="small"), "c-node1", "is a small, not a m"),
+        (there(zone="z-b"), "c-node1", "a machine cannot move"),
+        (there(hardened=False), "c-node1", "rebuild it"),
+        (there(), "c-node2", "is attached to c-node2"),
+    ],
+)
+def test_machines_that_stand_are_not_bent(found: dict[str, Any], holder: str, told: str) -> None:
+    plan = resources.goud_machine_plan([machine()], found, {"c-node1-data": {"machine": holder}}, True)
+    assert told in plan["faults"][0]
+
+
+def snapshot(disk: str, day: int, state: str = "complete") -> dict[str, Any]:
+    return {"name": f"{disk}-{day}", "disk": disk, "time": f"2026-01-{day:02d}T00:00:00+00:00", "state": state}
+
+
+def test_pruning_keeps_the_last_and_the_young() -> None:
+    snapshots = [snapshot("a", 30), snapshot("a", 20), snapshot("b", 5), snapshot("a", 2), snapshot("a", 1)]
+    gone = resources.goud_prunable(snapshots, 2, 15, "2026-01-31T00:00:00+00:00")
+    assert [one["name"] for one in gone] == ["a-2", "a-1"]
+    assert resources.goud_prunable([snapshot("a", 1)], 0, 0, "2026-01-31T00:00:00+00:00") == []
+
+
+def test_an_incomplete_snapshot_does_not_count_as_kept() -> None:
+    snapshots = [snapshot("a", 30, "creating"), snapshot("a", 1)]
+    assert resources.goud_prunable(snapshots, 1, 0, "2026-01-31T00:00:00+00:00") == []
+
+
+def test_google_is_asked_for_what_it_has() -> None:
+    wanted = resources.goud_wanted_machines(
+        [{"name": "node1", "role": "node", "zone": "r-x", "data_gb": 5}], "c", {"node": "m"}
+    )
+    region = {"zones": ["https://x/zones/r-a"], "quotas": [{"metric": "CPUS", "limit": 4, "usage": 3}]}
+    (told,) = resources.goud_gcp_refused(wanted, {"region": region}, "r")
+    assert "no zone r-x in r (there are r-a)" in told
+    wanted = [{**wanted[0], "zone": "r-a", "kind_path": "r-a/machineTypes/m"}]
+    (told,) = resources.goud_gcp_refused(wanted, {"region": region, "r-a/machineTypes/m": {"guestCpus": 2}}, "r")
+    assert "quota CPUS of r has no room: 4 are allowed, 3 used, 2 more needed" in told
+    (told,) = resources.goud_gcp_refused(wanted, {"region": region}, "r")
+    assert "no machine type m in r-a" in told
+
+
+def test_amazon_cools_down_for_six_hours() -> None:
+    change = {"StartTime": "2026-01-01 10:00:00+00:00", "ModificationState": "completed"}
+    assert amazon.goud_aws_cool_down([change], "2026-01-01T12:00:00+00:00") == 4.0
+    assert amazon.goud_aws_cool_down([change], "2026-01-01T17:00:00+00:00") == 0.0
+    assert amazon.goud_aws_cool_down([{**change, "ModificationState": "failed"}], "2026-01-01T12:00:00+00:00") == 0.0
+
+
+def test_host_keys_come_from_the_last_boot() -> None:
+    block = "-----BEGIN SSH HOST KEY KEYS-----\n{}\n-----END SSH HOST KEY KEYS-----\n"
+    text = block.format("ssh-ed25519 OLD root@a") + "boot\n" + block.format("ssh-ed25519 NEW root@a")
+    (found,) = amazon.goud_aws_host_keys([{"name": "m", "address": "192.0.2.1"}], {"m": {"Output": text}})
+    assert found["keys"] == ["ssh-ed25519 NEW root@a"]
+    (found,) = amazon.goud_aws_host_keys([{"name": "m", "address": "192.0.2.1"}], {"m": {}})
+    assert found["keys"] == []
+
+
+def test_rules_of_groups_compare_with_what_is_wanted() -> None:
+    wanted = [
+        {"port": "2379-2380", "group": "c-node"},
+        {"port": "22", "ranges": ["192.0.2.7/32"]},
+        {"port": "8080", "ranges": []},
+    ]
+    group = {
+        "GroupId": "sg-1", "GroupName": "c-node",
+        "IpPermissions": [
+            {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": "192.0.2.7/32"}]},
+            {"IpProtocol": "tcp", "FromPort": 2379, "ToPort": 2380, "UserIdGroupPairs": [{"GroupId": "sg-1"}]},
+        ],
+    }  # fmt: skip
+    empty = {kind: [] for kind in ("vpcs", "gateways", "subnets", "tables", "addresses")}
+    (found,) = amazon.goud_aws_network(empty | {"groups": [group]}, "c")["groups"]
+    assert found["rules"] == amazon.goud_aws_rules(wanted)
+
+
+def test_the_environment_names_what_is_missing() -> None:
+    wanted = {
+        "PROJECT": {"needed": "the project"},
+        "KIND": {"needed": "the kind"},
+        "TOKEN": {"needed": "a token", "when": {"KIND": "token"}},
+        "FILE": {"needed": "a file", "when": {"KIND": "file"}, "or": ["CONTENTS"]},
+        "CLUSTER": {"default": "goud"},
+    }
+    values, missing = environment.resolve(wanted, {"KIND": "token"})
+    assert missing == ["PROJECT (the project)", "TOKEN (a token)"]
+    assert values["CLUSTER"] == "goud"
+    assert environment.resolve(wanted, {"PROJECT": "p", "KIND": "file", "CONTENTS": "x"})[1] == []
+    assert environment.filled({"projects": ["${PROJECT}"], "n": 1}, {"PROJECT": "p"}) == {"projects": ["p"], "n": 1}

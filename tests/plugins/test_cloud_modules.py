@@ -1,0 +1,160 @@
+"""The cloud's modules: refusals become sentences, buckets and host keys are what was asked for."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import goud_google
+import pytest
+
+sys.modules.setdefault("ansible.module_utils.goud_google", goud_google)  # where Ansible puts it
+
+import goud_aws_read  # noqa: E402 - after the line above
+import goud_gcs_bucket  # noqa: E402 - after the line above
+import goud_host_keys  # noqa: E402 - after the line above
+
+KEY = "ssh-ed25519 " + base64.b64encode(b"one").decode()
+OTHER = "ssh-ed25519 " + base64.b64encode(b"two").decode()
+
+
+class Answer:
+    def __init__(self, status: int, document: Any) -> None:
+        self.status_code, self.text = status, json.dumps(document)
+
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+
+class Session:
+    """Answers in order; keeps what it was asked."""
+
+    def __init__(self, *answers: Answer) -> None:
+        self._answers: Iterator[Answer] = iter(answers)
+        self.calls: list[tuple[str, str, Any]] = []
+
+    def request(self, method: str, url: str, **more: Any) -> Answer:
+        self.calls.append((method, url, more.get("json")))
+        return next(self._answers)
+
+
+def error(status: int, message: str, reason: str = "") -> Answer:
+    return Answer(status, {"error": {"code": status, "message": message, "errors": [{"reason": reason}]}})
+
+
+def test_lists_are_read_to_the_last_page() -> None:
+    first = {
+        "kind": "compute#diskAggregatedList",
+        "items": {"zones/a": {"disks": [1]}, "zones/b": {"warning": {}}},
+        "nextPageToken": "2",
+    }
+    last = {"kind": "compute#diskAggregatedList", "items": {"zones/b": {"disks": [2]}}}
+    assert goud_google.pages(Session(Answer(200, first), Answer(200, last)), "https://x/y") == [1, 2]
+
+
+def test_absence_is_an_answer_and_a_refusal_a_sentence() -> None:
+    assert goud_google.pages(Session(error(404, "no")), "https://x/y") is None
+    with pytest.raises(
+        goud_google.Refused, match=r"Google refused GET y: no such token. the credentials are not valid"
+    ):
+        goud_google.pages(Session(error(401, "no such token.")), "https://x/y")
+    with pytest.raises(goud_google.Refused, match="larger quota"):
+        goud_google.call(Session(error(403, "Quota 'CPUS' exceeded.", "quotaExceeded")), "POST", "https://x/y")
+
+
+def test_an_operation_that_ends_in_an_error_is_an_error() -> None:
+    begun = {"status": "RUNNING", "selfLink": "https://x/op"}
+    done = {
+        "status": "DONE",
+        "operationType": "resize",
+        "targetLink": "https://x/d",
+        "error": {"errors": [{"message": "broken"}]},
+    }
+    with pytest.raises(goud_google.Refused, match="Google failed resize of d: broken"):
+        goud_google.finish(Session(Answer(200, done)), begun, 5)
+
+
+GIVEN: dict[str, Any] = {
+    "name": "b", "location": "europe-west4", "storage_class": "STANDARD", "labels": {"a": "b"}, "lifecycle_rules": [],
+    "retention_days": 0, "retention_locked": False, "kms_key": "", "grants": [{"member": "m", "role": "r"}],
+}  # fmt: skip
+
+
+def present(**change: Any) -> dict[str, Any]:
+    return goud_gcs_bucket.wanted(GIVEN) | {"location": "EUROPE-WEST4", "metageneration": "1"} | change
+
+
+def test_a_bucket_is_protected_from_its_first_moment() -> None:
+    session = Session(error(404, "no"), Answer(200, present()), Answer(200, {"bindings": []}), Answer(200, {}))
+    assert goud_gcs_bucket.settle(session, GIVEN, "p", check=False)["changed"]
+    method, _, body = session.calls[1]
+    assert method == "POST"
+    assert body["iamConfiguration"]["uniformBucketLevelAccess"]["enabled"]
+    assert body["iamConfiguration"]["publicAccessPrevention"] == "enforced"
+    assert body["versioning"]["enabled"]
+
+
+def test_a_bucket_as_asked_is_left_alone() -> None:
+    session = Session(Answer(200, present()), Answer(200, {"bindings": [{"role": "r", "members": ["m"]}]}))
+    assert not goud_gcs_bucket.settle(session, GIVEN, "p", check=False)["changed"]
+    assert [call[0] for call in session.calls] == ["GET", "GET"]
+
+
+def test_check_mode_only_reads() -> None:
+    session = Session(Answer(200, present(versioning={"enabled": False})), Answer(200, {"bindings": []}))
+    result = goud_gcs_bucket.settle(session, GIVEN, "p", check=True)
+    assert result["differences"] == ["versioning.enabled", "policy"]
+    assert {call[0] for call in session.calls} == {"GET"}
+
+
+def test_a_bucket_does_not_move() -> None:
+    with pytest.raises(goud_google.Refused, match="cannot move"):
+        goud_gcs_bucket.settle(Session(Answer(200, present(location="US"))), GIVEN, "p", check=False)
+
+
+def test_members_have_their_roles_and_no_others() -> None:
+    policy = {"bindings": [{"role": "admin", "members": ["m", "someone"]}]}
+    bindings = goud_gcs_bucket.policy_with(policy, GIVEN["grants"])
+    assert bindings == [{"role": "admin", "members": ["someone"]}, {"role": "r", "members": ["m"]}]
+
+
+def test_amazons_errors_are_sentences() -> None:
+    assert goud_aws_read.absent("NoSuchBucket")
+    assert goud_aws_read.absent("InvalidVolume.NotFound")
+    assert not goud_aws_read.absent("AuthFailure")
+    assert "Set AWS_ACCESS_KEY_ID" in goud_aws_read.sentence("ec2 describe_vpcs", "AuthFailure", "no.")
+
+
+def scan(tmp_path: Path, *keys: str) -> str:
+    program = tmp_path / "ssh-keyscan"
+    lines = "".join(f"echo '192.0.2.1 {key}'\n" for key in keys)
+    program.write_text(f"#!/bin/sh\n{lines}")
+    program.chmod(0o755)
+    return str(program)
+
+
+def test_known_hosts_holds_aliases_and_no_comments() -> None:
+    machine = {"alias": "c-node1", "address": "192.0.2.1", "keys": [f"{KEY} root@x", "nonsense", "ssh-ed25519 ***"]}
+    assert goud_host_keys.document([machine]) == f"c-node1 {KEY}\n"
+    with pytest.raises(goud_host_keys.WrongKey, match="tells no usable host key of c-node1"):
+        goud_host_keys.document([machine | {"keys": []}])
+
+
+def test_a_machine_answers_with_the_key_that_was_told(tmp_path: Path) -> None:
+    machine = {"alias": "c-node1", "address": "192.0.2.1", "keys": [KEY]}
+    goud_host_keys.prove(scan(tmp_path, OTHER, KEY), machine, 0)
+    with pytest.raises(goud_host_keys.WrongKey, match="shows a host key that the provider does not tell"):
+        goud_host_keys.prove(scan(tmp_path, OTHER), machine, 0)
+    with pytest.raises(goud_host_keys.WrongKey, match=r"does not answer at 192.0.2.1"):
+        goud_host_keys.prove(scan(tmp_path), machine, 0)
+
+
+def test_the_file_is_for_its_owner_only(tmp_path: Path) -> None:
+    path = tmp_path / "known_hosts"
+    goud_host_keys.write(path, "x\n")
+    assert path.read_text() == "x\n"
+    assert path.stat().st_mode & 0o777 == 0o600
