@@ -117,7 +117,8 @@ REST = """
         name: writer
         policy:
           Version: '2012-10-17'
-          Statement: [{Effect: Allow, Action: ['s3:PutObject', 's3:GetObject'], Resource: 'arn:aws:s3:::goud-backups/*'}]
+          Statement:
+            - {Effect: Allow, Action: ['s3:PutObject', 's3:GetObject'], Resource: 'arn:aws:s3:::goud-backups/*'}
       when: here | bool
     - amazon.aws.iam_role:
         name: writer

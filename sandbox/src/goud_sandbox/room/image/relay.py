@@ -1,7 +1,7 @@
 """Inside the keeper, as its main program: addresses that machines got after they were made.
 
-Docker publishes ports only when it makes a container. ``/relays/relays.json`` is a list of ``[address, port, to address,
-to port]``; each entry is a listener that passes connections on. Read again four times a second. Standard library only.
+Docker publishes ports only when it makes a container. ``/relays/relays.json`` is a list of ``[address, port, to
+address, to port]``; each entry is a listener that passes connections on. Standard library only.
 """
 
 from __future__ import annotations
