@@ -125,6 +125,10 @@ def test_a_volume_is_attached_in_its_zone_and_not_deleted_while_it_is(account: A
     assert [(one.disk, one.links[0]) for one in machine.attachments] == [(volume, name)]
     assert refused(account.ec2.attach_volume, VolumeId=volume, **put)[0] == "VolumeInUse"
     assert refused(account.ec2.delete_volume, VolumeId=volume)[0] == "VolumeInUse"
+    account.ec2.detach_volume(VolumeId=volume)
+    assert account.amazon.desired().machines[0].attachments == ()
+    assert refused(account.ec2.detach_volume, VolumeId=volume)[0] in {"IncorrectState", "InvalidInstanceID.NotFound"}
+    account.ec2.attach_volume(VolumeId=volume, **put)
     account.ec2.terminate_instances(InstanceIds=[instance])
     account.becomes(lambda: account.about(volume)["State"], "available")  # the data outlives the machine
 
