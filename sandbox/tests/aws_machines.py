@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import boto3  # type: ignore[import-untyped]
+import boto3  # type: ignore[import-untyped] # it has no types
 
 from goud_sandbox import control
 from goud_sandbox.settings import Settings

@@ -182,3 +182,19 @@ def test_objects_live_in_files_and_leave_with_their_keys(account: Account, tmp_p
 def test_the_key_that_tests_use_is_the_operators() -> None:
     assert KEY.id.startswith("AKIA")
     assert len(KEY.id) == 20
+
+
+def test_large_objects_go_in_parts_and_come_back_in_ranges(account: Account, tmp_path: Path) -> None:
+    storage, source = bucket(account), tmp_path / "source"
+    source.write_bytes(bytes(range(256)) * 80_000)
+    storage.upload_file(str(source), "backups", "large")
+    assert storage.head_object(Bucket="backups", Key="large")["ContentLength"] == 20_480_000
+    storage.download_file("backups", "large", str(tmp_path / "copy"))
+    assert (tmp_path / "copy").read_bytes() == source.read_bytes()
+    part = storage.get_object(Bucket="backups", Key="large", Range="bytes=16777210-16777220")["Body"].read()
+    assert part == source.read_bytes()[16777210:16777221]
+    storage.put_object(Bucket="backups", Key="once", Body=b"x", IfNoneMatch="*", ChecksumAlgorithm="SHA256")
+    assert refused(storage.put_object, Bucket="backups", Key="once", Body=b"y", IfNoneMatch="*")[0] in {
+        "PreconditionFailed",
+        "412",
+    }

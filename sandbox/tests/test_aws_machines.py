@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from botocore.exceptions import ClientError  # type: ignore[import-untyped]
+from botocore.exceptions import ClientError  # type: ignore[import-untyped] # it has no types
 
 from goud_sandbox import control
 from goud_sandbox.room.engine import Engine
@@ -122,8 +122,7 @@ def test_the_hour_of_the_backup_plan_makes_a_snapshot_with_the_data(box: AwsBox)
     ec2 = box.service("ec2")
     made = box.call("POST", "/schedules/run")["snapshots"]
     assert len(made) == 1
-    look = lambda: ec2.describe_snapshots(SnapshotIds=made)["Snapshots"][0]["State"] == "completed"  # noqa: E731
-    until(look, what="the snapshot")
+    ec2.get_waiter("snapshot_completed").wait(SnapshotIds=made, WaiterConfig={"Delay": 1})
     copy = ec2.create_volume(AvailabilityZone="eu-west-1b", SnapshotId=made[0], VolumeType="gp3")["VolumeId"]
     until(lambda: ec2.describe_volumes(VolumeIds=[copy])["Volumes"][0]["State"] == "available", what="the copy")
     ec2.attach_volume(VolumeId=copy, InstanceId=box.machine("two"), Device="/dev/sdg")

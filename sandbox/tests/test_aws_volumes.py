@@ -100,8 +100,7 @@ def test_a_snapshot_keeps_its_size_and_makes_volumes(account: Account) -> None:
     assert (made["State"], made["VolumeSize"]) == ("pending", 10)
     assert refused(account.ec2.create_volume, AvailabilityZone=ZONE, SnapshotId=snapshot)[0] == "IncorrectState"
     account.hold = False
-    look = lambda: account.ec2.describe_snapshots(SnapshotIds=[snapshot])["Snapshots"][0]["State"]  # noqa: E731
-    account.becomes(look, "completed")
+    account.ec2.get_waiter("snapshot_completed").wait(SnapshotIds=[snapshot], WaiterConfig={"Delay": 1})
     account.grown(volume, 20)
     assert account.ec2.describe_snapshots(SnapshotIds=[snapshot])["Snapshots"][0]["VolumeSize"] == 10
     small = refused(account.ec2.create_volume, AvailabilityZone=ZONE, SnapshotId=snapshot, Size=5)

@@ -96,7 +96,7 @@ class Store:
         for service, accounts in state.items():
             for account, regions in accounts.items():
                 for region, backend in regions.items():
-                    get_backend(service)[account][region] = backend  # type: ignore[call-overload] # by name
+                    get_backend(service)[account][region] = backend  # type: ignore[call-overload] # the name is not a literal
 
     @contextlib.contextmanager
     def undone(self) -> Iterator[None]:
