@@ -8,9 +8,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import boto3  # type: ignore[import-untyped]
-from botocore.config import Config  # type: ignore[import-untyped]
-from botocore.exceptions import ClientError  # type: ignore[import-untyped]
+import boto3  # type: ignore[import-untyped] # it has no types
+from botocore.config import Config  # type: ignore[import-untyped] # it has no types
+from botocore.exceptions import ClientError  # type: ignore[import-untyped] # it has no types
 
 from goud_sandbox.apifaults import ApiFaults
 from goud_sandbox.aws.app import Amazon

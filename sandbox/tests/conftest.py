@@ -121,3 +121,17 @@ def account(tmp_path: Path) -> Iterator[Account]:
         yield made
     finally:
         made.close()
+
+
+@pytest.fixture
+def make_account(tmp_path: Path) -> Iterator[Callable[[], Account]]:
+    """The same state again: what a restarted service sees."""
+    made: list[Account] = []
+
+    def again() -> Account:
+        made.append(Account(tmp_path))
+        return made[-1]
+
+    yield again
+    for one in made:
+        one.close()

@@ -135,23 +135,34 @@ strict: true
 class Box:
     """One running sandbox with its client's environment and a folder for playbooks."""
 
+    wanted = Settings(name="test", project="box", loopback="127.0.113", proxy_port=18180)
+    user = USER
+    inventory_file = "gcp.yml"
+
     def __init__(self, folder: Path) -> None:
         self.home = Home(folder / "state")
-        self.settings = Settings(name="test", project="box", loopback="127.0.113", proxy_port=18180)
         self.settings = control.up(self.home, Settings(**self._ports()))
         self.folder = folder
-        self.environment = os.environ | control.environment(self.home)
+        self.environment = os.environ | self.client()
         self.environment |= {"ANSIBLE_LOCALHOST_WARNING": "False", "ANSIBLE_PYTHON_INTERPRETER": sys.executable}
         self.environment |= {"ANSIBLE_INVENTORY_UNPARSED_WARNING": "False", "ANSIBLE_HOME": str(folder / "ansible")}
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key")], check=True)
-        (folder / "play.yml").write_text(PLAY)
-        (folder / "rest.yml").write_text(REST)
-        (folder / "gcp.yml").write_text(INVENTORY.replace("PROJECT", self.settings.project))
+        for name, text in self.books().items():
+            (folder / name).write_text(text)
+
+    def client(self) -> dict[str, str]:
+        """The environment that leads here."""
+        return control.environment(self.home)
+
+    def books(self) -> dict[str, str]:
+        """Playbooks and the inventory, by file name."""
+        inventory = INVENTORY.replace("PROJECT", self.settings.project)
+        return {"play.yml": PLAY, "rest.yml": REST, self.inventory_file: inventory}
 
     def _ports(self) -> dict[str, Any]:
-        one = self.settings
+        one = self.wanted
         base = one.proxy_port
-        ports = {"proxy_port": base, "admin_port": base + 1, "api_port": base + 2}
+        ports = {"proxy_port": base, "admin_port": base + 1, "api_port": base + 2, "aws_port": base + 3}
         upstream = os.environ.get("HTTPS_PROXY", "")
         return {"name": one.name, "project": one.project, "loopback": one.loopback, "upstream_proxy": upstream} | ports
 
@@ -188,7 +199,7 @@ class Box:
 
     def inventory(self) -> dict[str, Any]:
         """What the inventory plugin finds."""
-        command = [str(BIN / "ansible-inventory"), "-i", "gcp.yml", "--list"]
+        command = [str(BIN / "ansible-inventory"), "-i", self.inventory_file, "--list"]
         environment = self.environment | {"ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "True"}
         done = subprocess.run(
             command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False, timeout=60
@@ -202,8 +213,7 @@ class Box:
         machine = control.call(self.settings, "GET", "/status")["machines"][self.machine(host)]
         return str(machine["external"])
 
-    @staticmethod
-    def machine(host: str) -> str:
+    def machine(self, host: str) -> str:
         """The room's id of an instance."""
         return f"gcp-{ZONE}-{host}"
 
@@ -215,7 +225,11 @@ class Box:
         command = ["ssh", "-F", "/dev/null", "-i", str(self.folder / "key")]
         command += [part for option in options for part in ("-o", option)]
         return subprocess.run(
-            [*command, f"{USER}@{self.address(host)}", script], capture_output=True, text=True, check=False, timeout=90
+            [*command, f"{self.user}@{self.address(host)}", script],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=90,
         )
 
     def sudo(self, host: str, script: str) -> str:

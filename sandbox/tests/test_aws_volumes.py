@@ -100,8 +100,7 @@ def test_a_snapshot_keeps_its_size_and_makes_volumes(account: Account) -> None:
     assert (made["State"], made["VolumeSize"]) == ("pending", 10)
     assert refused(account.ec2.create_volume, AvailabilityZone=ZONE, SnapshotId=snapshot)[0] == "IncorrectState"
     account.hold = False
-    look = lambda: account.ec2.describe_snapshots(SnapshotIds=[snapshot])["Snapshots"][0]["State"]  # noqa: E731
-    account.becomes(look, "completed")
+    account.ec2.get_waiter("snapshot_completed").wait(SnapshotIds=[snapshot], WaiterConfig={"Delay": 1})
     account.grown(volume, 20)
     assert account.ec2.describe_snapshots(SnapshotIds=[snapshot])["Snapshots"][0]["VolumeSize"] == 10
     small = refused(account.ec2.create_volume, AvailabilityZone=ZONE, SnapshotId=snapshot, Size=5)
@@ -125,6 +124,10 @@ def test_a_volume_is_attached_in_its_zone_and_not_deleted_while_it_is(account: A
     assert [(one.disk, one.links[0]) for one in machine.attachments] == [(volume, name)]
     assert refused(account.ec2.attach_volume, VolumeId=volume, **put)[0] == "VolumeInUse"
     assert refused(account.ec2.delete_volume, VolumeId=volume)[0] == "VolumeInUse"
+    account.ec2.detach_volume(VolumeId=volume)
+    assert account.amazon.desired().machines[0].attachments == ()
+    assert refused(account.ec2.detach_volume, VolumeId=volume)[0] in {"IncorrectState", "InvalidInstanceID.NotFound"}
+    account.ec2.attach_volume(VolumeId=volume, **put)
     account.ec2.terminate_instances(InstanceIds=[instance])
     account.becomes(lambda: account.about(volume)["State"], "available")  # the data outlives the machine
 

@@ -151,6 +151,11 @@ def test_a_lying_resize_is_seen_on_the_device_only(box: Box) -> None:
     until(lambda: size(box) == 5 * GIB, what="the honest resize")
 
 
+def test_a_machine_installs_packages(box: Box) -> None:
+    box.sudo("two", "apt-get -qq update && apt-get -qq install -y --no-install-recommends tree >/dev/null")
+    assert "tree" in box.sudo("two", "tree --version")
+
+
 def reaches(box: Box, port: int) -> bool:
     script = f"import socket; socket.create_connection(('two', {port}), 2)"
     return box.ssh("one", f'python3 -c "{script}"').returncode == 0

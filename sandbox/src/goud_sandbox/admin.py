@@ -49,7 +49,10 @@ def _state_routes(
     def status() -> Document:
         room.looked.wait(STATUS_SECONDS)  # a service that has just started does not yet know its machines
         return {
-            "machines": {name: asdict(seen) for name, seen in sorted(room.seen.items())},
+            "machines": {
+                name: asdict(seen) | {"external": room.reachable.get(name, seen.external)}
+                for name, seen in sorted(room.seen.items())
+            },
             "disks": {name: asdict(image) for name, image in keeper.disks().items()},
             "errors": room.errors,
             "api_faults": [asdict(fault) for fault in api_faults.standing()],

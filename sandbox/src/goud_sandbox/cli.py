@@ -72,7 +72,7 @@ def up(
         settings = control.up(home, wanted)
     where = f"project {settings.project}" if cloud is Cloud.GCP else f"region {settings.aws_region}"
     err.print(f"sandbox [bold]{settings.name}[/] is up: {where}, state in {home.root}")
-    err.print(f'next: eval "$(goud-sandbox env {cloud.value})"')
+    err.print(f'next: eval "$(./run sandbox env {cloud.value})"')
 
 
 @app.command()

@@ -79,6 +79,11 @@ class Home:
         return self.root / "machines"
 
     @property
+    def relays(self) -> Path:
+        """What the keeper passes on, mounted read-only into it."""
+        return self.root / "relays"
+
+    @property
     def objects(self) -> Path:
         """Bytes of storage objects."""
         return self.root / "objects"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models import EC2Backend, ec2_backends, elastic_ip_addresses, elastic_network_interfaces
+from moto.ec2.utils import EC2_PREFIX_TO_RESOURCE
 
 from goud_sandbox.aws.context import ACCOUNT, current
 
@@ -34,3 +35,4 @@ def install() -> None:
     """Let moto ask here."""
     vars(elastic_ip_addresses)["random_ip"] = free
     vars(elastic_network_interfaces)["random_public_ip"] = free
+    EC2_PREFIX_TO_RESOURCE["eipalloc"] = "elastic-ip"  # as DescribeTags names it

@@ -259,4 +259,4 @@ def install() -> None:
     for name, method in methods.items():
         type.__setattr__(BackupResponse, name, method)
     points = "{0}/backup-vaults/(?P<name>[^/]+)/recovery-points"
-    urls.url_paths |= {f"{points}/?$": BackupResponse.dispatch, f"{points}/(?P<arn>.+)$": BackupResponse.dispatch}
+    urls.url_paths |= {f"{points}/$": BackupResponse.dispatch, f"{points}/(?P<arn>.+)$": BackupResponse.dispatch}

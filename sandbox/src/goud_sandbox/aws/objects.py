@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+from xml.sax.saxutils import unescape
 
 from moto.s3 import models
 from moto.s3.models import FakeKey, S3Backend
+from moto.s3.responses import S3Response
 
 _folder = Path()
 
@@ -77,6 +80,17 @@ def _lock_configuration(backend: S3Backend, bucket_name: str) -> tuple[bool, str
     return enabled, mode, days or None, years or None
 
 
+def _authorize(response: S3Response, bucket_name: str | None = None, key_name: str | None = None) -> None:
+    """A batch of deletions is allowed when each of them is; moto asks for the right to the bucket as such."""
+    if response.data.get("Action") == "DeleteObject" and key_name is None:
+        for key in KEYS.findall(bytes(response.raw_body)):
+            MOTO_AUTHORIZE(response, bucket_name=bucket_name, key_name=unescape(key.decode()))
+    else:
+        MOTO_AUTHORIZE(response, bucket_name=bucket_name, key_name=key_name)
+
+
+KEYS = re.compile(rb"<Key>([^<]*)</Key>")
+MOTO_AUTHORIZE = S3Response._authenticate_and_authorize_s3_action
 MOTO_LOCK_CONFIGURATION = S3Backend.get_object_lock_configuration
 
 
@@ -88,4 +102,5 @@ def install(folder: Path) -> None:
     vars(models)["tempfile"] = Files
     for name, function in (("__getstate__", _state), ("__setstate__", _revive), ("dispose", _dispose)):
         type.__setattr__(FakeKey, name, function)
+    type.__setattr__(S3Response, "_authenticate_and_authorize_s3_action", _authorize)
     type.__setattr__(S3Backend, "get_object_lock_configuration", _lock_configuration)

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from moto.backends import get_backend
 from moto.core.base_backend import BackendDict
+from moto.s3.models import S3Backend, s3_backends
 
 from goud_sandbox.errors import SandboxError
 
@@ -42,6 +43,11 @@ def revived(der: bytes) -> Any:
     return serialization.load_der_private_key(der, None)
 
 
+def in_use() -> list[BackendDict[Any]]:
+    """moto's own list of the services that were used."""
+    return list(vars(BackendDict)["_instances"])
+
+
 class Store:
     """Saves and loads the models of every service that was used."""
 
@@ -52,8 +58,7 @@ class Store:
     def save(self, part: str) -> None:
         """Write one part in one step; call it while nobody changes the models."""
         state: State = {}
-        used: list[BackendDict[Any]] = vars(BackendDict)["_instances"]  # moto's own list of what is in use
-        for backends in list(used):
+        for backends in in_use():
             if (backends.service_name == STORAGE) != PARTS[part]:
                 continue
             for account, region, backend in backends.iter_backends():
@@ -68,7 +73,8 @@ class Store:
 
     def load(self) -> None:
         """Forget what is in memory and put back what was saved; ``SandboxError`` when another moto saved it."""
-        BackendDict.reset()
+        for backends in in_use():  # moto's reset would throw away the content of objects
+            backends.clear()
         for part in PARTS:
             path = self._path(part)
             if not path.exists():
@@ -79,6 +85,10 @@ class Store:
                     f"{path} was written by moto {version}, this is {moto.__version__}: run `down` and start again"
                 )
             self.restore(state)
+        s3_backends.bucket_accounts.clear()  # whose bucket is which stands beside the models
+        for account, region, backend in s3_backends.iter_backends():
+            if isinstance(backend, S3Backend):
+                s3_backends.bucket_accounts |= dict.fromkeys(backend.buckets, (region, account))
 
     @staticmethod
     def restore(state: State) -> None:
@@ -86,7 +96,7 @@ class Store:
         for service, accounts in state.items():
             for account, regions in accounts.items():
                 for region, backend in regions.items():
-                    get_backend(service)[account][region] = backend  # type: ignore[call-overload] # by name
+                    get_backend(service)[account][region] = backend  # type: ignore[call-overload] # the name is not a literal
 
     @contextlib.contextmanager
     def undone(self) -> Iterator[None]:

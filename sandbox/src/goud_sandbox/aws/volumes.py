@@ -193,6 +193,11 @@ class Volumes(EC2Backend):
             attachment.status = "attaching"
         return attachment
 
+    def detach_volume(self, volume_id: str, instance_id: str, device_path: str) -> VolumeAttachment:
+        """Take it out; the machine and the device may be left out of the call."""
+        held = self.get_volume(volume_id).attachment
+        return super().detach_volume(volume_id, instance_id or (held.instance.id if held else ""), device_path)
+
     def copy_snapshot(
         self, source_snapshot_id: str, source_region: str, description: str, kms_key_id: str | None
     ) -> Any:

@@ -24,6 +24,7 @@ from goud_sandbox.room.model import Machine, Subnet
 from goud_sandbox.settings import LABEL, Home, Settings
 
 IMAGE = "goud-sandbox-machine"
+RELAY = "/usr/local/lib/goud-cloud/relay.py"
 DOCKER_VOLUME = "/var/lib/docker"
 SECURITY = ["seccomp=unconfined", "apparmor=unconfined"]
 
@@ -62,6 +63,11 @@ class Engine:
     def labels(self) -> dict[str, str]:
         """The label of everything this sandbox makes."""
         return {LABEL: self._settings.name}
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """TCP ports of a machine that its external address has."""
+        return self._settings.published_ports
 
     def name(self, identity: str) -> str:
         """Container, network and volume names."""
@@ -117,12 +123,11 @@ class Engine:
         try:
             container = self.client.containers.get(name)
         except NotFound:
-            self._home.disks.mkdir(parents=True, exist_ok=True)
-            binds = [f"{self._home.disks}:/disks:rw", "/dev:/dev:rw"]
+            for folder in (self._home.disks, self._home.relays):
+                folder.mkdir(parents=True, exist_ok=True)
+            binds = [f"{self._home.disks}:/disks:rw", f"{self._home.relays}:/relays:ro", "/dev:/dev:rw"]
             host = {"binds": binds, "network_mode": "host", "pid_mode": "host", "init": True}
-            container = self._create(
-                name, host, command=["sleep", "infinity"], labels=self.labels, stop_signal="SIGKILL"
-            )
+            container = self._create(name, host, command=["python3", RELAY], labels=self.labels, stop_signal="SIGKILL")
         if container.status != "running":
             container.start()
         return container

@@ -47,6 +47,7 @@ class Room:
         self.looked = threading.Event()
         self.errors: dict[str, str] = {}
         self.seen: dict[str, Seen] = {}
+        self.reachable: dict[str, str] = {}
         self.disks: dict[str, Image] = {}
         self.powered_off: Callable[[str], None] = lambda _: None
 
@@ -117,6 +118,7 @@ class Room:
                 self._machine(machine)
         with self._guard("firewall:"):
             self._firewall(desired)
+        self._relay(desired)
         self._remove_rest(desired)
         self.seen = self._engine.machines()
 
@@ -235,6 +237,23 @@ class Room:
         if rules != self._last_rules:
             self._keeper.firewall(rules)
             self._last_rules = rules
+
+    def _relay(self, desired: Desired) -> None:
+        """Addresses that machines got after they were made: Docker publishes only those a container is made with."""
+        self.reachable = {machine.id: machine.external or "" for machine in desired.machines}
+        made_with = {identity: seen.external for identity, seen in self._engine.machines().items()}
+        entries = [
+            (machine.external, port, machine.address, port)
+            for machine in desired.machines
+            if machine.running and machine.external and made_with.get(machine.id) != machine.external
+            for port in self._engine.ports
+        ]
+        text, path = json.dumps(entries), self._home.relays / "relays.json"
+        if (path.read_text() if path.exists() else "[]") != text:
+            self._home.relays.mkdir(exist_ok=True)
+            partial = path.with_suffix(".partial")
+            partial.write_text(text)
+            partial.rename(path)
 
     # disks -----------------------------------------------------------------------------------------------------
 
