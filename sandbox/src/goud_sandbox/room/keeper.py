@@ -11,6 +11,7 @@ from goud_sandbox.errors import KeeperError
 from goud_sandbox.room.engine import Engine
 
 PROGRAM = ["python3", "/usr/local/lib/goud-cloud/keeper.py"]
+ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,13 @@ class Keeper:
             # The SDK's exec has no standard input that ends; the shell gives it one.
             line = ["sh", "-c", 'printf %s "$0" | "$@"', feed, *line]
         with self._lock:
-            code, out, err = self._engine.execute(self._engine.keeper(), line)
-        if code != 0:
-            raise KeeperError(f"the keeper refused: {err.strip() or f'exit {code}'}")
-        return json.loads(out)
+            for _ in range(ATTEMPTS):
+                code, out, err = self._engine.execute(self._engine.keeper(), line)
+                if code != 0:
+                    raise KeeperError(f"the keeper refused: {err.strip() or f'exit {code}'}")
+                if out.strip():  # on a busy engine an answer gets lost now and then; every command may be repeated
+                    return json.loads(out)
+        raise KeeperError(f"the keeper did not answer to {command} in {ATTEMPTS} attempts: see `docker logs`")
 
     def disks(self) -> dict[str, Image]:
         """Disks and snapshots by id."""
