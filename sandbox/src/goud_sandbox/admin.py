@@ -32,6 +32,7 @@ def application(
     """The application behind the admin port."""
     app = FastAPI(title="goud-sandbox", docs_url=None, redoc_url=None)
     app.add_exception_handler(SandboxError, _refusal)
+    app.add_exception_handler(Exception, _surprise)
     _state_routes(app, room, keeper, api_faults, tick)
 
     @app.post("/clock/advance")
@@ -110,6 +111,11 @@ def _fault_routes(app: FastAPI, faults: Faults) -> None:
         if what not in orders:
             raise SandboxError(f"{what!r} is no fault of a disk: use one of {', '.join(orders)}")
         return {"disk": disk, "fault": what} | (orders[what]() or {})
+
+
+async def _surprise(_: Request, error: Exception) -> Response:
+    """The log has the whole story; the caller at least a sentence."""
+    return JSONResponse({"error": f"the sandbox could not answer ({type(error).__name__}: {error}): see its log"}, 500)
 
 
 async def _refusal(_: Request, error: Exception) -> Response:
