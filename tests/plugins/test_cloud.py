@@ -208,7 +208,7 @@ def test_rules_of_groups_compare_with_what_is_wanted() -> None:
         ],
     }  # fmt: skip
     empty = {kind: [] for kind in ("vpcs", "gateways", "subnets", "tables", "addresses")}
-    (found,) = amazon.goud_aws_network(empty | {"groups": [group]}, "c")["groups"]
+    (found,) = amazon.goud_aws_network(empty | {"groups": [group]}, "c")["firewalls"]
     assert found["rules"] == amazon.goud_aws_rules(wanted)
 
 

@@ -131,7 +131,7 @@ def goud_aws_network(found: Mapping[str, Any], cluster: str) -> dict[str, Any]:
             }
             for one in found["tables"]
         ],
-        "groups": [
+        "firewalls": [
             {"name": str(one["GroupName"]), "id": one["GroupId"], "rules": _rules(one, groups)}
             for one in found["groups"]
         ],
