@@ -207,8 +207,8 @@ def test_rules_of_groups_compare_with_what_is_wanted() -> None:
             {"IpProtocol": "tcp", "FromPort": 2379, "ToPort": 2380, "UserIdGroupPairs": [{"GroupId": "sg-1"}]},
         ],
     }  # fmt: skip
-    empty = {kind: [] for kind in ("vpcs", "gateways", "subnets", "tables", "addresses")}
-    (found,) = amazon.goud_aws_network(empty | {"groups": [group]}, "c")["groups"]
+    empty: dict[str, list[Any]] = {kind: [] for kind in ("vpcs", "gateways", "subnets", "tables", "addresses")}
+    (found,) = amazon.goud_aws_network(empty | {"groups": [group]}, "c")["firewalls"]
     assert found["rules"] == amazon.goud_aws_rules(wanted)
 
 

@@ -16,7 +16,7 @@ COOL_DOWN_HOURS = 6.0
 
 def tags(one: Resource) -> dict[str, str]:
     """A resource's tags as a mapping."""
-    return {str(tag["Key"]): str(tag["Value"]) for tag in one.get("Tags") or []}
+    return {str(tag["Key"]): str(tag["Value"]) for tag in one.get("Tags") or ()}
 
 
 def goud_aws_instances(reservations: Iterable[Resource]) -> list[Resource]:
@@ -29,7 +29,7 @@ def goud_aws_machines(reservations: Iterable[Resource], protected: Iterable[str]
     """Instances by name. `protected` are the ids of those that cannot be terminated."""
     kept = set(protected)
     return {
-        tags(one).get("Name", one["InstanceId"]): {
+        str(tags(one).get("Name", one["InstanceId"])): {
             "name": tags(one).get("Name", one["InstanceId"]),
             "id": one["InstanceId"],
             "zone": one["Placement"]["AvailabilityZone"],
@@ -131,7 +131,7 @@ def goud_aws_network(found: Mapping[str, Any], cluster: str) -> dict[str, Any]:
             }
             for one in found["tables"]
         ],
-        "groups": [
+        "firewalls": [
             {"name": str(one["GroupName"]), "id": one["GroupId"], "rules": _rules(one, groups)}
             for one in found["groups"]
         ],
