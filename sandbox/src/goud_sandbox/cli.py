@@ -66,13 +66,19 @@ def up(
         aws_port=port + 3,
         aws_region=aws_region,
         operation_seconds=operation_seconds,
-        upstream_proxy=os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy") or "",
+        upstream_proxy=_upstream(port),
     )
     with err.status("starting the sandbox"):
         settings = control.up(home, wanted)
     where = f"project {settings.project}" if cloud is Cloud.GCP else f"region {settings.aws_region}"
     err.print(f"sandbox [bold]{settings.name}[/] is up: {where}, state in {home.root}")
     err.print(f'next: eval "$(./run sandbox env {cloud.value})"')
+
+
+def _upstream(port: int) -> str:
+    """The proxy this machine needs for the world outside; in a shell that has our `env`, that is ourselves."""
+    proxy = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy") or ""
+    return "" if proxy.rstrip("/").endswith(f"127.0.0.1:{port}") else proxy
 
 
 @app.command()
