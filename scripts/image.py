@@ -136,7 +136,7 @@ def archive(component: Component) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             saved, packed = Path(scratch) / "saved.tar", Path(scratch) / "packed.tar.gz"
             docker("save", "--output", str(saved), str(made["reference"]))
-            with saved.open("rb") as source, igzip.open(packed, "wb", compresslevel=1) as target:
+            with saved.open("rb") as source, igzip.IGzipFile(packed, "wb", compresslevel=1) as target:
                 shutil.copyfileobj(source, target, 1 << 20)
             packed.rename(path)
     return {**made, "archive": str(path)}

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import boto3  # type: ignore[import-untyped] # it has no types
-from botocore.config import Config  # type: ignore[import-untyped] # it has no types
-from botocore.exceptions import ClientError  # type: ignore[import-untyped] # it has no types
+from botocore.config import Config
+from botocore.exceptions import ClientError
 
 from goud_sandbox.apifaults import ApiFaults
 from goud_sandbox.aws.app import Amazon

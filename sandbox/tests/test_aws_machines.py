@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from botocore.exceptions import ClientError  # type: ignore[import-untyped] # it has no types
+from botocore.exceptions import ClientError
 
 from goud_sandbox import control
 from goud_sandbox.room.engine import Engine

@@ -57,6 +57,11 @@ class Recap:
         rows = re.findall(r"^(\S+)\s+:\s+ok=\d+\s+changed=(\d+)", output, re.MULTILINE)
         return cls(done.returncode, output, {host: int(count) for host, count in rows})
 
+    @property
+    def changes(self) -> int:
+        """Changed tasks of all hosts."""
+        return sum(self.changed.values())
+
 
 class Cluster:
     """Three nodes, three etcd members and a load balancer on this machine."""

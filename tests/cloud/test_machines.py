@@ -1,0 +1,170 @@
+"""From an empty account to a cluster on machines, and what can happen to its disks.
+
+In order: each test goes on where the last one ended. Nothing in roles, modules or inventories knows that the account is
+a sandbox.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.cluster import ROOT, wait_until
+from tests.support.machines import NODES, Machines
+from tests.support.workload import Account, Writer
+
+pytestmark = pytest.mark.cloud
+
+PLACES = {"gcp": ("127.0.51", 7510), "aws": ("127.0.52", 7520)}
+CHOSEN = os.environ.get("GOUD_TEST_PROVIDERS", "gcp aws").split()
+GIB = 1 << 30
+
+
+@pytest.fixture(scope="module", params=CHOSEN)
+def machines(request: pytest.FixtureRequest) -> Iterator[Machines]:
+    provider = request.param
+    loopback, port = PLACES[provider]
+    made = Machines(provider, ROOT / ".state" / f"test-{provider}", loopback=loopback, port=port)
+    try:
+        yield made
+    finally:
+        if not os.environ.get("GOUD_TEST_KEEP_MACHINES"):
+            made.sandbox("down")
+
+
+def assert_nothing_failed(machines: Machines, writers: list[Writer]) -> None:
+    for writer in writers:
+        assert writer.acknowledged, "a writer had nothing acknowledged: the test proved nothing"
+        assert not writer.failed, writer.failed[:3]
+        reader = Account(machines.front, writer.account.api_key)
+        for write in writer.acknowledged:
+            assert reader.read(write.collection_id).json()["payload"] == write.payload
+
+
+def test_without_credentials_the_inventory_says_what_to_set(machines: Machines) -> None:
+    bare = {
+        key: value for key, value in machines.environment.items() if not key.startswith(("GCP_", "AWS_", "GOOGLE_"))
+    }
+    recap = machines.playbook("deploy", environment=bare)
+    assert recap.returncode != 0
+    assert {"gcp": "GCP_PROJECT", "aws": "AWS_ACCESS_KEY_ID"}[machines.provider] in recap.output
+
+
+def test_an_empty_account_can_be_rehearsed(machines: Machines) -> None:
+    recap = machines.playbook("provision", "--check")
+    assert recap.returncode == 0, recap.output
+    assert machines.seen()["machines"] == {}
+
+
+def test_provision_makes_the_machines_and_a_second_run_changes_nothing(machines: Machines) -> None:
+    for changes in (True, False):
+        began = time.monotonic()
+        recap = machines.playbook("provision")
+        assert recap.returncode == 0, recap.output
+        print(f"{machines.provider}: provision, {'cold' if changes else 'again'}: {time.monotonic() - began:.0f} s")
+        assert bool(recap.changes) is changes, recap.output
+    machines.forget()
+
+
+def test_deploy_makes_the_cluster_and_a_second_run_changes_nothing(machines: Machines) -> None:
+    assert machines.playbook("deploy", "--check").returncode == 0
+    for changes in (True, False):
+        began = time.monotonic()
+        recap = machines.playbook("deploy")
+        assert recap.returncode == 0, recap.output
+        print(f"{machines.provider}: deploy, {'cold' if changes else 'again'}: {time.monotonic() - began:.0f} s")
+        assert bool(recap.changes) is changes, recap.output
+    assert machines.playbook("deploy", "--check", "--diff").returncode == 0
+    assert machines.playbook("verify").returncode == 0
+
+
+def sizes(machines: Machines, node: str) -> dict[str, int]:
+    """What the machine and the node say of the data disk, bytes."""
+    device = machines.run(node, f"blockdev --getsize64 {machines.host(node)['data_disk_device']}")
+    usable = machines.run(node, "df --output=size --block-size=1 /srv/goud | tail -1")
+    metric = machines.run(node, "curl -s 127.0.0.1:8080/api/metrics/prometheus | grep ^goud_volume_disk_capacity_bytes")
+    return {"device": int(device), "file system": int(usable), "metric": int(float(metric.split()[-1]))}
+
+
+def test_disks_grow_under_load(machines: Machines) -> None:
+    before = {node: sizes(machines, node) for node in NODES}
+    with machines.writing() as writers:
+        recap = machines.playbook("expand", "-e", "expand_to_gb=22")
+    assert recap.returncode == 0, recap.output
+    assert_nothing_failed(machines, writers)
+    for node in NODES:
+        after = sizes(machines, node)
+        assert (before[node]["device"], after["device"]) == (20 * GIB, 22 * GIB)
+        assert after["file system"] - before[node]["file system"] > 1.9 * GIB
+        assert after["metric"] == after["file system"]
+    assert not machines.playbook("expand", "-e", "expand_to_gb=22").changes
+
+
+def test_a_shrink_is_refused(machines: Machines) -> None:
+    recap = machines.playbook("expand", "-e", "expand_to_gb=21")
+    assert recap.returncode != 0
+    assert "is less than these have" in recap.output
+    assert recap.changes == 0
+
+
+def test_a_resize_that_lies_is_red_at_its_level(machines: Machines) -> None:
+    path = {"gcp": "/resize", "aws": "ModifyVolume"}[machines.provider]
+    if machines.provider == "aws":
+        machines.sandbox("advance", "7")  # six hours between two changes of one volume
+    machines.sandbox("fault", "api", "liar", "lie_device", "--path", path)
+    try:
+        recap = machines.playbook("expand", "-e", "expand_to_gb=23", "-e", '{"expand_nodes": ["node1"]}')
+    finally:
+        machines.sandbox("fault", "clear")
+    assert recap.returncode != 0
+    assert "block device:" in recap.output
+    assert sizes(machines, "node1")["device"] == 22 * GIB
+    assert machines.playbook("verify").returncode == 0
+
+
+def uptime(machines: Machines, node: str) -> float:
+    """When the machine's init was started, seconds since 1970."""
+    return float(machines.run(node, "stat --format=%Y /proc/1"))
+
+
+def reboot(machines: Machines, node: str) -> None:
+    before = uptime(machines, node)
+    machines.run(node, "systemctl reboot", check=False)
+
+    def back() -> bool:
+        try:
+            return uptime(machines, node) > before
+        except (RuntimeError, ValueError):
+            return False
+
+    wait_until(f"{node} to be back", back, within=180, every=2)
+
+
+def ready(machines: Machines, node: str) -> bool:
+    return machines.run(node, "curl -s -o /dev/null -w '%{http_code}' 127.0.0.1:8080/readyz", check=False).startswith(
+        "200"
+    )
+
+
+def test_a_rebooted_machine_comes_back_by_itself(machines: Machines) -> None:
+    reboot(machines, "node2")
+    wait_until("node2 to be ready", lambda: ready(machines, "node2"), within=120, every=2)
+    assert machines.run("node2", "findmnt --noheadings --output FSTYPE /srv/goud") == "xfs"
+    assert machines.playbook("verify").returncode == 0
+
+
+def test_a_machine_without_its_disk_starts_no_node(machines: Machines) -> None:
+    disk = machines.disk_id("node3")
+    machines.sandbox("fault", "disk", "detach", disk)
+    reboot(machines, "node3")
+    time.sleep(45)  # longer than the machine waits for the device
+    assert "inactive" in machines.run("node3", "systemctl is-active docker.service", check=False)
+    assert not ready(machines, "node3")
+    assert not machines.run("node3", "ls /srv/goud/node3", check=False).startswith("rocksdb")
+    machines.sandbox("fault", "disk", "reattach", disk)
+    reboot(machines, "node3")
+    wait_until("node3 to be ready", lambda: ready(machines, "node3"), within=120, every=2)
+    assert machines.playbook("verify").returncode == 0

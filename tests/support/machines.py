@@ -1,0 +1,124 @@
+"""A cluster on machines of the sandbox, used as an operator uses it: playbooks, an inventory, SSH, HTTP at the edge."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.support.cluster import ROOT, Recap
+from tests.support.workload import Account, Writer
+
+PROGRAMS = Path(sys.executable).parent
+NODES = ("node1", "node2", "node3")
+
+
+class Machines:
+    """One provider's sandbox and the cluster in it."""
+
+    def __init__(self, provider: str, state: Path, *, loopback: str, port: int) -> None:
+        self.provider = provider
+        self.cluster = f"goud-test-{provider}"
+        self._base = {
+            **os.environ,
+            "ANSIBLE_NOCOLOR": "1",
+            "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT / "sandbox/src"),
+            "GOUD_SANDBOX_STATE": str(state),
+        }
+        self.sandbox("up", provider, "--name", f"test-{provider}", "--loopback", loopback, "--port", str(port))
+        told: dict[str, str] = json.loads(self.sandbox("env", provider, "--json"))
+        self.environment = {
+            **self._base,
+            **told,
+            "GOUD_CLUSTER": self.cluster,
+            "GOUD_BUCKET": f"{self.cluster}-backups",
+        }
+        self._options = ["-e", f"goud_secrets_dir={state}/secrets"]
+        self._hosts: dict[str, dict[str, str]] = {}
+
+    def sandbox(self, *arguments: str) -> str:
+        """The sandbox's command line; what it printed."""
+        command = [sys.executable, "-m", "goud_sandbox.cli", *arguments]
+        done = subprocess.run(command, env=self._base, cwd=ROOT, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"sandbox {' '.join(arguments)}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def playbook(self, verb: str, *arguments: str, environment: dict[str, str] | None = None) -> Recap:
+        """Run `<verb>.yml` on the provider's inventory; the recap says what changed."""
+        program = str(PROGRAMS / "ansible-playbook")
+        command = [program, f"{verb}.yml", "-i", f"inventories/{self.provider}", *self._options, *arguments]
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment or self.environment, capture_output=True, text=True, check=False
+        )
+        return Recap.of(done)
+
+    # -- the machines -----------------------------------------------------------------------------------------------
+    def host(self, name: str) -> dict[str, str]:
+        """What the inventory tells of a machine."""
+        if not self._hosts:
+            command = [
+                str(PROGRAMS / "ansible-inventory"),
+                "-i",
+                f"inventories/{self.provider}",
+                "--list",
+                *self._options,
+            ]
+            done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=True)
+            self._hosts = json.loads(done.stdout)["_meta"]["hostvars"]
+        return self._hosts[name]
+
+    def forget(self) -> None:
+        """Read the inventory again the next time."""
+        self._hosts = {}
+
+    def run(self, name: str, script: str, *, check: bool = True) -> str:
+        """Run a shell script as root on a machine, through Ansible's own connection."""
+        command = [str(PROGRAMS / "ansible"), name, "-i", f"inventories/{self.provider}", *self._options]
+        command += ["--become", "-m", "ansible.builtin.raw", "-a", script]
+        done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)
+        if check and done.returncode != 0:
+            raise RuntimeError(f"{script!r} on {name}: {done.stdout}{done.stderr}")
+        return done.stdout.split(">>\n", 1)[-1].strip()
+
+    def seen(self) -> dict[str, Any]:
+        """The machine room's own view: machines and disks by id."""
+        document: dict[str, Any] = json.loads(self.sandbox("status", "--json"))
+        return document
+
+    def machine_id(self, name: str) -> str:
+        """The machine room's id of a machine."""
+        address = self.host(name)["ansible_host"]
+        machines: dict[str, dict[str, str]] = self.seen()["machines"]
+        return next(key for key, about in machines.items() if about["external"] == address)
+
+    def disk_id(self, name: str) -> str:
+        """The machine room's id of a node's data disk, by the device that its machine has."""
+        device = self.run(name, f"readlink -f {self.host(name)['data_disk_device']}")
+        minor = int(device.removeprefix("/dev/loop"))
+        disks: dict[str, dict[str, int]] = self.seen()["disks"]
+        return next(key for key, about in disks.items() if about["minor"] == minor)
+
+    # -- the cluster ------------------------------------------------------------------------------------------------
+    @property
+    def front(self) -> str:
+        """Where clients come in."""
+        return f"http://{self.host('edge1')['ansible_host']}:8080"
+
+    @contextmanager
+    def writing(self, count: int = 2) -> Iterator[list[Writer]]:
+        """Writers that take every failed request for a failure, through the edge, as long as the block lasts."""
+        writers = [Writer(Account(self.front), persistent=False, pause=0.05) for _ in range(count)]
+        for writer in writers:
+            writer.start()
+        try:
+            yield writers
+        finally:
+            for writer in writers:
+                writer.finish()
