@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,15 +14,16 @@ from ansible.release import __version__ as core_version
 from ansible.utils.vars import load_extra_vars
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
+import goud_lock
 import goud_variables
 
-_ARGUMENTS = {"groups", "minimum_core", "meta", "removed"}
+_ARGUMENTS = {"groups", "lock", "minimum_core", "meta", "removed"}
 
 
 class ActionModule(ActionBase):
     """`goud_boilerplate: {groups: [...], minimum_core: "2.19"}`; runs on the controller, also in check mode.
 
-    Optional: `meta`, a list of the verbs' meta files (default: all beside the playbooks), and `removed`, a file that
+    Optional: `lock`, a file that this run shall hold until its end, so that no second changing run meets it; `meta`, a list of the verbs' meta files (default: all beside the playbooks), and `removed`, a file that
     maps removed variables to what replaces them (default: removed_variables.yml beside the playbooks).
     """
 
@@ -41,9 +43,22 @@ class ActionModule(ActionBase):
             problems += self._variables(arguments, variables)
         except (OSError, goud_variables.SpecificationError) as error:
             problems.append(str(error))
+        if not problems and arguments.get("lock") and not self._task.check_mode:
+            problems += self._lock(Path(str(arguments["lock"])), variables)
         if problems:
             return {"failed": True, "changed": False, "msg": "\n".join(problems), "problems": problems}
         return {"changed": False}
+
+    @staticmethod
+    def _lock(path: Path, variables: Mapping[str, Any]) -> list[str]:
+        verb = Path(str(variables.get("ansible_play_name", "a run"))).stem
+        other = goud_lock.take(path, verb, os.getppid())  # the playbook's own process; tasks run in its children
+        if other is None:
+            return []
+        return [
+            f"another run is changing this environment since {other['since']} (process {other['pid']}, {path}): wait for it,"
+            " or end it first; two at once would undo each other's work. Nothing was changed"
+        ]
 
     @staticmethod
     def _empty_groups(groups: list[str], variables: Mapping[str, Any]) -> list[str]:
