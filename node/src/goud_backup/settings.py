@@ -1,0 +1,22 @@
+"""Sizes that shape a repository, and names that several layers share."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+MIB: Final = 1024 * 1024
+
+PART_BYTES: Final = 16 * MIB
+"""Most plain bytes of one object: what one worker holds in memory at a time."""
+PACK_BELOW: Final = MIB
+"""Files smaller than this share an object."""
+SEGMENT_BYTES: Final = 12 * MIB
+"""Most plain bytes of one segment of shipped blocks."""
+
+
+SECRETS_FOLDER: Final = "secrets"
+"""Where a manifest lists secrets that went along, encrypted."""
+
+WORKERS: Final = max(2, min(4, os.cpu_count() or 2))
+"""Parallel readers and uploads unless told otherwise: each holds at most three times PART_BYTES."""
