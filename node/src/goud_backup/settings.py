@@ -7,11 +7,12 @@ from typing import Final
 
 MIB: Final = 1024 * 1024
 
-PART_BYTES: Final = 16 * MIB
-"""Most plain bytes of one object: what one worker holds in memory at a time."""
+PART_BYTES: Final = 8 * MIB - 64 * 1024
+"""Most plain bytes of one object: what one worker holds in memory at a time, and what every store takes in one request
+(Google's library makes a session of several beyond 8 MiB), sealed or not."""
 PACK_BELOW: Final = MIB
 """Files smaller than this share an object."""
-SEGMENT_BYTES: Final = 12 * MIB
+SEGMENT_BYTES: Final = 7 * MIB
 """Most plain bytes of one segment of shipped blocks."""
 
 

@@ -16,12 +16,11 @@ _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 
 @dataclass(frozen=True)
 class Stat:
-    """One stored object: `size` in bytes, `version` changes with every write, `modified` is the store's Unix time."""
+    """One stored object: `size` in bytes, `version` changes with every write."""
 
     key: str
     size: int
     version: str
-    modified: float
 
 
 class Target(Protocol):

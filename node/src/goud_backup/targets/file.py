@@ -141,7 +141,7 @@ class FileTarget:
 
     def _stat(self, path: Path, key: str) -> Stat:
         found = path.stat()
-        return Stat(key, found.st_size, f"{found.st_ino}-{found.st_mtime_ns}-{found.st_size}", found.st_mtime)
+        return Stat(key, found.st_size, f"{found.st_ino}-{found.st_mtime_ns}-{found.st_size}")
 
     def _require_root(self) -> None:
         if not self._root.is_dir():

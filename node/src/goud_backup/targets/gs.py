@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import requests.exceptions
@@ -17,6 +18,7 @@ from goud_backup.errors import AccessRefused, Missing, PreconditionFailed, Targe
 from goud_backup.targets.base import Stat, check_key
 
 _SECONDS = 60
+_PAGE = 1000
 _PATIENCE = DEFAULT_RETRY.with_timeout(120.0)
 """Content-addressed writes and conditional ones may be repeated without harm, so every call is."""
 
@@ -29,16 +31,14 @@ class GsTarget:
         self._name_of_bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self._open: Any = None
+        self._opening = Lock()
 
     @property
     def _bucket(self) -> Any:
-        if self._open is None:
-            client = storage.Client()
-            # The library's own pool holds ten connections.
-            adapter = requests.adapters.HTTPAdapter(pool_connections=32, pool_maxsize=32)
-            client._http.mount("https://", adapter)
-            self._open = client.bucket(self._name_of_bucket)
-        return self._open
+        with self._opening:
+            if self._open is None:
+                self._open = _connect().bucket(self._name_of_bucket)
+            return self._open
 
     def create(self) -> None:
         with self._failing("reach", "the bucket"):
@@ -88,9 +88,9 @@ class GsTarget:
 
     def list(self, prefix: str) -> Iterator[Stat]:
         with self._failing("list", prefix or "the bucket"):
-            fields = "items(name,size,generation,updated),nextPageToken"
+            fields = "items(name,size,generation),nextPageToken"
             blobs = self._bucket.list_blobs(
-                prefix=self._prefix + prefix, fields=fields, timeout=_SECONDS, retry=_PATIENCE
+                prefix=self._prefix + prefix, fields=fields, page_size=_PAGE, timeout=_SECONDS, retry=_PATIENCE
             )
             for blob in blobs:
                 yield _stat(blob.name.removeprefix(self._prefix), blob)
@@ -130,5 +130,11 @@ class GsTarget:
 
 
 def _stat(key: str, blob: Any) -> Stat:
-    modified = blob.updated.timestamp() if blob.updated is not None else 0.0
-    return Stat(key, int(blob.size), str(blob.generation), modified)
+    return Stat(key, int(blob.size), str(blob.generation))
+
+
+def _connect() -> Any:
+    client = storage.Client()
+    # The library's own pool holds ten connections.
+    client._http.mount("https://", requests.adapters.HTTPAdapter(pool_connections=32, pool_maxsize=32))
+    return client

@@ -6,6 +6,7 @@ import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
+from threading import Lock
 from typing import Any
 
 import boto3
@@ -16,6 +17,8 @@ from goud_backup.codec.encoding import Bytes
 from goud_backup.errors import AccessRefused, Missing, PreconditionFailed, TargetError
 from goud_backup.targets.base import Stat, check_key
 
+_ATTEMPTS = 6
+_PAGE = 1000
 _ABSENT = {"NoSuchKey", "404", "NotFound"}
 _UNMET = {"PreconditionFailed", "ConditionalRequestConflict", "412"}
 _REFUSED = {
@@ -40,21 +43,14 @@ class S3Target:
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self._open: Any = None
+        self._opening = Lock()
 
     @property
     def _client(self) -> Any:
-        if self._open is None:
-            # We send the SHA-256 of every object ourselves; the library need not compute another checksum.
-            config = Config(
-                retries={"mode": "standard", "total_max_attempts": 6},
-                connect_timeout=10,
-                read_timeout=60,
-                max_pool_connections=32,
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-            )
-            self._open = boto3.session.Session().client("s3", config=config)
-        return self._open
+        with self._opening:
+            if self._open is None:
+                self._open = _connect()
+            return self._open
 
     def create(self) -> None:
         with self._failing("reach", "the bucket"):
@@ -69,12 +65,18 @@ class S3Target:
             more["IfNoneMatch"] = "*"
         elif if_version is not None:
             more["IfMatch"] = if_version
-        with self._failing("write", key):
-            answer = self._client.put_object(Bucket=self._bucket, Key=name, Body=body, ChecksumSHA256=checksum, **more)
+        try:
+            with self._failing("write", key):
+                answer = self._client.put_object(
+                    Bucket=self._bucket, Key=name, Body=body, ChecksumSHA256=checksum, **more
+                )
+        except Missing as error:
+            # What S3 answers when there is nothing whose version could match.
+            raise PreconditionFailed(f"{key} is no longer in {self.url}.") from error
         told = answer.get("ChecksumSHA256", checksum)
         if told != checksum:
             raise TargetError(f"{self.url} stored {key} with the checksum {told}, sent was {checksum}. Try again.")
-        return Stat(key, len(body), str(answer["ETag"]), 0.0)
+        return Stat(key, len(body), str(answer["ETag"]))
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes | bytearray:
         if length == 0:
@@ -101,17 +103,17 @@ class S3Target:
                 answer = self._client.head_object(Bucket=self._bucket, Key=self._name(key))
         except Missing:
             return None
-        return Stat(key, answer["ContentLength"], answer["ETag"], answer["LastModified"].timestamp())
+        return Stat(key, answer["ContentLength"], answer["ETag"])
 
     def list(self, prefix: str) -> Iterator[Stat]:
         with self._failing("list", prefix or "the bucket"):
             pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._prefix + prefix
+                Bucket=self._bucket, Prefix=self._prefix + prefix, PaginationConfig={"PageSize": _PAGE}
             )
             for page in pages:
                 for entry in page.get("Contents", ()):
                     key = entry["Key"].removeprefix(self._prefix)
-                    yield Stat(key, entry["Size"], entry["ETag"], entry["LastModified"].timestamp())
+                    yield Stat(key, entry["Size"], entry["ETag"])
 
     def delete(self, key: str) -> None:
         with self._failing("remove", key):
@@ -153,3 +155,16 @@ class S3Target:
                 f"{where}: {code}: {text}. The credential has expired or lacks the permission: renew it."
             )
         return TargetError(f"{where}: {code}: {text}.")
+
+
+def _connect() -> Any:
+    # We send the SHA-256 of every object ourselves; the library need not compute another checksum.
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+        connect_timeout=10,
+        read_timeout=60,
+        max_pool_connections=32,
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    return boto3.session.Session().client("s3", config=config)
