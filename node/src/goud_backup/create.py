@@ -6,6 +6,7 @@ import base64
 import logging
 import platform
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -110,7 +111,20 @@ class _Run:
         genesis = self._repository.config.genesis
         # Rows that the last backup held were read through for it; a chain never changes below.
         checked = -1 if previous is None else previous.chain.height
-        facts = sources.examine(self._snapshot.database, genesis, checked_height=checked)
+        with (
+            sources.examining(self._snapshot.database, genesis) as examination,
+            ThreadPoolExecutor(1, thread_name_prefix="read-through") as beside,
+        ):
+            reading = beside.submit(examination.read_through, checked + 1)
+            draft = self._stored_files(examination.facts, previous)
+            reading.result()
+        manifest = sealed(self._described(draft, examination.facts, previous, started), self._sealer)
+        self._lock.check()
+        self._repository.put_manifest(manifest)
+        self._cache.keep_only({file.identity for file in draft.files if file.identity is not None})
+        return manifest
+
+    def _stored_files(self, facts: Facts, previous: Manifest | None) -> _Draft:
         if previous is not None and facts.height < previous.chain.height:
             _log.warning(
                 "the source is at height %d, the backup before at %d: a node that lags, or a restored one",
@@ -121,11 +135,7 @@ class _Run:
         self._recognise(draft)
         self._upload(draft, [file for file in draft.files if file.known is None])
         self._see_everything(draft)
-        manifest = sealed(self._described(draft, facts, previous, started), self._sealer)
-        self._lock.check()
-        self._repository.put_manifest(manifest)
-        self._cache.keep_only({file.identity for file in draft.files if file.identity is not None})
-        return manifest
+        return draft
 
     def _collect(self) -> list[_File]:
         files = [_File(f"{marker.DATABASE}/{file.name}", file, *_size_and_mode(file), identify(file))

@@ -64,9 +64,9 @@ class NodeClient:
         if response.is_error and response.status_code != 404:
             raise SourceError(f"{self.node} did not release checkpoint {checkpoint_id}: {response.text[:300]}")
 
-    def blocks(self, start: int, limit: int = _MOST_BLOCKS) -> list[Pair]:
+    def blocks(self, start: int) -> list[Pair]:
         """Certified blocks from `start`, as many as one answer holds; none when there are no more."""
-        response = self._call("GET", f"/peer/blocks?start={start}&limit={min(limit, _MOST_BLOCKS)}")
+        response = self._call("GET", f"/peer/blocks?start={start}&limit={_MOST_BLOCKS}")
         if response.is_error:
             raise SourceError(f"{self.node} gives no blocks ({response.status_code}): {response.text[:300]}")
         try:

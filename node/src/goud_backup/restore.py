@@ -126,7 +126,8 @@ def check_schema(manifest: Manifest) -> None:
 
 def check_facts(database: Path, genesis: Genesis, manifest: Manifest) -> None:
     """Compare what the database says of itself with the manifest, before anything is appended to it."""
-    facts = source.examine(database, genesis, checked_height=manifest.chain.height)
+    with source.examining(database, genesis) as examination:
+        facts = examination.facts
     found = (facts.height, facts.tip_hash.hex(), facts.certified_height, facts.keys)
     told = (manifest.chain.height, manifest.chain.tip_hash, manifest.chain.certified_height, dict(manifest.keys))
     if found != told:

@@ -10,7 +10,6 @@ from typing import Any, Final, Protocol
 from goud_backup import source as sources
 from goud_backup.codec.sealing import Sealer
 from goud_backup.errors import Damaged, SourceError
-from goud_backup.node import NodeClient
 from goud_backup.progress import Progress, Silent
 from goud_backup.repository import locks, segments
 from goud_backup.repository.repository import Repository
@@ -37,10 +36,16 @@ class Blocks(Protocol):
         ...
 
 
+class Node(Protocol):
+    """A running node: certified blocks from a height, as many as one answer holds; none when there are no more."""
+
+    def blocks(self, start: int) -> list[Pair]: ...
+
+
 class NodeBlocks:
     """A running node's peer interface."""
 
-    def __init__(self, client: NodeClient) -> None:
+    def __init__(self, client: Node) -> None:
         self._client = client
 
     def from_height(self, start: int) -> Iterator[Pair]:

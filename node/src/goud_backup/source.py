@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from goud_backup.errors import EmptyBackup, InUse, SourceError
-from goud_backup.node import NodeClient
 from goud_node.chain.genesis import Genesis
 from goud_node.chain.indexes import height_key
 from goud_node.chain.ledger import Ledger
@@ -43,10 +42,30 @@ class Source(Protocol):
         ...
 
 
+class Checkpoint(Protocol):
+    """What a node tells of a checkpoint it made: its id, and where it is in the node's own view."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def path(self) -> str: ...
+
+
+class Node(Protocol):
+    """A running node that makes checkpoints, each gone after `ttl_seconds` unless it is released before."""
+
+    node: str
+
+    def create_checkpoint(self, ttl_seconds: float) -> Checkpoint: ...
+
+    def release_checkpoint(self, checkpoint_id: str) -> None: ...
+
+
 class NodeSource:
     """A running node: it makes the checkpoint, we read it below `data_dir` (its volume, wherever that is mounted)."""
 
-    def __init__(self, client: NodeClient, data_dir: Path, *, ttl_seconds: float = 6 * 3600) -> None:
+    def __init__(self, client: Node, data_dir: Path, *, ttl_seconds: float = 6 * 3600) -> None:
         self._client = client
         self._data_dir = data_dir
         self._ttl = ttl_seconds
@@ -154,8 +173,30 @@ class Facts:
     keys: dict[str, int]
 
 
-def examine(database: Path, genesis: Genesis, *, checked_height: int) -> Facts:
-    """Open a twin and read its facts; rows of blocks above `checked_height` are read through, checksums and all.
+class Examination:
+    """An open twin: its facts, and reading its blocks through while other work goes on."""
+
+    def __init__(self, store: RocksStore, ledger: Ledger) -> None:
+        self._store = store
+        self._height = ledger.height
+        self.facts = _facts(store, ledger)
+
+    def read_through(self, start: int) -> None:
+        """Read every block from `start` on, checksums and all. Raises CorruptStore: damage must not become a backup."""
+        expected = start
+        for key, _ in self._store.scan(Family.BLOCKS, height_key(start)):
+            if key != height_key(expected):
+                raise CorruptStore(
+                    f"Block {expected} is missing from the source. Refill this node from its peers first."
+                )
+            expected += 1
+        if expected != max(self._height + 1, start):
+            raise CorruptStore(f"The source holds blocks up to {expected - 1}; its state says {self._height}.")
+
+
+@contextmanager
+def examining(database: Path, genesis: Genesis) -> Iterator[Examination]:
+    """Open a twin of `database` and read its facts.
 
     Raises EmptyBackup when there are no blocks, CorruptStore and WrongChain for what must not become a backup.
     """
@@ -170,20 +211,9 @@ def examine(database: Path, genesis: Genesis, *, checked_height: int) -> Facts:
                     f"{database} holds nothing but the genesis block: a backup of it would be empty. Is this the right "
                     "volume?"
                 )
-            _read_through(store, checked_height + 1, ledger.height)
-            return _facts(store, ledger)
+            yield Examination(store, ledger)
         finally:
             store.close()
-
-
-def _read_through(store: RocksStore, start: int, end: int) -> None:
-    expected = max(0, start)
-    for key, _ in store.scan(Family.BLOCKS, height_key(expected)):
-        if key != height_key(expected):
-            raise CorruptStore(f"Block {expected} is missing from the source. Restore this node from a peer first.")
-        expected += 1
-    if expected != max(end + 1, start):
-        raise CorruptStore(f"The source holds blocks up to {expected - 1}; its state says {end}.")
 
 
 def _facts(store: RocksStore, ledger: Ledger) -> Facts:

@@ -127,7 +127,9 @@ def test_a_key_can_not_lead_out_of_the_repository(target: Target, key: str) -> N
         check_key(key)
 
 
-@pytest.mark.parametrize("wrong", ["", "/path", "http://x/y", "file://host/x", "file://", "s3://", "gs:///a", "s3://b/a?c=d"])
+@pytest.mark.parametrize(
+    "wrong", ["", "/path", "http://x/y", "file://host/x", "file://", "s3://", "gs:///a", "s3://b/a?c=d"]
+)
 def test_a_url_that_is_none_is_refused(wrong: str) -> None:
     with pytest.raises(ConfigurationError, match="URL"):
         open_target(wrong)
@@ -210,4 +212,3 @@ def test_what_a_crash_left_is_no_object_and_is_cleared(tmp_path: Path) -> None:
     assert not list(target.list(""))
     target.create()
     assert not list((tmp_path / "t").iterdir())
-

@@ -6,18 +6,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from goud_backup.codec.sealing import Opener, load_identities
-from goud_backup.node import NodeClient
 from goud_backup.repository.repository import Repository, open_repository
 from goud_backup.targets import open_target
 from goud_node.chain import genesis as genesis_document
 from goud_node.chain.genesis import Genesis
 from goud_node.chain.keys import SigningKey
 from goud_node.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from goud_backup.node import NodeClient
 
 Url = Annotated[
     str,
@@ -91,6 +93,8 @@ def node_client(url: str | None, node: str | None, key: Path | None, genesis: Ge
     missing = [name for name, value in (("--node-url", url), ("--node", node), ("--key", key)) if value is None]
     if url is None or node is None or key is None:
         raise ConfigurationError(f"A running node is asked by signed calls: give {', '.join(missing)} too.")
+    from goud_backup.node import NodeClient  # noqa: PLC0415  # an HTTP client takes a tenth of a second to import
+
     return NodeClient(url, node, SigningKey.load(key), genesis, operator=operator)
 
 
