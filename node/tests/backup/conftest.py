@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
+import os
 import shutil
 import socket
 import threading
@@ -19,6 +21,7 @@ import uvicorn
 from moto.server import ThreadedMotoServer
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from goud_backup.repository import layout
 from goud_backup.repository.repository import Repository
 from goud_backup.targets import Target, open_target
 from goud_sandbox.apifaults import ApiFaults
@@ -26,7 +29,7 @@ from goud_sandbox.documents import Documents
 from goud_sandbox.gcp.app import Google
 from goud_sandbox.settings import Settings
 
-from .support import grow, make_repository
+from .support import backup, grow, make_repository, reopened, ship
 
 with warnings.catch_warnings():
     # Google's library misses an optional package, which is no fault of a test that happens to import it first.
@@ -59,6 +62,13 @@ class Cloud:
     endpoint: str
     refuse: Callable[[], None]
     accept: Callable[[], None]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _frozen() -> None:
+    """Closing a database collects garbage; what all these libraries imported need not be looked at each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -159,3 +169,41 @@ def repository(tmp_path: Path) -> Repository:
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def past(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Backups at 60 and 100; segments 60 to 90 and 101 to 130; data at 130. Copy it, do not change it."""
+    folder = tmp_path_factory.mktemp("past")
+    data, cache = Path(shutil.copytree(chain, folder / "data")), folder / "cache"
+    repository = make_repository(folder / "repository")
+    backup(repository, data, cache)
+    grow(data, 30)
+    ship(repository, data)
+    grow(data, 10)
+    backup(repository, data, cache)
+    # Out of the way for a moment, so that shipping begins again after the second backup and leaves a gap.
+    shipped = {stat.key: bytes(repository.target.get(stat.key)) for stat in repository.target.list(layout.SEGMENTS)}
+    for key in shipped:
+        repository.target.delete(key)
+    grow(data, 30)
+    ship(repository, data)
+    for key, content in shipped.items():
+        repository.target.put(key, content)
+    return folder
+
+
+@pytest.fixture
+def history(past: Path, tmp_path: Path) -> Repository:
+    """A copy of that repository; its data is in `tmp_path / "grown"`."""
+    # A target never changes a file in place, so links are copies.
+    shutil.copytree(past / "repository", tmp_path / "history", copy_function=os.link)
+    shutil.copytree(past / "data", tmp_path / "grown")
+    return reopened(open_target(f"file://{tmp_path / 'history'}"))
+
+
+@pytest.fixture
+def grown(tmp_path: Path, history: Repository) -> Path:
+    """The data directory of `history`, at height 130."""
+    assert history.url.endswith("history")
+    return tmp_path / "grown"

@@ -84,8 +84,8 @@ def _by_policy(
 
 
 def unneeded_segments(kept: Iterable[Candidate], segments: Iterable[Reference]) -> list[Reference]:
-    """Segments that lie wholly below what every kept backup holds, certificates included."""
-    lowest = min((one.certified_height for one in kept), default=0)
+    """Segments that lie wholly below what every whole backup holds, certificates included."""
+    lowest = min((one.certified_height for one in kept if one.whole), default=0)
     return sorted((one for one in segments if one.last <= lowest), key=lambda one: one.key)
 
 
@@ -93,7 +93,8 @@ def _needed(
     newest_first: Sequence[Candidate], reasons: dict[str, list[str]], segments: Sequence[Reference]
 ) -> list[Candidate]:
     """For each run of segments that no kept backup leads into, and none above holds: the newest backup that does."""
-    kept = [one for one in newest_first if reasons[one.id]]
+    # A damaged backup that stays for another reason leads nowhere.
+    kept = [one for one in newest_first if reasons[one.id] and one.whole]
     lowest = min((one.certified_height for one in kept), default=0)
     needed = []
     for first, last in runs(segments):
