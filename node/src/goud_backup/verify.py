@@ -76,7 +76,7 @@ def verify(repository: Repository, depth: Depth, tools: restore.Tools) -> Report
     if depth.deep:
         chosen = _deep(repository, report, depth, tools)
     if depth.record:
-        _record(repository, manifests, report, bad, chosen)
+        _record(repository, manifests, report, bad, depth=depth, chosen=chosen)
     return report
 
 
@@ -211,19 +211,26 @@ def _deep(repository: Repository, report: Report, depth: Depth, tools: restore.T
 
 
 def _record(
-    repository: Repository, manifests: Sequence[Manifest], report: Report, bad: set[str], chosen: Manifest | None
+    repository: Repository,
+    manifests: Sequence[Manifest],
+    report: Report,
+    bad: set[str],
+    *,
+    depth: Depth,
+    chosen: Manifest | None,
 ) -> None:
     """Note the result beside each backup: retention never counts a damaged one as the last good one."""
     before = repository.checks()
+    looked = "data" if depth.data else "listing"
     for manifest in manifests:
         broken = bad & set(manifest.objects) or any(problem.thing == manifest.id for problem in report.problems)
         earlier = before.get(manifest.id, {})
-        proven = (chosen is not None and chosen.id == manifest.id) or (
-            earlier.get("level") == "deep" and earlier.get("ok") is True
-        )
-        level = "deep" if proven else report.level
-        if report.level == "listing" and not broken:
+        restored = chosen is not None and chosen.id == manifest.id
+        proven = restored or (earlier.get("level") == "deep" and earlier.get("ok") is True)
+        if looked == "listing" and not broken and not restored:
+            # A listing says too little to replace what a better look has found.
             continue
+        level = "deep" if proven else looked
         document = {
             "id": manifest.id,
             "ok": not broken,
