@@ -74,7 +74,7 @@ class Opener:
         cipher = AESGCM(_derived(self._unwrapped(bytes(view[12:start]), name), bytes(view[start : start + _SALT])))
         body = view[start + _SALT :]
         frames = max(1, -(-len(body) // (FRAME + _TAG)))
-        if len(body) < frames * _TAG:
+        if len(body) - (frames - 1) * (FRAME + _TAG) < _TAG:
             raise Damaged(f"{name} is cut short.")
         plain = bytearray(len(body) - frames * _TAG)
         room, at = memoryview(plain), 0

@@ -8,6 +8,7 @@ longer than a living holder would leave it unrenewed.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import socket
@@ -24,6 +25,8 @@ from goud_backup.errors import Locked, LockLost, Missing, PreconditionFailed, Ta
 from goud_backup.repository.layout import LOCKS
 from goud_backup.repository.manifest import canonical
 from goud_backup.targets import Target
+
+_log = logging.getLogger(__name__)
 
 BACKUP: Final = "backup"
 """Held by whoever adds or removes backups: create, import, prune."""
@@ -94,6 +97,9 @@ class Lock:
         if self._lost is None:
             try:
                 self._write(None, self._version)
+            except PreconditionFailed:
+                # Removed by force after the last check: what was written by then was written under the lock.
+                _log.warning("the lock %s was removed by somebody else before it was released", self._key)
             except TargetError:
                 # The work itself is done or has failed for its own reason; a lock left behind expires.
                 if kind is None:
