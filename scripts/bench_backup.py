@@ -247,7 +247,8 @@ def main() -> None:
     parser.add_argument("--identity", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.fetch:
-        fetch(*given.fetch, given.identity)
+        repository, target = given.fetch
+        fetch(repository, target, given.identity)
         return
     state = given.state / f"{given.gigabytes:g}"
     data = prepare(state, given.gigabytes)

@@ -111,7 +111,12 @@ def undo(data_dir: Path) -> Path:
     """Put back what was live before the last restore; where the restored data is kept now. The node must be stopped."""
     with exclusive(data_dir):
         journal = read_journal(data_dir)
-        if journal is None or journal.state == "swapping" or not journal.aside or not (data_dir / journal.aside).is_dir():
+        if (
+            journal is None
+            or journal.state == "swapping"
+            or not journal.aside
+            or not (data_dir / journal.aside).is_dir()
+        ):
             raise SourceError(f"{data_dir} has no restore to undo: nothing is kept from before one.")
         now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
         back = Journal(now, journal.aside, f"{UNDONE}{now}", "swapping")

@@ -14,13 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from backup import support
+from goud_backup import create as creating
 from goud_backup import prune, swap
+from goud_backup import restore as restoring
+from goud_backup import ship as shipping
 from goud_backup.codec.encoding import Bytes
-from goud_backup.plan import Wish
+from goud_backup.plan import Wish, make
+from goud_backup.repository.repository import open_repository
 from goud_backup.repository.retention import Policy
+from goud_backup.source import DirectorySource
 from goud_backup.targets import Stat, Target, open_target
 
 
@@ -85,14 +87,16 @@ def run(verb: str, step: int, folder: Path) -> None:
             change = getattr(module, name)
             setattr(module, name, lambda *a, _change=change, **k: countdown.around(_change, *a, **k))
         exchange = swap._atomically
-        swap._atomically = lambda *a: countdown.around(exchange, *a)  # type: ignore[assignment]  # counts as a change
-        support.restore(support.reopened(target), folder / "live", Wish())
+        swap._atomically = lambda *a: countdown.around(exchange, *a)
+        plain = open_repository(target)
+        restoring.restore(plain, make(plain, Wish(), None), folder / "live", restoring.Tools(None))
         return
-    repository = support.reopened(Fragile(target, countdown))
+    repository = open_repository(Fragile(target, countdown))
     if verb == "create":
-        support.backup(repository, folder / "data", folder / "cache")
+        creating.create(repository, DirectorySource(folder / "data"), creating.Options(cache_dir=folder / "cache"))
     elif verb == "ship":
-        support.ship(repository, folder / "data", segment_bytes=20_000)
+        blocks = shipping.DirectoryBlocks(folder / "data", repository.config.genesis)
+        shipping.ship(repository, blocks, (), segment_bytes=20_000)
     elif verb == "prune":
         prune.prune(repository, Policy(days=0), grace=0)
 

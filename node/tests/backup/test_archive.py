@@ -49,9 +49,15 @@ def test_plain_tools_read_it(made: archive.Exported, tmp_path: Path) -> None:
     subprocess.run(["sha256sum", "-c", made.checksum.name], cwd=folder, check=True, capture_output=True)
     listed = subprocess.run(["tar", "-tzf", made.path.name], cwd=folder, check=True, capture_output=True, text=True)
     base = made.path.name.removesuffix(".tar.gz")
-    assert listed.stdout.split() == [f"{base}/{n}" for n in ("metadata.txt", "metadata.json", "node1_data.tar", "SHA256SUMS")]
+    assert listed.stdout.split() == [
+        f"{base}/{n}" for n in ("metadata.txt", "metadata.json", "node1_data.tar", "SHA256SUMS")
+    ]
     shown = subprocess.run(
-        ["tar", "--wildcards", "-xzOf", made.path.name, "*/metadata.txt"], cwd=folder, check=True, capture_output=True, text=True
+        ["tar", "--wildcards", "-xzOf", made.path.name, "*/metadata.txt"],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        text=True,
     )
     assert "schema_version=1\n" in shown.stdout
     assert "chain_length=61\n" in shown.stdout
@@ -96,7 +102,7 @@ def test_damage(made: archive.Exported, tmp_path: Path, kind: str) -> None:
         made.checksum.unlink()
     else:
         made.checksum.write_text(f"{'0' * 64}  x\n")
-    with pytest.raises((Damaged, SourceError), match="sha256|SHA-256"):
+    with pytest.raises((Damaged, SourceError), match=r"sha256|SHA-256"):
         archive.check_checksum(made.path)
     if kind in {"flip", "cut"}:
         with pytest.raises(Damaged):

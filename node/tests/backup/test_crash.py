@@ -125,9 +125,7 @@ def test_killed_at_every_change_of_the_store(world: Path, tmp_path: Path, run: K
     assert killed * EVERY >= {"create": 8, "ship": 6, "prune": 10}[verb]
 
 
-def test_a_restore_killed_at_many_points_leaves_the_old_or_the_new(
-    world: Path, tmp_path: Path, run: Killer
-) -> None:
+def test_a_restore_killed_at_many_points_leaves_the_old_or_the_new(world: Path, tmp_path: Path, run: Killer) -> None:
     killed = 0
     step = 1
     while step < 2000:

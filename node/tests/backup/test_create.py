@@ -55,14 +55,14 @@ def test_known_files_are_never_read_again(
     real = os.preadv
 
     def seen(descriptor: int, *rest: object) -> int:
-        read.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        read.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
         return real(descriptor, *rest)  # type: ignore[arg-type]  # handed on as it came
 
     monkeypatch.setattr(os, "preadv", seen)
     backup(repository, data, cache)
     assert not [name for name in read if name.endswith(".sst")]
     grow(data, 20, size=4000)
-    new = {path for path in (data / "rocksdb").glob("*.sst")}
+    new = set((data / "rocksdb").glob("*.sst"))
     old_size = sum(path.stat().st_size for path in new)
     third = backup(repository, data, cache)
     assert 0 < third.totals["new_bytes"] < old_size
@@ -151,7 +151,9 @@ def test_an_upload_that_the_store_cut_short_is_noticed_and_repeated(
     assert restore(repository, tmp_path / "out", Wish(exact=True)).height == 60
 
 
-def test_a_store_that_keeps_cutting_ends_red_without_a_manifest(repository: Repository, data: Path, cache: Path) -> None:
+def test_a_store_that_keeps_cutting_ends_red_without_a_manifest(
+    repository: Repository, data: Path, cache: Path
+) -> None:
     repository.target = Forgetful(repository.target, 1000)  # type: ignore[assignment]  # looks like one
     with pytest.raises(TargetError, match="does not keep what is written"):
         backup(repository, data, cache)

@@ -75,9 +75,7 @@ def test_a_failed_backup_releases_its_checkpoint(
     repository = initialize(open_target(f"file://{tmp_path}/r"), genesis, encrypted=False)
     with run_node(settings) as live:
         accounts(live, 2)
-        client = NodeClient(
-            live.peer_url, "node1", SigningKey.load(settings.node_key_file), genesis, operator=False
-        )
+        client = NodeClient(live.peer_url, "node1", SigningKey.load(settings.node_key_file), genesis, operator=False)
 
         def broken(*_: object) -> None:
             raise SourceError("the disk is gone")
@@ -97,9 +95,7 @@ def test_who_is_asked_must_be_who_answers(make_settings: MakeSettings, run_node:
         with pytest.raises(SourceError, match="refuses this key"):
             stranger.status()
         stranger.close()
-        mine = NodeClient(
-            live.peer_url, "node1", SigningKey.load(settings.node_key_file), genesis, operator=False
-        )
+        mine = NodeClient(live.peer_url, "node1", SigningKey.load(settings.node_key_file), genesis, operator=False)
         elsewhere = tmp_path / "elsewhere"
         make_settings("node2")
         with (

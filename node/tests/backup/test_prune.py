@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,9 +45,9 @@ def three(repository: Repository, data: Path, cache: Path, tmp_path: Path) -> Re
 def test_a_dry_run_announces_exactly_what_happens(three: Repository) -> None:
     for seconds in (0, 2 * DAY, 4 * DAY):
         before = names(three)
-        told = prune(three, NEWEST, dry_run=True, clock=lambda now=seconds: at(now))
+        told = prune(three, NEWEST, dry_run=True, clock=partial(at, seconds))
         assert names(three) == before, "a dry run changes nothing"
-        done = prune(three, NEWEST, clock=lambda now=seconds: at(now))
+        done = prune(three, NEWEST, clock=partial(at, seconds))
         assert list(done.lines()) == list(told.lines())
         gone = before - names(three)
         assert gone == {*told.forget, *told.segments, *told.sweep}
@@ -94,7 +95,7 @@ def test_a_kept_backup_and_what_it_needs_stay(three: Repository, tmp_path: Path)
     first = three.manifests().good[0]
     keep(three, first.id[:18], wanted=True)
     for seconds in (0, 2 * DAY, 4 * DAY):
-        prune(three, NEWEST, clock=lambda now=seconds: at(now))
+        prune(three, NEWEST, clock=partial(at, seconds))
     assert restore(three, tmp_path / "out", Wish(first.id)).height == 60
     keep(three, first.id, wanted=False)
     prune(three, NEWEST, clock=lambda: at(5 * DAY))
@@ -108,7 +109,7 @@ def test_the_last_good_one_stays_when_the_newest_is_damaged(three: Repository, t
     three.target.put(key, bytes(three.target.get(key))[:-1] + b"?")
     assert not verifying.verify(three, verifying.Depth(), restoring.Tools(None)).ok
     for seconds in (0, 2 * DAY, 4 * DAY):
-        prune(three, NEWEST, clock=lambda now=seconds: at(now))
+        prune(three, NEWEST, clock=partial(at, seconds))
     assert {newest.id, good.id} <= {one.id for one in three.manifests().good}
     assert restore(three, tmp_path / "out", Wish(good.id)).height == 60
 

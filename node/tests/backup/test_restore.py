@@ -17,7 +17,16 @@ from goud_backup import create as creating
 from goud_backup import restore as restoring
 from goud_backup import swap
 from goud_backup.codec.sealing import Opener
-from goud_backup.errors import Damaged, InUse, NoSpace, NoSuchBackup, NotVerified, OutOfReach, SourceError, WrongIdentity
+from goud_backup.errors import (
+    Damaged,
+    InUse,
+    NoSpace,
+    NoSuchBackup,
+    NotVerified,
+    OutOfReach,
+    SourceError,
+    WrongIdentity,
+)
 from goud_backup.plan import How, Wish, make
 from goud_backup.repository import layout
 from goud_backup.repository.manifest import canonical, dump, load
@@ -28,6 +37,7 @@ from goud_node.chain import genesis as documents
 from goud_node.chain.inspect import inspect
 from goud_node.errors import InvalidBlock, SchemaMismatch, WrongChain
 from goud_node.settings import Settings
+from goud_node.store import durable
 
 from .support import BLOCK_MS, GENESIS, backup, grow, make_repository, restore, ship, tip_of
 
@@ -74,7 +84,7 @@ def test_latest_brings_every_shipped_block(history: Repository, tmp_path: Path) 
 def test_out_of_reach_says_what_is_in_reach(history: Repository, tmp_path: Path) -> None:
     with pytest.raises(OutOfReach, match="from block 1 to 130"):
         restore(history, tmp_path / "out", Wish(to_height=131))
-    with pytest.raises(OutOfReach, match="earlier|later"):
+    with pytest.raises(OutOfReach, match=r"earlier|later"):
         restore(history, tmp_path / "out", Wish(to_ms=GENESIS.created_ms + 1))
     assert restore(history, tmp_path / "out", Wish(to_ms=GENESIS.created_ms * 2)).height == 130
     with pytest.raises(NoSuchBackup, match="does not exist"):
@@ -160,7 +170,9 @@ def test_a_swap_cut_anywhere_is_finished_or_forgotten(
             (where / "rocksdb/old").touch()
         steps = iter(range(1, 1000))
 
-        def counted(real: Callable[..., object], last: int = limit, steps: Iterator[int] = steps) -> Callable[..., object]:
+        def counted(
+            real: Callable[..., object], last: int = limit, steps: Iterator[int] = steps
+        ) -> Callable[..., object]:
             def call(*arguments: object, **named: object) -> object:
                 if next(steps) == last:
                     raise Cut
@@ -172,7 +184,7 @@ def test_a_swap_cut_anywhere_is_finished_or_forgotten(
             patch.setattr(swap, "_atomically", counted(swap._atomically if atomic else lambda *_: False))
             patch.setattr(Path, "rename", counted(Path.rename))
             patch.setattr(Path, "replace", counted(Path.replace))
-            patch.setattr(swap.durable, "sync_directory", counted(swap.durable.sync_directory))
+            patch.setattr(durable, "sync_directory", counted(durable.sync_directory))
             try:
                 swap.swap(where, where / "staging/rocksdb", GENESIS.chain_id)
             except Cut:
@@ -257,9 +269,7 @@ def test_a_schema_without_a_migration_is_refused(history: Repository, grown: Pat
         {"certified_height": 3},
     ],
 )
-def test_what_differs_from_the_manifest_is_refused(
-    history: Repository, grown: Path, change: dict[str, object]
-) -> None:
+def test_what_differs_from_the_manifest_is_refused(history: Repository, grown: Path, change: dict[str, object]) -> None:
     manifest = history.manifests().good[-1]
     key = layout.manifest_key(manifest.sequence, manifest.id)
     document = json.loads(bytes(history.target.get(key)))

@@ -82,9 +82,7 @@ def test_the_promises(candidates: list[Candidate], policy: Policy, segments: lis
 
 
 @given(candidates_strategy, policies, segments_strategy)
-def test_deciding_twice_changes_nothing(
-    candidates: list[Candidate], policy: Policy, segments: list[Reference]
-) -> None:
+def test_deciding_twice_changes_nothing(candidates: list[Candidate], policy: Policy, segments: list[Reference]) -> None:
     stay = staying(candidates, policy, segments)
     again = staying([one for one in candidates if one.id in stay], policy, segments)
     # What the whole history kept as the newest of its day stays the newest of its day.

@@ -234,7 +234,8 @@ def test_every_verb_on_s3(s3_url: str, chain: Path, cache: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "damage", ["flip", "footer", "cut", "remove", "manifest flip", "manifest cut", "manifest gone", "current gone", "log"]
+    "damage",
+    ["flip", "footer", "cut", "remove", "manifest flip", "manifest cut", "manifest gone", "current gone", "log"],
 )
 def test_each_damage_of_the_restored_copy(chain: Path, tmp_path: Path, damage: str) -> None:
     """What RocksDB itself may open without a word."""
