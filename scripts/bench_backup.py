@@ -38,7 +38,10 @@ Row = Mapping[str, object]
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one command: seconds of wall and CPU time, peak memory of its largest process in MB, bytes stored after it."""
+    """Of one command: seconds of wall and CPU time, peak memory of its largest process in MB, bytes stored after it.
+
+    The kernel counts this script's own memory, about 90 MB, in what it starts: less than that is not seen.
+    """
 
     tool: str
     step: str

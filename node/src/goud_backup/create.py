@@ -75,14 +75,13 @@ def create(repository: Repository, source: Source, options: Options, progress: P
             "(`goud-backup init --recipient age1…`), or leave --secret out."
         )
     with locks.Lock(repository.target, locks.BACKUP, "create", wait=options.wait) as lock:
-        started = datetime.now(UTC)
-        previous = repository.newest()
+        previous, sequence = repository.last_readable()
         with (
             source.open(repository.config.genesis) as snapshot,
             Cache(options.cache_dir, repository.config.id, snapshot.data_dir) as cache,
         ):
             run = _Run(repository, snapshot, cache, sealer, options=options, progress=progress or Silent(), lock=lock)
-            return run.manifest(previous, started)
+            return run.manifest(previous, sequence + 1)
 
 
 class _Run:
@@ -106,8 +105,9 @@ class _Run:
         self._options = options
         self._progress = progress
         self._lock = lock
+        self._started = datetime.now(UTC)
 
-    def manifest(self, previous: Manifest | None, started: datetime) -> Manifest:
+    def manifest(self, previous: Manifest | None, sequence: int) -> Manifest:
         genesis = self._repository.config.genesis
         # Rows that the last backup held were read through for it; a chain never changes below.
         checked = -1 if previous is None else previous.chain.height
@@ -118,7 +118,7 @@ class _Run:
             reading = beside.submit(examination.read_through, checked + 1)
             draft = self._stored_files(examination.facts, previous)
             reading.result()
-        manifest = sealed(self._described(draft, examination.facts, previous, started), self._sealer)
+        manifest = sealed(self._described(draft, examination.facts, previous, sequence), self._sealer)
         self._lock.check()
         self._repository.put_manifest(manifest)
         self._cache.keep_only({file.identity for file in draft.files if file.identity is not None})
@@ -189,7 +189,7 @@ class _Run:
     def _url(self) -> str:
         return self._repository.url
 
-    def _described(self, draft: _Draft, facts: Facts, previous: Manifest | None, started: datetime) -> Manifest:
+    def _described(self, draft: _Draft, facts: Facts, previous: Manifest | None, sequence: int) -> Manifest:
         now = datetime.now(UTC)
         objects = draft.objects()
         entries = tuple(
@@ -199,9 +199,9 @@ class _Run:
         return Manifest(
             repository=self._repository.config.id,
             id=new_backup_id(now),
-            sequence=1 if previous is None else previous.sequence + 1,
+            sequence=sequence,
             previous=None if previous is None else (previous.id, previous.sha256),
-            started=started.isoformat(timespec="milliseconds"),
+            started=self._started.isoformat(timespec="milliseconds"),
             created=now.isoformat(timespec="milliseconds"),
             chain=chain_of(facts, self._repository.config.chain_id),
             keys=facts.keys,

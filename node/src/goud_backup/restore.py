@@ -10,7 +10,7 @@ from typing import Any
 
 from goud_backup import replay, source, staging, swap, walk
 from goud_backup.codec.sealing import Opener
-from goud_backup.errors import Damaged, NotVerified
+from goud_backup.errors import Damaged, NotVerified, SourceError
 from goud_backup.plan import How, Plan
 from goud_backup.progress import Progress, Silent
 from goud_backup.repository.manifest import Manifest
@@ -148,6 +148,8 @@ def live_height(data_dir: Path, genesis: Genesis) -> int | str | None:
 
 def plan_document(repository: Repository, plan: Plan, data_dir: Path) -> dict[str, Any]:
     """The plan, with what is live now and the space there is."""
+    if not data_dir.is_dir():
+        raise SourceError(f"The data directory {data_dir} does not exist. Mount the volume or correct --data-dir.")
     live = live_height(data_dir, repository.config.genesis)
     lost = live - plan.height if isinstance(live, int) and plan.height is not None else None
     return {

@@ -19,5 +19,6 @@ SEGMENT_BYTES: Final = 7 * MIB
 SECRETS_FOLDER: Final = "secrets"
 """Where a manifest lists secrets that went along, encrypted."""
 
-WORKERS: Final = max(2, min(4, os.cpu_count() or 2))
-"""Parallel readers and uploads unless told otherwise: each holds at most three times PART_BYTES."""
+WORKERS: Final = max(4, min(8, os.cpu_count() or 4))
+"""Parallel readers and uploads unless told otherwise: more than cores, because they also wait for the store. Each holds
+at most three times PART_BYTES."""

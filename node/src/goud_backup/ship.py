@@ -118,7 +118,7 @@ def _begin(repository: Repository, *, from_genesis: bool) -> tuple[int, str | No
         chain = _newest_run(references)
         header = repository.segment_header(chain)
         return header.last + 1, header.last_hash
-    newest = None if from_genesis else repository.newest()
+    newest = None if from_genesis else repository.last_readable()[0]
     if newest is None:
         return 1, repository.config.genesis.block().hash.hex()
     return newest.chain.certified_height + 1, newest.chain.certified_hash

@@ -7,6 +7,7 @@ processes of their own, on all cores. Everything follows from the genesis docume
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -73,6 +74,8 @@ def height_of(store: RocksStore, genesis: Genesis) -> int:
 def prove(database: Path, genesis: Genesis, workers: int, progress: Progress | None = None) -> Proven:
     """Raises CorruptStore or InvalidBlock naming the height, family or file; WrongChain for another chain's."""
     shown = progress or Silent()
+    # Verification never waits: more processes than cores only take memory.
+    processes = min(workers, os.cpu_count() or 1)
     with opened(database) as store:
         if store.fresh:
             raise CorruptStore(f"{database} holds no chain.")
@@ -81,10 +84,10 @@ def prove(database: Path, genesis: Genesis, workers: int, progress: Progress | N
     height = state.height
     ranges = [(first, min(first + _RANGE - 1, height)) for first in range(1, height + 1, _RANGE)]
     shown.stage("blocks", height)
-    if height <= _INLINE or workers < 2:
+    if height <= _INLINE or processes < 2:
         found, keys = _inline(database, genesis, ranges, shown)
     else:
-        found, keys = _parallel(database, genesis, ranges, workers, shown)
+        found, keys = _parallel(database, genesis, ranges, processes, shown)
     _join(genesis, found, state.tip_hash)
     transactions = sum(one.transactions for one in found)
     certificates = sum(one.certificates for one in found)

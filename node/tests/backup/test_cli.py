@@ -131,7 +131,7 @@ def test_failures_are_sentences_with_codes(goud_backup: Command, tmp_path: Path,
     goud_backup("restore", "--yes", code=10)
     goud_backup("prune", code=11)
     (data / "chain_id").write_text("goud-other\n")
-    goud_backup("create", code=10)
+    goud_backup("create", code=18)
 
 
 def test_encrypted(goud_backup: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

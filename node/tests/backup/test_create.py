@@ -298,6 +298,19 @@ def test_an_interrupted_run_is_resumed_without_reading_again(
     assert done.chain.height == 60
 
 
+def test_a_damaged_manifest_does_not_keep_new_backups_from_being_made(
+    repository: Repository, data: Path, cache: Path, tmp_path: Path
+) -> None:
+    first = backup(repository, data, cache)
+    second = backup(repository, data, cache)
+    key = layout.manifest_key(second.sequence, second.id)
+    repository.target.put(key, bytes(repository.target.get(key))[:-20])
+    third = backup(repository, data, cache)
+    assert (third.sequence, third.previous) == (3, (first.id, repository.find(first.id).sha256))
+    assert restore(repository, tmp_path / "out").height == 60
+    assert key in repository.manifests().bad
+
+
 @pytest.mark.parametrize("kind", ["flip", "cut", "remove"])
 def test_damage_in_the_source_does_not_become_a_backup(
     repository: Repository, data: Path, cache: Path, kind: str

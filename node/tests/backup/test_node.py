@@ -87,6 +87,25 @@ def test_a_failed_backup_releases_its_checkpoint(
         client.close()
 
 
+def test_a_node_that_dies_after_its_checkpoint_does_not_spoil_the_backup(
+    tmp_path: Path, make_settings: MakeSettings, run_node: RunNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = make_settings()
+    genesis = documents.load(settings.genesis_file)
+    repository = initialize(open_target(f"file://{tmp_path}/r"), genesis, encrypted=False)
+    key = SigningKey.load(settings.node_key_file)
+    with run_node(settings) as live:
+        accounts(live, 2)
+        client = NodeClient(live.peer_url, "node1", key, genesis, operator=False)
+        source = NodeSource(client, settings.data_dir).open(genesis)
+        snapshot = source.__enter__()
+    assert (snapshot.database / "CURRENT").is_file()
+    source.__exit__(None, None, None)
+    assert "expires by itself" in caplog.text
+    client.close()
+    assert repository.manifest_keys() == []
+
+
 def test_who_is_asked_must_be_who_answers(make_settings: MakeSettings, run_node: RunNode, tmp_path: Path) -> None:
     settings = make_settings()
     genesis = documents.load(settings.genesis_file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import signal
@@ -61,6 +62,10 @@ def main() -> None:
     except GoudError as error:
         output.errors.print(f"goud-backup: {error.code}: {error}", markup=False, highlight=False)
         sys.exit(exits.code_of(error))
+    except OSError as error:
+        what = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+        output.errors.print(f"goud-backup: {what}. Check the disk and the owner.", markup=False, highlight=False)
+        sys.exit(exits.CODES["no-space"][0] if error.errno in {errno.ENOSPC, errno.EDQUOT} else exits.OTHER)
 
 
 def _terminated(number: int, _: FrameType | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ from goud_backup.repository.manifest import Manifest, StoredObject, canonical
 from goud_backup.targets import Target
 from goud_node.chain.genesis import Genesis, Validator
 from goud_node.errors import ConfigurationError, WrongChain
+
+_log = logging.getLogger(__name__)
 
 AGE: Final = "age"
 NONE: Final = "none"
@@ -129,6 +132,19 @@ class Repository:
         """The newest backup; None when there is none. A damaged newest manifest raises: it is never passed over."""
         keys = self.manifest_keys()
         return self.read_manifest(keys[-1][2]) if keys else None
+
+    def last_readable(self) -> tuple[Manifest | None, int]:
+        """The newest backup that can be read, and the greatest sequence in use (0 without any).
+
+        For who adds a backup: a damaged manifest must not keep new ones from being made. Verification tells of it.
+        """
+        keys = self.manifest_keys()
+        for _, _, key in reversed(keys):
+            try:
+                return self.read_manifest(key), keys[-1][0]
+            except (Damaged, WrongChain) as error:
+                _log.warning("a manifest can not be read: %s", error)
+        return None, keys[-1][0] if keys else 0
 
     def find(self, wanted: str) -> Manifest:
         """The backup `latest`, or the one whose id begins so. Raises NoSuchBackup."""
