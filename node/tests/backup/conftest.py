@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import boto3
+import boto3  # type: ignore[import-untyped]  # it has no types
 import pytest
 import uvicorn
 from moto.server import ThreadedMotoServer

@@ -9,7 +9,7 @@ from hashlib import sha256
 from threading import Lock
 from typing import Any
 
-import boto3
+import boto3  # type: ignore[import-untyped]  # it has no types
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 
