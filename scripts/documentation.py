@@ -83,10 +83,10 @@ def layout(root: Path = ROOT) -> str:
     rows += [(f"`{verb}`", sentence(root / verb)) for verb in verbs(root)]
     rows += [(f"`{folder}/`", text) for folder, text in FOLDERS.items() if _is_used(folder, files)]
     rows += [(f"`roles/{role}/`", _about(root, role)["description"]) for role in roles(root)]
-    package = root / "node/src/goud_node"
     rows += [
-        (f"`node/src/goud_node/{path.name}{'/' if path.is_dir() else ''}`", sentence(_module(path)))
-        for path in sorted(package.iterdir())
+        (f"`node/src/{package}/{path.name}{'/' if path.is_dir() else ''}`", sentence(_module(path)))
+        for package in ("goud_backup", "goud_node")
+        for path in sorted((root / "node/src" / package).iterdir())
         if (path / "__init__.py").exists() or (path.suffix == ".py" and path.name != "__init__.py")
     ]
     rows += [

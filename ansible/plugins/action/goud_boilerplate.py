@@ -23,8 +23,9 @@ _ARGUMENTS = {"groups", "lock", "minimum_core", "meta", "removed"}
 class ActionModule(ActionBase):
     """`goud_boilerplate: {groups: [...], minimum_core: "2.19"}`; runs on the controller, also in check mode.
 
-    Optional: `lock`, a file that this run shall hold until its end, so that no second changing run meets it; `meta`, a list of the verbs' meta files (default: all beside the playbooks), and `removed`, a file that
-    maps removed variables to what replaces them (default: removed_variables.yml beside the playbooks).
+    Optional: `lock`, a file that this run holds until its end, so that no second changing run meets it; `meta`, a list
+    of the verbs' meta files (default: all beside the playbooks); `removed`, a file that maps removed variables to what
+    replaces them (default: removed_variables.yml beside the playbooks).
     """
 
     _requires_connection = False
@@ -55,10 +56,11 @@ class ActionModule(ActionBase):
         other = goud_lock.take(path, verb, os.getppid())  # the playbook's own process; tasks run in its children
         if other is None:
             return []
-        return [
-            f"another run is changing this environment since {other['since']} (process {other['pid']}, {path}): wait for it,"
-            " or end it first; two at once would undo each other's work. Nothing was changed"
-        ]
+        problem = (
+            f"another run is changing this environment since {other['since']} (process {other['pid']}, {path}): "
+            "wait for it, or end it first; two at once would undo each other's work. Nothing was changed"
+        )
+        return [problem]
 
     @staticmethod
     def _empty_groups(groups: list[str], variables: Mapping[str, Any]) -> list[str]:

@@ -32,5 +32,5 @@ def take(path: Path, verb: str, pid: int) -> dict[str, Any] | None:
         handle.truncate(0)
         since = datetime.now(UTC).isoformat(timespec="seconds")
         handle.write(json.dumps({"verb": verb, "pid": pid, "since": since}))
-    os.chmod(path, 0o600)
+    path.chmod(0o600)
     return None

@@ -1,0 +1,7 @@
+"""The command line of the backup engine."""
+
+from __future__ import annotations
+
+from goud_backup.cli.main import app, main
+
+__all__ = ["app", "main"]

@@ -1,0 +1,80 @@
+"""Commands about what stays in a repository."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from goud_backup import prune as pruning
+from goud_backup.cli import options, output
+from goud_backup.cli.options import AsJson, Backup, Url, Wait
+from goud_backup.errors import Locked
+from goud_backup.repository import layout, locks
+from goud_backup.repository.locks import is_gone, read_holder
+from goud_backup.repository.retention import Policy
+
+
+def prune(
+    url: Url,
+    keep_days: Annotated[int, typer.Option(min=0, help="Every backup of the last so many days with backups.")] = 30,
+    keep_last: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 1,
+    keep_daily: Annotated[int, typer.Option(min=0, help="The newest of each of so many days.")] = 0,
+    keep_weekly: Annotated[int, typer.Option(min=0, help="The newest of each of so many weeks.")] = 0,
+    keep_monthly: Annotated[int, typer.Option(min=0, help="The newest of each of so many months.")] = 0,
+    grace_hours: Annotated[float, typer.Option(min=0, help="How long unreferenced objects wait.")] = 24.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, exactly.")] = False,
+    wait: Wait = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Forget backups that no rule keeps, and remove objects that nothing has named for the grace period.
+
+    Never removed: the newest, the last good one, the last one proven by a deep verification, those marked keep, and
+    those that shipped segments need.
+    """
+    policy = Policy(keep_days, keep_last, keep_daily, keep_weekly, keep_monthly)
+    with options.repository(url) as repository:
+        plan = pruning.prune(repository, policy, dry_run=dry_run, grace=grace_hours * 3600, wait=wait)
+    if as_json or not sys.stdout.isatty():
+        output.emit("prune", {"dry_run": dry_run, **plan.document()}, as_json=as_json)
+        return
+    for line in plan.lines():
+        output.console.print(line, markup=False, highlight=False)
+    verb = "would be removed" if dry_run else "removed"
+    output.console.print(f"{plan.swept_bytes} bytes {verb}, {plan.waiting} objects wait for the grace period")
+
+
+def keep(
+    url: Url,
+    backup: Backup = "latest",
+    remove: Annotated[bool, typer.Option("--remove", help="Take the mark away.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Mark a backup so that no prune ever removes it."""
+    with options.repository(url) as repository:
+        manifest = pruning.keep(repository, backup, wanted=not remove)
+    output.emit("keep", {"id": manifest.id, "kept": not remove}, as_json=as_json)
+
+
+def unlock(
+    url: Url,
+    force: Annotated[bool, typer.Option("--force", help="Even though its holder may be alive elsewhere.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove locks whose holder is gone. Locks expire by themselves: this is for the impatient."""
+    removed, alive = [], []
+    with options.repository(url) as repository:
+        for name in (locks.BACKUP, locks.SHIP):
+            key = f"{layout.LOCKS}{name}.json"
+            holder, _ = read_holder(repository.target, key)
+            if holder is None:
+                continue
+            if force or is_gone(holder):
+                repository.target.delete(key)
+                removed.append(str(holder))
+            else:
+                alive.append(str(holder))
+    if alive:
+        raise Locked(f"Not removed, because it may be alive: {'; '.join(alive)}. Make sure, then add --force.")
+    output.emit("unlocked", {"removed": removed}, as_json=as_json)

@@ -1,0 +1,150 @@
+"""Commands that look, and change nothing but the record of a verification."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from goud_backup import restore as restoring
+from goud_backup import verify as verifying
+from goud_backup.cli import exits, options, output
+from goud_backup.cli.making import summary
+from goud_backup.cli.options import AsJson, Backup, IdentityFile, Url, Wait, Workers
+from goud_backup.repository import layout, locks
+from goud_backup.repository.locks import read_holder
+from goud_backup.repository.manifest import Manifest
+from goud_backup.repository.repository import Repository
+from goud_backup.repository.segments import runs
+from goud_backup.settings import WORKERS
+
+_COLUMNS = ("id", "created", "height", "node", "files", "bytes", "new_bytes", "kept", "verified")
+
+
+def listed(url: Url, as_json: AsJson = False) -> None:
+    """List the backups, oldest first. Ends with 10 when a manifest is damaged."""
+    with options.repository(url) as repository:
+        found = repository.manifests()
+        kept, checks = repository.kept(), repository.checks()
+    rows = [
+        summary(one, kept=one.id in kept, verified=_verified(checks.get(one.id)), encryption=one.encrypted)
+        for one in found.good
+    ]
+    output.rows("backups", _COLUMNS, rows, as_json=as_json)
+    for key, problem in found.bad.items():
+        output.errors.print(f"goud-backup: damaged: {key}: {problem}", markup=False, highlight=False)
+    if found.bad:
+        raise typer.Exit(exits.CODES["damaged"][0])
+
+
+def show(url: Url, backup: Backup = "latest", identity: IdentityFile = None, as_json: AsJson = False) -> None:
+    """Show one backup: its chain, what made it, and its files (when they can be read)."""
+    with options.repository(url) as repository:
+        manifest = repository.find(backup)
+        check = repository.checks().get(manifest.id)
+        kept = manifest.id in repository.kept()
+    opener = options.opener(identity)
+    files: list[dict[str, Any]] | None = None
+    if manifest.files is not None or opener is not None:
+        files = [{"path": entry.path, "size": entry.size} for entry in manifest.listing(opener)]
+    document = {
+        **summary(manifest),
+        "previous": None if manifest.previous is None else manifest.previous[0],
+        "chain": manifest.chain.id,
+        "certified_height": manifest.chain.certified_height,
+        "schema": manifest.chain.schema,
+        "keys": dict(manifest.keys),
+        "source": dict(manifest.source),
+        "versions": dict(manifest.versions),
+        "sha256": manifest.sha256,
+        "objects": len(manifest.objects),
+        "kept": kept,
+        "verified": _verified(check),
+        "files": files,
+    }
+    output.emit("backup", document, as_json=as_json)
+
+
+def status(url: Url, as_json: AsJson = False) -> None:
+    """Show how recent the repository is: last backup, last shipped block, size, locks."""
+    with options.repository(url) as repository:
+        document = _status(repository)
+    output.emit("repository", document, as_json=as_json)
+
+
+def _status(repository: Repository) -> dict[str, Any]:
+    found = repository.manifests()
+    newest = found.good[-1] if found.good else None
+    references = repository.segments()
+    last = max(references, key=lambda one: one.last) if references else None
+    header = None if last is None else repository.segment_header(last)
+    sizes = repository.object_sizes()
+    holders = {name: _holder(repository, name) for name in (locks.BACKUP, locks.SHIP)}
+    tip_ms = max([0 if newest is None else newest.chain.tip_ms, 0 if header is None else header.last_ms])
+    return {
+        "repository": repository.url,
+        "id": repository.config.id,
+        "chain": repository.config.chain_id,
+        "encryption": repository.config.encryption,
+        "backups": len(found.good),
+        "damaged_manifests": sorted(found.bad),
+        "last_backup": None if newest is None else newest.id,
+        "last_backup_height": None if newest is None else newest.chain.height,
+        "last_backup_age_seconds": None if newest is None else _age(newest),
+        "shipped_height": None if last is None else last.last,
+        "shipped_ranges": runs(references),
+        "recovery_height": max(0 if newest is None else newest.chain.height, 0 if last is None else last.last),
+        "recovery_point_ms": tip_ms or None,
+        "objects": len(sizes),
+        "segments": len(references),
+        "bytes": sum(sizes.values()) + sum(one.size for one in references),
+        "verified": _verified(repository.checks().get(newest.id)) if newest is not None else None,
+        "locks": holders,
+    }
+
+
+def verify(
+    url: Url,
+    deep: Annotated[bool, typer.Option("--deep", help="Restore to scratch and verify the chain itself.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Only what the store lists, no content.")] = False,
+    backup: Annotated[str, typer.Option(help="The backup that --deep restores.")] = "latest",
+    scratch: Annotated[Path | None, typer.Option(help="Directory with room for the restored data.")] = None,
+    quarantine: Annotated[
+        bool, typer.Option("--quarantine", help="Move damaged objects aside: the next backup stores them anew.")
+    ] = False,
+    record: Annotated[bool, typer.Option(help="Note the result in the repository.")] = True,
+    identity: IdentityFile = None,
+    workers: Workers = WORKERS,
+    wait: Wait = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Verify every manifest, object and segment by its hash. Ends with 11, naming each thing that is wrong."""
+    with options.repository(url) as repository, output.progress() as progress:
+        depth = verifying.Depth(not quick, deep, backup, scratch, record)
+        tools = restoring.Tools(options.opener(identity), workers, progress)
+        report = verifying.verify(repository, depth, tools)
+        moved = verifying.quarantine(repository, report, wait=wait) if quarantine and not report.ok else []
+    output.emit("verification", {**report.document(), "quarantined": moved}, as_json=as_json)
+    for problem in report.problems:
+        output.errors.print(
+            f"goud-backup: not-verified: {problem.thing}: {problem.message}", markup=False, highlight=False
+        )
+    if not report.ok:
+        raise typer.Exit(exits.CODES["not-verified"][0])
+
+
+def _holder(repository: Repository, name: str) -> str | None:
+    holder, _ = read_holder(repository.target, f"{layout.LOCKS}{name}.json")
+    return None if holder is None else str(holder)
+
+
+def _verified(check: dict[str, Any] | None) -> str | None:
+    if check is None:
+        return None
+    return f"{'ok' if check.get('ok') else 'DAMAGED'} ({check.get('level')}, {check.get('at')})"
+
+
+def _age(manifest: Manifest) -> int:
+    return int((datetime.now(UTC) - manifest.created_at).total_seconds())

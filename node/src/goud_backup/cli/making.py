@@ -1,0 +1,203 @@
+"""Commands that put something into a repository, or an archive out of it."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from goud_backup import archive, walk
+from goud_backup import create as creating
+from goud_backup import ship as shipping
+from goud_backup.cli import options, output
+from goud_backup.cli.options import (
+    CACHE,
+    DATA,
+    AsJson,
+    Backup,
+    CacheDir,
+    DataDir,
+    GenesisFile,
+    IdentityFile,
+    KeyFile,
+    NodeName,
+    NodeUrl,
+    Operator,
+    Recipients,
+    Url,
+    Wait,
+    Workers,
+)
+from goud_backup.codec.sealing import check_recipients
+from goud_backup.errors import NotVerified
+from goud_backup.repository.manifest import Manifest
+from goud_backup.repository.repository import initialize
+from goud_backup.settings import WORKERS
+from goud_backup.source import DirectorySource, NodeSource, Source
+from goud_backup.targets import open_target
+from goud_node.chain import genesis as genesis_document
+from goud_node.store import marker
+
+
+def init(
+    url: Url,
+    genesis: Annotated[
+        Path, typer.Option("--genesis", envvar="GOUD_GENESIS_FILE", help="Genesis document of the chain.")
+    ],
+    recipient: Recipients = "",
+    as_json: AsJson = False,
+) -> None:
+    """Make an empty repository for one chain; encrypted when recipients are given."""
+    given = check_recipients(options.recipients(recipient))
+    made = initialize(open_target(url), genesis_document.load(genesis), encrypted=bool(given), recipients=given)
+    document = {"repository": made.url, "id": made.config.id, "chain": made.config.chain_id}
+    output.emit("initialised", {**document, "encryption": made.config.encryption}, as_json=as_json)
+
+
+def create(
+    url: Url,
+    data_dir: DataDir = DATA,
+    node_url: NodeUrl = None,
+    node: NodeName = None,
+    key: KeyFile = None,
+    operator: Operator = False,
+    genesis: GenesisFile = None,
+    recipient: Recipients = "",
+    secret: Annotated[
+        list[Path] | None, typer.Option(help="A secret file that goes along; only into an encrypted repository.")
+    ] = None,
+    must_be_mount: Annotated[bool, typer.Option(help="Refuse a data directory that is no mount point.")] = False,
+    cache_dir: CacheDir = CACHE,
+    workers: Workers = WORKERS,
+    wait: Wait = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Back up a running node (by a checkpoint it makes; nothing stops), or the data directory of a stopped one.
+
+    With --node-url, --node and --key the node makes the checkpoint, and --data-dir is its volume as mounted here.
+    """
+    began = time.monotonic()
+    with ExitStack() as stack:
+        repository = stack.enter_context(options.repository(url, genesis))
+        progress = stack.enter_context(output.progress())
+        source: Source = DirectorySource(data_dir, node=node or "", must_be_mount=must_be_mount)
+        if node_url is not None:
+            client = options.node_client(node_url, node, key, repository.config.genesis, operator=operator)
+            stack.callback(client.close)
+            source = NodeSource(client, data_dir)
+        given = creating.Options(options.recipients(recipient), tuple(secret or ()), cache_dir, workers, wait)
+        manifest = creating.create(repository, source, given, progress)
+    output.emit("backup", summary(manifest, seconds=round(time.monotonic() - began, 3)), as_json=as_json)
+
+
+def ship(
+    url: Url,
+    data_dir: Annotated[
+        Path | None, typer.Option("--data-dir", help="Ship from the data directory of a stopped node instead.")
+    ] = None,
+    node_url: NodeUrl = None,
+    node: NodeName = None,
+    key: KeyFile = None,
+    operator: Operator = False,
+    genesis: GenesisFile = None,
+    recipient: Recipients = "",
+    from_genesis: Annotated[
+        bool, typer.Option(help="The first time, begin at block 1 even though there is a backup.")
+    ] = False,
+    wait: Wait = 20.0,
+    as_json: AsJson = False,
+) -> None:
+    """Store the certified blocks that are not in the repository yet. Run it every minute; again is harmless."""
+    with ExitStack() as stack:
+        repository = stack.enter_context(options.repository(url, genesis))
+        progress = stack.enter_context(output.progress())
+        blocks: shipping.Blocks
+        if data_dir is not None:
+            blocks = shipping.DirectoryBlocks(data_dir, repository.config.genesis)
+        else:
+            client = options.node_client(node_url, node, key, repository.config.genesis, operator=operator)
+            stack.callback(client.close)
+            blocks = shipping.NodeBlocks(client)
+        done = shipping.ship(
+            repository,
+            blocks,
+            options.recipients(recipient),
+            wait=wait,
+            from_genesis=from_genesis,
+            progress=progress,
+        )
+    output.emit("shipped", done.document(), as_json=as_json)
+
+
+def export(
+    url: Url,
+    backup: Backup = "latest",
+    to: Annotated[Path, typer.Option(help="Directory for the archive.")] = Path("backups"),
+    environment: Annotated[str, typer.Option("--environment", "-e", help="The word in the name.")] = "local",
+    volume: Annotated[str, typer.Option(help="Name of the volume inside.")] = "node1_data",
+    identity: IdentityFile = None,
+    workers: Workers = WORKERS,
+    as_json: AsJson = False,
+) -> None:
+    """Write a backup as one archive that `tar -xzf` and `sha256sum -c` read. It is not encrypted and has no secrets."""
+    with options.repository(url) as repository, output.progress() as progress:
+        made = archive.export(
+            repository,
+            repository.find(backup),
+            to,
+            environment=environment,
+            volume=volume,
+            opener=options.opener(identity),
+            workers=workers,
+            progress=progress,
+        )
+    document = {"archive": str(made.path), "checksum": str(made.checksum), "bytes": made.size, "sha256": made.sha256}
+    output.emit("exported", document, as_json=as_json)
+
+
+def import_archive(
+    url: Url,
+    path: Annotated[Path, typer.Argument(metavar="ARCHIVE", help="goud-chain-backup-….tar.gz, its .sha256 beside it.")],
+    volume: Annotated[str | None, typer.Option(help="Which volume, when it holds several.")] = None,
+    scratch: Annotated[Path | None, typer.Option(help="Directory with room for the unpacked data.")] = None,
+    recipient: Recipients = "",
+    cache_dir: CacheDir = CACHE,
+    workers: Workers = WORKERS,
+    wait: Wait = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Take an archive into the repository as a backup, after every block and certificate in it is verified."""
+    archive.check_checksum(path)
+    with (
+        options.repository(url) as repository,
+        output.progress() as progress,
+        tempfile.TemporaryDirectory(prefix="goud-backup-import-", dir=scratch) as folder,
+    ):
+        unpacked = archive.unpack(path, Path(folder), volume)
+        proven = walk.prove(marker.database_path(unpacked.data_dir), repository.config.genesis, workers, progress)
+        archive.compare(unpacked, proven.height, proven.tip_hash.hex())
+        given = creating.Options(options.recipients(recipient), (), cache_dir, workers, wait)
+        source = DirectorySource(unpacked.data_dir, node=unpacked.volume)
+        manifest = creating.create(repository, source, given, progress)
+    if manifest.chain.height != proven.height:
+        raise NotVerified(f"Backup {manifest.id} ends at {manifest.chain.height}, the archive at {proven.height}.")
+    output.emit("imported", summary(manifest), as_json=as_json)
+
+
+def summary(manifest: Manifest, **more: Any) -> dict[str, Any]:
+    """A backup in one row."""
+    return {
+        "id": manifest.id,
+        "sequence": manifest.sequence,
+        "created": manifest.created,
+        "height": manifest.chain.height,
+        "tip_hash": manifest.chain.tip_hash,
+        "node": manifest.source.get("node", ""),
+        "encrypted": manifest.encrypted,
+        **manifest.totals,
+        **more,
+    }

@@ -1,0 +1,273 @@
+"""Make a backup: objects first, then a look at every one of them in the store, then the manifest, `latest` last."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+from goud_backup import source as sources
+from goud_backup.codec.sealing import Sealer
+from goud_backup.errors import Damaged, SecretsRefused, TargetError
+from goud_backup.identity import Cache, Identity, Known, identify
+from goud_backup.progress import Progress, Silent
+from goud_backup.repository import locks
+from goud_backup.repository.manifest import Chain, FileEntry, Manifest, Part, StoredObject, sealed
+from goud_backup.repository.repository import Repository, missing_of, new_backup_id
+from goud_backup.settings import SECRETS_FOLDER
+from goud_backup.source import Facts, Snapshot, Source
+from goud_backup.upload import Made, Uploader, units
+from goud_node.errors import ConfigurationError
+from goud_node.store import marker
+
+_log = logging.getLogger(__name__)
+
+_HEALING_ROUNDS: Final = 3
+
+
+@dataclass(frozen=True)
+class Options:
+    """`secrets` are files that go along, encrypted; `wait` is for the lock, in seconds."""
+
+    recipients: Sequence[str] = ()
+    secrets: Sequence[Path] = ()
+    cache_dir: Path = Path("/var/cache/goud-backup")
+    workers: int = 2
+    wait: float = 0.0
+
+
+@dataclass
+class _File:
+    """A file on its way: what the manifest calls it, and where its content is once that is known."""
+
+    path: str
+    file: Path
+    size: int
+    mode: int
+    identity: Identity | None
+    known: Known | None = None
+
+
+@dataclass
+class _Draft:
+    files: list[_File]
+    present: dict[str, int]
+    new_objects: set[str] = field(default_factory=set)
+    new_bytes: int = 0
+
+    def objects(self) -> dict[str, StoredObject]:
+        return {name: entry for file in self.files for name, entry in _stored(file).objects.items()}
+
+
+def create(repository: Repository, source: Source, options: Options, progress: Progress | None = None) -> Manifest:
+    """A new backup of `source`. Raises Locked, the errors of the source and of the target; nothing is half-recorded."""
+    sealer = repository.sealer(options.recipients)
+    if options.secrets and sealer is None:
+        raise SecretsRefused(
+            f"{repository.url} is not encrypted, so secrets may not go into it. Make an encrypted repository "
+            "(`goud-backup init --recipient age1…`), or leave --secret out."
+        )
+    with locks.Lock(repository.target, locks.BACKUP, "create", wait=options.wait) as lock:
+        previous, sequence = repository.last_readable()
+        with (
+            source.open(repository.config.genesis) as snapshot,
+            Cache(options.cache_dir, repository.config.id, snapshot.data_dir) as cache,
+        ):
+            run = _Run(repository, snapshot, cache, sealer, options=options, progress=progress or Silent(), lock=lock)
+            return run.manifest(previous, sequence + 1)
+
+
+class _Run:
+    """One backup under way."""
+
+    def __init__(
+        self,
+        repository: Repository,
+        snapshot: Snapshot,
+        cache: Cache,
+        sealer: Sealer | None,
+        *,
+        options: Options,
+        progress: Progress,
+        lock: locks.Lock,
+    ) -> None:
+        self._repository = repository
+        self._snapshot = snapshot
+        self._cache = cache
+        self._sealer = sealer
+        self._options = options
+        self._progress = progress
+        self._lock = lock
+        self._started = datetime.now(UTC)
+
+    def manifest(self, previous: Manifest | None, sequence: int) -> Manifest:
+        genesis = self._repository.config.genesis
+        # Rows that the last backup held were read through for it; a chain never changes below.
+        checked = -1 if previous is None else previous.chain.height
+        with (
+            sources.examining(self._snapshot.database, genesis) as examination,
+            ThreadPoolExecutor(1, thread_name_prefix="read-through") as beside,
+        ):
+            reading = beside.submit(examination.read_through, checked + 1)
+            draft = self._stored_files(examination.facts, previous)
+            reading.result()
+        manifest = sealed(self._described(draft, examination.facts, previous, sequence), self._sealer)
+        self._lock.check()
+        self._repository.put_manifest(manifest)
+        self._cache.keep_only({file.identity for file in draft.files if file.identity is not None})
+        return manifest
+
+    def _stored_files(self, facts: Facts, previous: Manifest | None) -> _Draft:
+        if previous is not None and facts.height < previous.chain.height:
+            _log.warning(
+                "the source is at height %d, the backup before at %d: a node that lags, or a restored one",
+                facts.height,
+                previous.chain.height,
+            )
+        draft = _Draft(self._collect(), self._repository.object_sizes())
+        self._recognise(draft)
+        self._upload(draft, [file for file in draft.files if file.known is None])
+        self._see_everything(draft)
+        return draft
+
+    def _collect(self) -> list[_File]:
+        files = [_File(f"{marker.DATABASE}/{file.name}", file, *_size_and_mode(file), identify(file))
+                 for file in sources.data_files(self._snapshot.database)]  # fmt: skip
+        chain = self._snapshot.data_dir / marker.MARKER
+        files.append(_File(marker.MARKER, chain, *_size_and_mode(chain), identify(chain)))
+        for secret in self._options.secrets:
+            if not secret.is_file():
+                raise ConfigurationError(f"The secret {secret} does not exist. Correct --secret.")
+            files.append(_File(f"{SECRETS_FOLDER}/{secret.name}", secret, *_size_and_mode(secret), identify(secret)))
+        return files
+
+    def _recognise(self, draft: _Draft) -> None:
+        """Take what is known and still in the store; anything else is read again."""
+        for file in draft.files:
+            known = self._cache.get(file.identity) if file.identity is not None else None
+            if known is not None and not missing_of(known.objects, draft.present):
+                file.known = known
+
+    def _upload(self, draft: _Draft, files: Sequence[_File]) -> None:
+        self._progress.stage("bytes", sum(file.size for file in files))
+        uploader = Uploader(self._repository, self._sealer, draft.present, self._progress)
+        work = list(units((file.file, file.size) for file in files))
+        made = uploader.run(work, self._options.workers)
+        located = _by_file(made)
+        for file in files:
+            parts, objects = located.get(file.file, ((), {}))
+            file.known = Known(tuple(parts), objects)
+            if file.identity is not None:
+                self._cache.put(file.identity, file.known)
+        fresh = {one.name: one.entry.stored for one in made if one.fresh}
+        draft.new_objects |= set(fresh)
+        draft.new_bytes += sum(fresh.values())
+
+    def _see_everything(self, draft: _Draft) -> None:
+        """Every object that the manifest will name must be in the store now; a missing one is made again."""
+        for _ in range(_HEALING_ROUNDS):
+            draft.present = self._repository.object_sizes()
+            lost = set(missing_of(draft.objects(), draft.present))
+            if not lost:
+                return
+            _log.warning("%d objects are missing from %s or cut short: uploading them again", len(lost), self._url)
+            affected = [file for file in draft.files if lost & set(_stored(file).objects)]
+            self._upload(draft, affected)
+        raise TargetError(
+            f"{self._url} does not keep what is written to it: object {min(lost)} is still missing or too short after "
+            f"{_HEALING_ROUNDS} uploads. No backup was recorded. Check the store and its lifecycle rules."
+        )
+
+    @property
+    def _url(self) -> str:
+        return self._repository.url
+
+    def _described(self, draft: _Draft, facts: Facts, previous: Manifest | None, sequence: int) -> Manifest:
+        now = datetime.now(UTC)
+        objects = draft.objects()
+        entries = tuple(
+            FileEntry(file.path, file.size, file.mode, _stored(file).parts)
+            for file in sorted(draft.files, key=lambda file: file.path)
+        )
+        return Manifest(
+            repository=self._repository.config.id,
+            id=new_backup_id(now),
+            sequence=sequence,
+            previous=None if previous is None else (previous.id, previous.sha256),
+            started=self._started.isoformat(timespec="milliseconds"),
+            created=now.isoformat(timespec="milliseconds"),
+            chain=chain_of(facts, self._repository.config.chain_id),
+            keys=facts.keys,
+            source={"node": self._snapshot.node, "kind": self._snapshot.kind, "host": platform.node()},
+            versions=versions(),
+            totals={
+                "files": len(entries),
+                "bytes": sum(entry.size for entry in entries),
+                "stored_bytes": sum(entry.stored for entry in objects.values()),
+                "new_objects": len(draft.new_objects),
+                "new_bytes": draft.new_bytes,
+            },
+            objects=objects,
+            files=entries,
+        )
+
+
+def chain_of(facts: Facts, chain_id: str) -> Chain:
+    """The facts as a manifest states them."""
+    return Chain(
+        id=chain_id,
+        height=facts.height,
+        tip_hash=facts.tip_hash.hex(),
+        tip_ms=facts.tip_ms,
+        tip_certificate=_text(facts.tip_certificate),
+        certified_height=facts.certified_height,
+        certified_hash=facts.certified_hash.hex(),
+        certificate=_text(facts.certificate),
+        schema=facts.schema,
+        epoch=facts.epoch,
+    )
+
+
+def versions() -> dict[str, str]:
+    """What made the backup."""
+    return {
+        "goud-backup": version("goud-node"),
+        "goud-node": version("goud-node"),
+        "rocksdict": version("rocksdict"),
+        "python": platform.python_version(),
+    }
+
+
+def _by_file(made: Iterable[Made]) -> Mapping[Path, tuple[list[Part], dict[str, StoredObject]]]:
+    """Parts in the order of the file, whatever order they were made in."""
+    found: dict[Path, list[tuple[int, Part, Made]]] = {}
+    for one in made:
+        for piece, part in zip(one.unit, one.parts, strict=True):
+            found.setdefault(piece.path, []).append((piece.offset, part, one))
+    located = {}
+    for path, rows in found.items():
+        rows.sort(key=lambda row: row[0])
+        located[path] = ([part for _, part, _ in rows], {one.name: one.entry for _, _, one in rows})
+    return located
+
+
+def _stored(file: _File) -> Known:
+    if file.known is None:
+        raise Damaged(f"{file.file} was not stored: this is a defect of goud-backup.")
+    return file.known
+
+
+def _size_and_mode(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mode & 0o777
+
+
+def _text(raw: bytes | None) -> str | None:
+    return None if raw is None else base64.b64encode(raw).decode()

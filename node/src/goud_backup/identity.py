@@ -1,0 +1,138 @@
+"""Recognising a file that is stored already, so that it is never read again. See docs/decisions/0012.
+
+SST files are written once. RocksDB puts into each of them the id of the session that wrote it and a file number, near
+the end: together they have belonged to no other file, ever. A file counts as known when its name, size, inode and
+modification time are those remembered, and its last bytes, with that identity inside, hash to the same value.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import IO, Any, Final, Self
+
+from goud_backup.repository.manifest import Part, StoredObject, canonical
+from goud_backup.settings import PACK_BELOW
+from goud_node.errors import ConfigurationError
+
+TAIL_BYTES: Final = 16 * 1024
+# Names of properties share their beginnings in the file, so only the end of this one stands there in full.
+_SESSION: Final = re.compile(rb"session\.identity[0-9A-Z]{20}")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """`tail` is the SHA-256 of the file's last bytes, in hex."""
+
+    name: str
+    size: int
+    inode: int
+    modified_ns: int
+    tail: str
+
+
+@dataclass(frozen=True)
+class Known:
+    """Where the content of a file is in the repository."""
+
+    parts: tuple[Part, ...]
+    objects: dict[str, StoredObject]
+
+
+def identify(path: Path) -> Identity | None:
+    """None for a file that is read every time: a large one that carries no identity of RocksDB's.
+
+    A small file is known by its whole content: an encrypted repository could not tell otherwise that it has it.
+    """
+    with path.open("rb", buffering=0) as file:
+        found = os.fstat(file.fileno())
+        if path.suffix != ".sst":
+            content = os.pread(file.fileno(), PACK_BELOW, 0)
+            whole = len(content) == found.st_size < PACK_BELOW
+            return Identity(path.name, found.st_size, 0, 0, sha256(content).hexdigest()) if whole else None
+        tail = os.pread(file.fileno(), TAIL_BYTES, max(0, found.st_size - TAIL_BYTES))
+    if _SESSION.search(tail) is None:
+        return None
+    return Identity(path.name, found.st_size, found.st_ino, found.st_mtime_ns, sha256(tail).hexdigest())
+
+
+class Cache:
+    """What this host has stored before. A hint, never the truth: every object is seen in the store before it counts.
+
+    Lines are appended as files are stored, so that a run that was killed is resumed; each line carries its own hash,
+    so that a damaged one is forgotten instead of believed.
+    """
+
+    def __init__(self, folder: Path, repository_id: str, data_dir: Path) -> None:
+        label = sha256(os.fsencode(data_dir.resolve())).hexdigest()[:16]
+        self._path = folder / f"{repository_id}-{label}.jsonl"
+        self._known: dict[Identity, Known] = {}
+        self._file: IO[bytes] | None = None
+        self._lock = Lock()
+
+    def __enter__(self) -> Self:
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._known = dict(_entries(self._path))
+            self._file = self._path.open("ab")
+        except OSError as error:
+            raise ConfigurationError(
+                f"Cannot use the cache {self._path}: {error.strerror}. Give a writable directory by --cache-dir or "
+                "GOUD_BACKUP_CACHE_DIR."
+            ) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def get(self, identity: Identity) -> Known | None:
+        return self._known.get(identity)
+
+    def put(self, identity: Identity, known: Known) -> None:
+        with self._lock:
+            self._known[identity] = known
+            if self._file is not None:
+                self._file.write(_line(identity, known))
+                self._file.flush()
+
+    def keep_only(self, identities: set[Identity]) -> None:
+        """Forget files that are gone, so that the cache does not grow."""
+        with self._lock:
+            self._known = {identity: known for identity, known in self._known.items() if identity in identities}
+            temporary = self._path.with_suffix(".tmp")
+            temporary.write_bytes(b"".join(_line(identity, known) for identity, known in self._known.items()))
+            temporary.replace(self._path)
+
+
+def _line(identity: Identity, known: Known) -> bytes:
+    document = {
+        "file": [identity.name, identity.size, identity.inode, identity.modified_ns, identity.tail],
+        "parts": [[part.object, part.offset, part.length, part.sha256] for part in known.parts],
+        "objects": {name: [entry.stored, entry.size, entry.encoding] for name, entry in known.objects.items()},
+    }
+    body = canonical(document)
+    return sha256(body).hexdigest()[:16].encode() + b" " + body + b"\n"
+
+
+def _entries(path: Path) -> list[tuple[Identity, Known]]:
+    if not path.exists():
+        return []
+    found = []
+    for line in path.read_bytes().splitlines():
+        check, _, body = line.partition(b" ")
+        if sha256(body).hexdigest()[:16].encode() != check:
+            continue  # torn by a crash, or damaged: the file is read again
+        document: dict[str, Any] = json.loads(body)
+        parts = tuple(Part(*part) for part in document["parts"])
+        objects = {name: StoredObject(*entry) for name, entry in document["objects"].items()}
+        found.append((Identity(*document["file"]), Known(parts, objects)))
+    return found

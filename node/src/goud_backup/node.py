@@ -1,0 +1,122 @@
+"""Calls to a running node's signed peer interface: checkpoints, and certified blocks."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+
+from goud_backup.errors import SourceError
+from goud_backup.repository.segments import Pair
+from goud_node.chain import encoding
+from goud_node.chain.block import Block
+from goud_node.chain.certificate import Certificate
+from goud_node.chain.genesis import Genesis
+from goud_node.chain.keys import SigningKey
+from goud_node.errors import InvalidBlock
+from goud_node.peer.tokens import ANSWER_HEADER, OPERATOR, Refused, Signer, Verifier
+
+_MOST_BLOCKS: Final = 512
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as the node describes it; `path` is the node's own view of its file system."""
+
+    id: str
+    path: str
+    height: int
+    tip_hash: str
+
+
+class NodeClient:
+    """One node. With `operator`, the key is the operator's, else it is the node's own."""
+
+    def __init__(self, url: str, node: str, key: SigningKey, genesis: Genesis, *, operator: bool) -> None:
+        self.node = node
+        self._url = url.rstrip("/")
+        self._key = key
+        self._issuer = OPERATOR if operator else node
+        validator = genesis.validator(node)
+        # Answers are checked against the key the chain itself gives the node, whoever asks.
+        public = validator.public_key if validator is not None else None if operator else key.public
+        self._verifier = None if public is None else Verifier(self._issuer, {node: public})
+        # The environment's proxies are for the world outside, never for our own nodes.
+        self._http = httpx.Client(timeout=httpx.Timeout(30.0, connect=3.0), trust_env=False)
+
+    def status(self) -> dict[str, Any]:
+        """The node's height, role, version and chain. Raises SourceError."""
+        return self._document("GET", "/operator/status")
+
+    def create_checkpoint(self, ttl_seconds: float) -> Checkpoint:
+        """A checkpoint that the node removes by itself after `ttl_seconds`. Raises SourceError."""
+        answer = self._document("POST", "/operator/checkpoints", {"ttl_seconds": ttl_seconds}, seconds=180)
+        try:
+            return Checkpoint(str(answer["id"]), str(answer["path"]), int(answer["height"]), str(answer["tip_hash"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise SourceError(f"{self.node} gave no checkpoint but {answer!r}.") from error
+
+    def release_checkpoint(self, checkpoint_id: str) -> None:
+        """Harmless when it has expired. Raises SourceError."""
+        response = self._call("DELETE", f"/operator/checkpoints/{checkpoint_id}", seconds=60)
+        if response.is_error and response.status_code != 404:
+            raise SourceError(f"{self.node} did not release checkpoint {checkpoint_id}: {response.text[:300]}")
+
+    def blocks(self, start: int) -> list[Pair]:
+        """Certified blocks from `start`, as many as one answer holds; none when there are no more."""
+        response = self._call("GET", f"/peer/blocks?start={start}&limit={_MOST_BLOCKS}")
+        if response.is_error:
+            raise SourceError(f"{self.node} gives no blocks ({response.status_code}): {response.text[:300]}")
+        try:
+            rows = [encoding.record(row, (bytes, bytes)) for row in encoding.decode(response.content)]
+            pairs = [(Block.decode(block), Certificate.decode(certificate)) for block, certificate in rows]
+        except (encoding.NotCanonical, InvalidBlock, TypeError) as error:
+            raise SourceError(f"{self.node} did not answer with blocks: {error}.") from error
+        if [block.height for block, _ in pairs] != list(range(start, start + len(pairs))):
+            raise SourceError(f"{self.node} answered with other blocks than those from {start}.")
+        return pairs
+
+    def close(self) -> None:
+        self._http.close()
+
+    def _document(
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float = 30.0
+    ) -> dict[str, Any]:
+        response = self._call(method, path, body, seconds=seconds)
+        try:
+            found: dict[str, Any] = response.json()
+        except ValueError:
+            found = {"detail": response.text[:300]}
+        if response.is_error:
+            raise SourceError(f"{self.node} refused ({response.status_code}): {found.get('detail', found)}")
+        return found
+
+    def _call(
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float = 30.0
+    ) -> httpx.Response:
+        request = self._http.build_request(
+            method, self._url + path, json=body, timeout=httpx.Timeout(seconds, connect=3.0)
+        )
+        token, request_id = Signer(self._key, self._issuer, time.time).request(self.node, method, path, request.content)
+        request.headers["Authorization"] = f"Bearer {token}"
+        try:
+            response = self._http.send(request)
+        except httpx.HTTPError as error:
+            raise SourceError(
+                f"{self.node} does not answer at {self._url} ({error}): is it running, and is this the right port? "
+                "A stopped node is backed up by --data-dir alone."
+            ) from error
+        if response.status_code == 401:
+            raise SourceError(
+                f"{self.node} refuses this key: {response.text[:300]}. Give its own or the operator's key."
+            )
+        if self._verifier is not None:
+            try:
+                self._verifier.answer(
+                    response.headers.get(ANSWER_HEADER), self.node, request_id, response.status_code, response.content
+                )
+            except Refused as refused:
+                raise SourceError(f"What answers at {self._url} is not {self.node}: {refused}") from refused
+        return response

@@ -1,0 +1,205 @@
+"""What a restore would do: which backup, which segments, to which height, at what cost."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from goud_backup.codec.sealing import Opener
+from goud_backup.errors import Damaged, NoSuchBackup, OutOfReach
+from goud_backup.repository.manifest import Manifest
+from goud_backup.repository.repository import Repository
+from goud_backup.repository.segments import Reference, cover
+
+
+class How(StrEnum):
+    """Ways to a height."""
+
+    BACKUP = "backup"
+    REPLAY = "backup, then segments"
+    SEGMENTS = "segments from the first block"
+    REBUILD = "rebuilt from the blocks of a later backup"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`height` is the tip after the restore; None when `to_ms` has to be looked up in the blocks of the backup."""
+
+    how: How
+    manifest: Manifest | None
+    segments: tuple[Reference, ...]
+    height: int | None
+    to_ms: int | None
+    newest_height: int
+
+    @property
+    def fetch_bytes(self) -> int:
+        """Bytes to read from the store."""
+        objects = 0 if self.manifest is None else sum(entry.stored for entry in self.manifest.objects.values())
+        return objects + sum(segment.size for segment in self.segments)
+
+    @property
+    def space_bytes(self) -> int:
+        """Bytes of disk that staging takes; blocks are written once as a log and once as a file."""
+        base = 0 if self.manifest is None else self.manifest.totals["bytes"]
+        replayed = 3 * sum(segment.size for segment in self.segments)
+        return base * (3 if self.how is How.REBUILD else 1) + replayed
+
+    def document(self) -> dict[str, Any]:
+        """For people and programs."""
+        manifest = self.manifest
+        return {
+            "how": self.how.value,
+            "backup": None if manifest is None else manifest.id,
+            "backup_height": None if manifest is None else manifest.chain.height,
+            "created": None if manifest is None else manifest.created,
+            "age_seconds": None if manifest is None else _age(manifest),
+            "schema": None if manifest is None else manifest.chain.schema,
+            "segments": len(self.segments),
+            "to_height": self.height,
+            "to_time_ms": self.to_ms,
+            "newest_height": self.newest_height,
+            "left_out_blocks": None if self.height is None else self.newest_height - self.height,
+            "fetch_bytes": self.fetch_bytes,
+            "space_bytes": self.space_bytes,
+        }
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is asked for: a backup (id, its beginning, or `latest`), and where to stop. `exact`: no later blocks."""
+
+    backup: str = "latest"
+    to_height: int | None = None
+    to_ms: int | None = None
+    exact: bool = False
+
+
+def make(repository: Repository, wish: Wish, opener: Opener | None) -> Plan:
+    """Raises NoSuchBackup, OutOfReach, or Damaged when the manifest asked for is damaged."""
+    references = repository.segments()
+    if wish.to_height is None and wish.to_ms is None:
+        return _newest(repository, wish, references)
+    manifests = _candidates(repository, wish)
+    if wish.to_height is not None:
+        return _to_height(manifests, references, wish.to_height)
+    return _to_time(_Times(repository, manifests, references, opener), wish.to_ms or 0)
+
+
+def _candidates(repository: Repository, wish: Wish) -> list[Manifest]:
+    if wish.backup != "latest":
+        return [repository.find(wish.backup)]
+    found = repository.manifests()
+    if not found.good and found.bad:
+        raise Damaged(next(iter(found.bad.values())))
+    return found.good
+
+
+def _newest(repository: Repository, wish: Wish, references: Sequence[Reference]) -> Plan:
+    try:
+        manifest = repository.find(wish.backup)
+    except NoSuchBackup:
+        chain = cover(references, 1)
+        if wish.backup != "latest" or not chain:
+            raise
+        return Plan(How.SEGMENTS, None, tuple(chain), chain[-1].last, None, chain[-1].last)
+    known = _best([manifest], references)
+    if wish.backup != "latest" or wish.exact:
+        return Plan(How.BACKUP, manifest, (), manifest.chain.height, None, known)
+    return _replayed(manifest, references, known, known)
+
+
+def _replayed(manifest: Manifest, references: Sequence[Reference], height: int, known: int) -> Plan:
+    if height == manifest.chain.height:
+        return Plan(How.BACKUP, manifest, (), height, None, known)
+    chain = [one for one in cover(references, manifest.chain.certified_height + 1) if one.first <= height]
+    return Plan(How.REPLAY, manifest, tuple(chain), height, None, known)
+
+
+def _best(manifests: Sequence[Manifest], references: Sequence[Reference]) -> int:
+    """The greatest height that can be reached."""
+    found = [0]
+    for manifest in manifests:
+        chain = cover(references, manifest.chain.certified_height + 1)
+        found.append(max(manifest.chain.height, chain[-1].last if chain else 0))
+    chain = cover(references, 1)
+    return max([*found, chain[-1].last if chain else 0])
+
+
+def _to_height(manifests: Sequence[Manifest], references: Sequence[Reference], height: int) -> Plan:
+    known = _best(manifests, references)
+    if height < 1 or height > known:
+        raise OutOfReach(
+            f"Block {height} can not be restored: the repository reaches from block 1 to {known}. Give a height there."
+            if known
+            else "The repository holds no backup and no segments. Make a backup with `goud-backup create`."
+        )
+    for manifest in sorted(manifests, key=lambda one: (one.chain.height, one.sequence), reverse=True):
+        chain = cover(references, manifest.chain.certified_height + 1)
+        reach = max(manifest.chain.height, chain[-1].last if chain else 0)
+        if manifest.chain.height <= height <= reach:
+            return _replayed(manifest, references, height, known)
+    chain = cover(references, 1)
+    if chain and chain[-1].last >= height:
+        used = tuple(one for one in chain if one.first <= height)
+        return Plan(How.SEGMENTS, None, used, height, None, known)
+    above = [one for one in manifests if one.chain.height > height]
+    if not above:
+        raise OutOfReach(
+            f"Block {height} can not be restored: there is a gap in what was shipped and no backup above it. Heights "
+            f"up to {max(one.chain.height for one in manifests)} can be."
+        )
+    return Plan(How.REBUILD, min(above, key=lambda one: one.chain.height), (), height, None, known)
+
+
+@dataclass
+class _Times:
+    """Looks up which block was the last at a time, in as few reads as possible."""
+
+    repository: Repository
+    manifests: Sequence[Manifest]
+    references: Sequence[Reference]
+    opener: Opener | None
+
+    def in_segments(self, to_ms: int) -> int | None:
+        """The height, when segments alone prove it; None when the time lies where nothing was shipped."""
+        ordered = sorted(self.references, key=lambda one: (one.first, one.last))
+        position = bisect_right(ordered, to_ms, key=lambda one: self.repository.segment_header(one).first_ms) - 1
+        if position < 0:
+            return None
+        segment = ordered[position]
+        header = self.repository.segment_header(segment)
+        if to_ms < header.last_ms:
+            _, pairs = self.repository.read_segment(segment, self.opener)
+            return max(block.height for block, _ in pairs if block.header.timestamp_ms <= to_ms)
+        follows = position + 1 < len(ordered) and ordered[position + 1].first <= segment.last + 1
+        highest = segment.last >= _best(self.manifests, self.references)
+        return segment.last if follows or highest else None
+
+
+def _to_time(times: _Times, to_ms: int) -> Plan:
+    known = _best(times.manifests, times.references)
+    height = times.in_segments(to_ms)
+    if height is not None:
+        return _to_height(times.manifests, times.references, height)
+    above = [one for one in times.manifests if one.chain.tip_ms > to_ms]
+    if above:
+        lowest = min(above, key=lambda one: one.chain.height)
+        return Plan(How.REBUILD, lowest, (), None, to_ms, known)
+    below = [one for one in times.manifests if one.chain.tip_ms <= to_ms]
+    if not below:
+        raise OutOfReach(f"The repository holds nothing as early as {_time(to_ms)}. Give a later time.")
+    # Nothing in the repository is later: the last block it has is the answer.
+    return _to_height(times.manifests, times.references, max(one.chain.height for one in below))
+
+
+def _time(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
+
+
+def _age(manifest: Manifest) -> int:
+    return int((datetime.now(UTC) - manifest.created_at).total_seconds())

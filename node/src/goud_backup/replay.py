@@ -1,0 +1,126 @@
+"""Bring a staged database to an exact height, through the node's own append path: every block is checked again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from goud_backup.codec.sealing import Opener
+from goud_backup.errors import NotVerified, OutOfReach
+from goud_backup.progress import Progress
+from goud_backup.repository.repository import Repository
+from goud_backup.repository.segments import Reference
+from goud_backup.walk import opened
+from goud_node.chain.block import Block
+from goud_node.chain.certificate import Certificate
+from goud_node.chain.genesis import Genesis
+from goud_node.chain.indexes import height_key
+from goud_node.chain.ledger import Ledger
+from goud_node.errors import CorruptStore
+from goud_node.store import Batch, Family, RocksStore
+
+_BATCH_BYTES: Final = 4 * 1024 * 1024
+
+Row = tuple[Block, Certificate | None]
+
+
+def rows_of_segments(
+    repository: Repository, segments: Sequence[Reference], opener: Opener | None, upto: int
+) -> Iterator[Row]:
+    """The blocks of consecutive segments up to a height. Raises what reading a segment raises, naming it."""
+    for segment in segments:
+        _, pairs = repository.read_segment(segment, opener)
+        yield from ((block, certificate) for block, certificate in pairs if block.height <= upto)
+
+
+def rows_of_database(store: RocksStore, upto: int) -> Iterator[Row]:
+    """Blocks 1..upto with their certificates, as far as they have one."""
+    certificates = store.scan(Family.CERTIFICATES, height_key(1), height_key(upto + 1))
+    pending = next(certificates, None)
+    for key, raw in store.scan(Family.BLOCKS, height_key(1), height_key(upto + 1)):
+        certificate = None
+        if pending is not None and pending[0] == key:
+            certificate = Certificate.decode(pending[1])
+            pending = next(certificates, None)
+        yield Block.decode(raw), certificate
+
+
+def height_at(database: Path, genesis: Genesis, to_ms: int) -> int:
+    """The height of the last block that is not later than `to_ms`. Raises OutOfReach when even block 1 is."""
+    with opened(database) as store:
+        low, high = 0, Ledger(store, genesis).height
+        while low < high:
+            middle = (low + high + 1) // 2
+            raw = store.get(Family.BLOCKS, height_key(middle))
+            if raw is None:
+                raise CorruptStore(f"Block {middle} is missing.")
+            if Block.decode(raw).header.timestamp_ms <= to_ms:
+                low = middle
+            else:
+                high = middle - 1
+    if low == 0:
+        raise OutOfReach("The chain has no block as early as that: block 1 is later. Give a later time.")
+    return low
+
+
+def extend(database: Path, genesis: Genesis, rows: Iterable[Row], height: int, progress: Progress) -> None:
+    """Append to the database until its tip is `height`. Raises InvalidBlock, ConflictingBlock, OutOfReach."""
+    store = RocksStore.open(database)
+    try:
+        _append(store, genesis, rows, height, progress)
+        _forget_order(store)
+    finally:
+        store.close()
+
+
+def rebuild(database: Path, genesis: Genesis, rows: Iterable[Row], height: int, progress: Progress) -> None:
+    """A new database of blocks 1..height, every index made again."""
+    store = RocksStore.create(database)
+    try:
+        _append(store, genesis, rows, height, progress)
+    finally:
+        store.close()
+
+
+def check_tip(database: Path, genesis: Genesis, height: int, hashes: dict[int, str]) -> str:
+    """The tip's hash in hex. Raises NotVerified unless the tip is `height` and every named height has its hash."""
+    with opened(database) as store:
+        ledger = Ledger(store, genesis)
+        if ledger.height != height:
+            raise NotVerified(f"The restored chain ends at block {ledger.height}; it should end at {height}.")
+        for at, told in hashes.items():
+            block = ledger.block(at)
+            if block is None or block.hash.hex() != told:
+                raise NotVerified(f"Block {at} of the restored chain is not the one the manifest names ({told}).")
+        return ledger.tip.hash.hex()
+
+
+def _append(store: RocksStore, genesis: Genesis, rows: Iterable[Row], height: int, progress: Progress) -> None:
+    ledger = Ledger(store, genesis)
+    progress.stage("blocks", max(0, height - ledger.height))
+    blocks: list[Block] = []
+    certificates: list[Certificate] = []
+    size = 0
+    for block, certificate in rows:
+        blocks.append(block)
+        if certificate is not None:
+            certificates.append(certificate)
+        size += len(block.encode())
+        if size >= _BATCH_BYTES:
+            ledger.append(blocks, certificates)
+            progress.advance(len(blocks))
+            blocks, certificates, size = [], [], 0
+    ledger.append(blocks, certificates)
+    progress.advance(len(blocks))
+    if ledger.height != height:
+        raise OutOfReach(f"What the repository holds ends at block {ledger.height}, not at {height}.")
+
+
+def _forget_order(store: RocksStore) -> None:
+    """A single node's own order of blocks ends where the backup was made: a new one begins at the restored tip."""
+    batch = Batch()
+    for key, _ in store.scan(Family.SEQUENCER):
+        batch.delete(Family.SEQUENCER, key)
+    if len(batch):
+        store.write(batch)

@@ -1,0 +1,54 @@
+"""Names of things in a repository. docs/repository-format.md explains them; they never change within a format."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+FORMAT: Final = "goud-backup/1"
+CONFIG: Final = "goud-repository.json"
+LATEST: Final = "latest.json"
+MARKS: Final = "marks.json"
+OBJECTS: Final = "objects/"
+MANIFESTS: Final = "manifests/"
+SEGMENTS: Final = "segments/"
+KEEPS: Final = "keep/"
+CHECKS: Final = "checks/"
+LOCKS: Final = "locks/"
+TRASH: Final = "trash/"
+DAMAGED: Final = "damaged/"
+
+_MANIFEST: Final = re.compile(r"manifests/(\d{8})-(\d{8}T\d{6}Z-[0-9a-f]{6})\.json")
+_OBJECT: Final = re.compile(r"objects/([0-9a-f]{2})/([0-9a-f]{64})")
+_SEGMENT: Final = re.compile(r"segments/(\d{12})-(\d{12})-([0-9a-f]{64})\.seg")
+BACKUP_ID: Final = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
+
+
+def object_key(name: str) -> str:
+    return f"{OBJECTS}{name[:2]}/{name}"
+
+
+def object_name(key: str) -> str | None:
+    """The name of the object at `key`; None for a key that is none of ours."""
+    found = _OBJECT.fullmatch(key)
+    return found[2] if found and found[2].startswith(found[1]) else None
+
+
+def manifest_key(sequence: int, backup_id: str) -> str:
+    return f"{MANIFESTS}{sequence:08d}-{backup_id}.json"
+
+
+def manifest_parts(key: str) -> tuple[int, str] | None:
+    """(sequence, backup id) of a manifest's key."""
+    found = _MANIFEST.fullmatch(key)
+    return (int(found[1]), found[2]) if found else None
+
+
+def segment_key(first: int, last: int, name: str) -> str:
+    return f"{SEGMENTS}{first:012d}-{last:012d}-{name}.seg"
+
+
+def segment_parts(key: str) -> tuple[int, int, str] | None:
+    """(first height, last height, SHA-256) of a segment's key."""
+    found = _SEGMENT.fullmatch(key)
+    return (int(found[1]), int(found[2]), found[3]) if found else None

@@ -1,0 +1,226 @@
+"""Locks that name their holder and end with it.
+
+A lock is one object, taken and renewed by conditional writes. It is not believed to be dead because a clock says so:
+either its process is known to be gone (same machine), or the object was watched, by a clock that never jumps, for
+longer than a living holder would leave it unrenewed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from goud_backup.errors import Locked, LockLost, Missing, PreconditionFailed, TargetError
+from goud_backup.repository.layout import LOCKS
+from goud_backup.repository.manifest import canonical
+from goud_backup.targets import Target
+
+_log = logging.getLogger(__name__)
+
+BACKUP: Final = "backup"
+"""Held by whoever adds or removes backups: create, import, prune."""
+SHIP: Final = "ship"
+"""Held by whoever adds or removes segments: ship, prune."""
+RENEW_SECONDS: Final = 15.0
+EXPIRY_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lock. `token` is new for every taking; `renewed` is Unix time by the holder's clock."""
+
+    token: str
+    purpose: str
+    host: str
+    pid: int
+    process: str
+    since: str
+    renewed: float
+
+    def __str__(self) -> str:
+        return f"{self.purpose} on {self.host}, process {self.pid}, since {self.since}"
+
+
+class Lock:
+    """A context manager. Raises Locked, naming the holder, unless the lock is free within `wait` seconds."""
+
+    def __init__(
+        self,
+        target: Target,
+        name: str,
+        purpose: str,
+        *,
+        wait: float = 0.0,
+        renew: float = RENEW_SECONDS,
+        expiry: float = EXPIRY_SECONDS,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._target = target
+        self._key = f"{LOCKS}{name}.json"
+        self._wait = wait
+        self._renew = renew
+        self._expiry = expiry
+        self._sleep = sleep
+        stamp = datetime.now(UTC).isoformat(timespec="seconds")
+        self._me = Holder(
+            secrets.token_hex(8), purpose, socket.gethostname(), os.getpid(), process_identity(), stamp, time.time()
+        )
+        self._version: str | None = None
+        self._renewed_at = 0.0
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._lost: str | None = None
+
+    def __enter__(self) -> Self:
+        self._take()
+        self._thread = threading.Thread(target=self._keep, name=f"lock {self._key}", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+        if self._lost is None:
+            try:
+                self._write(None, self._version)
+            except PreconditionFailed:
+                # Removed by force after the last check: what was written by then was written under the lock.
+                _log.warning("the lock %s was removed by somebody else before it was released", self._key)
+            except TargetError:
+                # The work itself is done or has failed for its own reason; a lock left behind expires.
+                if kind is None:
+                    raise
+
+    def check(self) -> None:
+        """Raises LockLost unless the lock is still ours: call it before a write that must not race."""
+        if self._lost is None and time.monotonic() - self._renewed_at > self._renew:
+            self._renew_once()
+        if self._lost is not None:
+            raise LockLost(f"The lock {self._key} was lost while this process worked: {self._lost}. Run it again.")
+
+    def _take(self) -> None:
+        deadline = time.monotonic() + self._wait
+        while True:
+            holder, version = read_holder(self._target, self._key)
+            if holder is None or self._is_dead(holder, version):
+                try:
+                    self._write(self._me, version)
+                except PreconditionFailed:
+                    if self._is_mine():
+                        return
+                    continue
+                return
+            if time.monotonic() >= deadline:
+                raise Locked(
+                    f"{self._target.url} is locked by {holder}. Wait until it is done; if it died on another machine, "
+                    f"the lock is free {self._expiry:.0f} s after its last sign of life, or `goud-backup unlock`."
+                )
+            self._sleep(min(1.0, max(0.05, deadline - time.monotonic())))
+
+    def _is_dead(self, holder: Holder, version: str | None) -> bool:
+        if is_gone(holder):
+            return True
+        if abs(time.time() - holder.renewed) < self._expiry:
+            return False
+        # Its last sign of life seems old. Clocks differ and jump: watch whether it is renewed.
+        self._sleep(2 * self._renew)
+        again = self._target.stat(self._key)
+        return again is not None and again.version == version
+
+    def _is_mine(self) -> bool:
+        # A conditional write that was repeated after a lost answer fails against itself.
+        holder, version = read_holder(self._target, self._key)
+        if holder is None or holder.token != self._me.token:
+            return False
+        self._version, self._renewed_at = version, time.monotonic()
+        return True
+
+    def _write(self, holder: Holder | None, version: str | None) -> None:
+        self._me = Holder(**{**asdict(self._me), "renewed": time.time()})
+        document = canonical(asdict(self._me) if holder is not None else {"free": True})
+        if version is None:
+            stat = self._target.put(self._key, document, if_absent=True)
+        else:
+            stat = self._target.put(self._key, document, if_version=version)
+        self._version, self._renewed_at = stat.version, time.monotonic()
+
+    def _keep(self) -> None:
+        while not self._ended.wait(self._renew):
+            self._renew_once()
+            if self._lost is not None:
+                return
+
+    def _renew_once(self) -> None:
+        try:
+            self._write(self._me, self._version)
+        except PreconditionFailed:
+            if not self._is_mine():
+                self._lost = "somebody took it over"
+        except TargetError as error:
+            if time.monotonic() - self._renewed_at > self._expiry:
+                self._lost = f"it could not be renewed ({error})"
+
+
+def read_holder(target: Target, key: str) -> tuple[Holder | None, str | None]:
+    """Who holds the lock (None: nobody) and the version of its object (None: there is none)."""
+    for _ in range(5):
+        before = target.stat(key)
+        if before is None:
+            return None, None
+        try:
+            document = json.loads(target.get(key))
+        except Missing:
+            continue
+        except ValueError:
+            document = {}
+        after = target.stat(key)
+        if after is not None and after.version == before.version:
+            try:
+                return Holder(**document), before.version
+            except TypeError:
+                # Free, or unreadable: a damaged lock protects nobody.
+                return None, before.version
+    raise TargetError(f"{key} in {target.url} changes all the time. Try again.")
+
+
+def process_identity() -> str:
+    """What no other process has had since this machine booted: boot, namespace, pid, start time."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        namespace = Path("/proc/self/ns/pid").readlink()
+        return f"{boot} {namespace} {os.getpid()} {_start_time(os.getpid())}"
+    except OSError:
+        return ""
+
+
+def is_gone(holder: Holder) -> bool:
+    """True only when it is certain: the process ran where this one runs, and is no more."""
+    mine = process_identity().split()
+    parts = holder.process.split()
+    if len(parts) != 4 or len(mine) != 4 or parts[:2] != mine[:2]:
+        return False
+    try:
+        return _start_time(int(parts[2])) != parts[3]
+    except OSError:
+        return True
+
+
+def _start_time(pid: int) -> str:
+    text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    fields = text.rpartition(")")[2].split()
+    # A zombie has ended; only its parent has not looked yet.
+    return "ended" if fields[0] in "ZX" else fields[19]

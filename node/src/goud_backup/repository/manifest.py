@@ -1,0 +1,214 @@
+"""Manifests: what a backup consists of, in canonical JSON that carries its own hash and that of its predecessor."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from hashlib import sha256
+from typing import Any, Final
+
+from goud_backup.codec.encoding import ENCODINGS, GZIP, decode, encode
+from goud_backup.codec.sealing import Opener, Sealer
+from goud_backup.errors import Damaged
+from goud_backup.repository.layout import BACKUP_ID, FORMAT
+
+_MOST_LISTING: Final = 1 << 30
+
+
+@dataclass(frozen=True)
+class Part:
+    """`length` plain bytes at `offset` of an object's plain content; `sha256` is theirs, in hex."""
+
+    object: str
+    offset: int
+    length: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """An object as the store has it: bytes there, plain bytes inside, and how the one becomes the other."""
+
+    stored: int
+    size: int
+    encoding: str
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file of the data directory. `path` is relative, with slashes."""
+
+    path: str
+    size: int
+    mode: int
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The chain a backup holds. Hashes in hex; a certificate is canonical CBOR in base64, None where there is none."""
+
+    id: str
+    height: int
+    tip_hash: str
+    tip_ms: int
+    tip_certificate: str | None
+    certified_height: int
+    certified_hash: str
+    certificate: str | None
+    schema: int
+    epoch: int | None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`keys` counts rows by family; `previous` is (id, sha256) of the backup before, or None for the first."""
+
+    repository: str
+    id: str
+    sequence: int
+    previous: tuple[str, str] | None
+    started: str
+    created: str
+    chain: Chain
+    keys: Mapping[str, int]
+    source: Mapping[str, str]
+    versions: Mapping[str, str]
+    totals: Mapping[str, int]
+    objects: Mapping[str, StoredObject]
+    files: tuple[FileEntry, ...] | None = None
+    sealed_files: str | None = None
+    sha256: str = field(default="")
+
+    @property
+    def created_at(self) -> datetime:
+        return datetime.fromisoformat(self.created)
+
+    @property
+    def encrypted(self) -> bool:
+        return self.sealed_files is not None
+
+    def listing(self, opener: Opener | None) -> tuple[FileEntry, ...]:
+        """The files. Raises WrongIdentity when they are sealed and `opener` cannot open them."""
+        if self.files is not None:
+            return self.files
+        name = f"The list of files of backup {self.id}"
+        sealed = base64.b64decode(self.sealed_files or "")
+        size = self.totals["listing_bytes"]
+        if not 0 <= size <= _MOST_LISTING:
+            raise Damaged(f"{name} claims to have {size} bytes.")
+        plain = decode(sealed, f"sealed+{GZIP}", size, opener, name)
+        try:
+            return tuple(_file(entry) for entry in json.loads(bytes(plain)))
+        except (ValueError, KeyError, TypeError) as error:
+            raise Damaged(f"{name} is damaged: {error!r}.") from error
+
+
+def sealed(manifest: Manifest, sealer: Sealer | None) -> Manifest:
+    """With the list of files encrypted where there is a sealer: names and plain hashes are not for the store."""
+    if sealer is None or manifest.files is None:
+        return manifest
+    plain = canonical([_file_document(entry) for entry in manifest.files])
+    # Always gzip, so that the reader needs no choice: spaces make even the shortest list shrink.
+    encoded = encode(plain + b" " * 4096, sealer)
+    totals = {**manifest.totals, "listing_bytes": len(plain) + 4096}
+    text = base64.b64encode(encoded.data).decode()
+    return replace(manifest, files=None, sealed_files=text, totals=totals)
+
+
+def dump(manifest: Manifest) -> tuple[bytes, str]:
+    """The bytes to store, and the manifest's hash in hex."""
+    document = _document(manifest)
+    digest = sha256(canonical(document)).hexdigest()
+    return canonical({**document, "sha256": digest}), digest
+
+
+def load(raw: bytes | bytearray, key: str) -> Manifest:
+    """Raises Damaged naming `key` for anything that is not exactly what was written."""
+    try:
+        document = json.loads(bytes(raw))
+        told = document.pop("sha256")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"{key} is no manifest: it is damaged or cut short ({error!r}).") from error
+    found = sha256(canonical(document)).hexdigest()
+    if told != found or canonical({**document, "sha256": told}) != bytes(raw):
+        raise Damaged(f"{key} is damaged: its content has the hash {found}, it says {told}.")
+    if document.get("format") != FORMAT:
+        raise Damaged(f"{key} has the format {document.get('format')!r}; this version of goud-backup reads {FORMAT}.")
+    try:
+        return _parsed(document, told)
+    except (ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"{key} is incomplete or mistyped: {error!r}.") from error
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys, no spaces, ASCII only: one value has one text, and so one hash."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
+
+
+def _document(manifest: Manifest) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "format": FORMAT,
+        "repository": manifest.repository,
+        "id": manifest.id,
+        "sequence": manifest.sequence,
+        "previous": None if manifest.previous is None else {"id": manifest.previous[0], "sha256": manifest.previous[1]},
+        "started": manifest.started,
+        "created": manifest.created,
+        "chain": asdict(manifest.chain),
+        "keys": dict(manifest.keys),
+        "source": dict(manifest.source),
+        "versions": dict(manifest.versions),
+        "totals": dict(manifest.totals),
+        "objects": {name: [o.stored, o.size, o.encoding] for name, o in manifest.objects.items()},
+    }
+    if manifest.files is not None:
+        document["files"] = [_file_document(entry) for entry in manifest.files]
+    else:
+        document["sealed_files"] = manifest.sealed_files
+    return document
+
+
+def _parsed(document: dict[str, Any], digest: str) -> Manifest:
+    previous = document["previous"]
+    if not BACKUP_ID.fullmatch(document["id"]):
+        raise ValueError(f"{document['id']!r} is no backup id")
+    objects = {name: StoredObject(*entry) for name, entry in document["objects"].items()}
+    if any(entry.encoding not in ENCODINGS for entry in objects.values()):
+        raise ValueError("an object has an unknown encoding")
+    files = document.get("files")
+    return Manifest(
+        repository=document["repository"],
+        id=document["id"],
+        sequence=document["sequence"],
+        previous=None if previous is None else (previous["id"], previous["sha256"]),
+        started=document["started"],
+        created=document["created"],
+        chain=Chain(**document["chain"]),
+        keys=document["keys"],
+        source=document["source"],
+        versions=document["versions"],
+        totals=document["totals"],
+        objects=objects,
+        files=None if files is None else tuple(_file(entry) for entry in files),
+        sealed_files=document.get("sealed_files"),
+        sha256=digest,
+    )
+
+
+def _file_document(entry: FileEntry) -> dict[str, Any]:
+    parts = [[part.object, part.offset, part.length, part.sha256] for part in entry.parts]
+    return {"path": entry.path, "size": entry.size, "mode": entry.mode, "parts": parts}
+
+
+def _file(document: dict[str, Any]) -> FileEntry:
+    parts = tuple(Part(*part) for part in document["parts"])
+    path = document["path"]
+    if path.startswith("/") or ".." in path.split("/") or "\0" in path:
+        raise ValueError(f"the path {path!r} leads out of the data directory")
+    if sum(part.length for part in parts) != document["size"]:
+        raise ValueError(f"the parts of {path} do not make its size")
+    return FileEntry(path, document["size"], document["mode"], parts)

@@ -1,0 +1,310 @@
+"""A repository in a target: its configuration, objects by content, manifests in order, segments."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any, Final
+
+from goud_backup.codec.encoding import SEALED, Bytes, decode
+from goud_backup.codec.sealing import Opener, Sealer, check_recipients
+from goud_backup.errors import (
+    Damaged,
+    Missing,
+    NoSuchBackup,
+    PreconditionFailed,
+    RepositoryExists,
+    RepositoryMissing,
+    TargetError,
+)
+from goud_backup.repository import layout
+from goud_backup.repository import manifest as manifests
+from goud_backup.repository import segments as shipped
+from goud_backup.repository.manifest import Manifest, StoredObject, canonical
+from goud_backup.targets import Target
+from goud_node.chain.genesis import Genesis, Validator
+from goud_node.errors import ConfigurationError, WrongChain
+
+_log = logging.getLogger(__name__)
+
+AGE: Final = "age"
+NONE: Final = "none"
+
+
+@dataclass(frozen=True)
+class Config:
+    """What never changes: the repository's id, its chain, and whether it is encrypted."""
+
+    id: str
+    genesis: Genesis
+    encryption: str
+    created: str
+
+    @property
+    def chain_id(self) -> str:
+        return self.genesis.chain_id
+
+
+@dataclass(frozen=True)
+class Found:
+    """The manifests that could be read, by sequence, and what is wrong with the others, by key."""
+
+    good: list[Manifest] = field(default_factory=list)
+    bad: dict[str, str] = field(default_factory=dict)
+
+
+class Repository:
+    """Open one with `open_repository`; make one with `initialize`."""
+
+    def __init__(self, target: Target, config: Config) -> None:
+        self.target = target
+        self.config = config
+
+    @property
+    def url(self) -> str:
+        return self.target.url
+
+    def sealer(self, recipients: Sequence[str]) -> Sealer | None:
+        """None for a repository without encryption. Raises ConfigurationError when the two disagree."""
+        wanted = check_recipients(recipients)
+        if (self.config.encryption == AGE) != bool(wanted):
+            have = "encrypted" if self.config.encryption == AGE else "not encrypted"
+            given = "recipients are given" if wanted else "no recipient is given"
+            raise ConfigurationError(
+                f"{self.url} is {have}, but {given}. Recipients come from this host's own configuration (--recipient "
+                "or GOUD_BACKUP_RECIPIENTS), never from the repository, where others might have changed them."
+            )
+        return Sealer(wanted) if wanted else None
+
+    def object_sizes(self) -> dict[str, int]:
+        """Every object the store has now, with its size there."""
+        names = ((layout.object_name(stat.key), stat.size) for stat in self.target.list(layout.OBJECTS))
+        return {name: size for name, size in names if name is not None}
+
+    def put_object(self, name: str, data: Bytes) -> None:
+        """`name` is the SHA-256 of `data`, in hex: whoever writes twice writes the same."""
+        stat = self.target.put(layout.object_key(name), data)
+        if stat.size != len(data):
+            raise TargetError(f"Object {name} has {stat.size} bytes in {self.url} after writing {len(data)}.")
+
+    def get_object(self, name: str, entry: StoredObject, opener: Opener | None) -> Bytes:
+        """The plain bytes of an object. Raises Missing, Damaged or WrongIdentity naming it."""
+        key = layout.object_key(name)
+        raw = self.target.get(key)
+        check_object(name, raw, entry.stored)
+        return decode(raw, entry.encoding, entry.size, opener, key)
+
+    def manifest_keys(self) -> list[tuple[int, str, str]]:
+        """(sequence, backup id, key) of every manifest, ascending."""
+        found = ((layout.manifest_parts(stat.key), stat.key) for stat in self.target.list(layout.MANIFESTS))
+        return sorted((parts[0], parts[1], key) for parts, key in found if parts is not None)
+
+    def read_manifest(self, key: str) -> Manifest:
+        """Raises Damaged for one that was altered, misnamed or swapped for another repository's, WrongChain."""
+        found = manifests.load(self.target.get(key), key)
+        if found.chain.id != self.config.chain_id:
+            raise WrongChain(
+                f"{key} belongs to chain {found.chain.id}, the repository {self.url} to {self.config.chain_id}: it was "
+                "swapped. Restore the right manifest from a copy of the repository, or use another backup."
+            )
+        if found.repository != self.config.id or layout.manifest_key(found.sequence, found.id) != key:
+            raise Damaged(f"{key} is the manifest of backup {found.id} of another repository or another name.")
+        return found
+
+    def manifests(self) -> Found:
+        """All of them; one that is damaged is told beside the good ones, never left out silently."""
+        found = Found()
+        for _, _, key in self.manifest_keys():
+            try:
+                found.good.append(self.read_manifest(key))
+            except Missing:
+                continue  # pruned since it was listed
+            except (Damaged, WrongChain) as error:
+                found.bad[key] = str(error)
+        return found
+
+    def newest(self) -> Manifest | None:
+        """The newest backup; None when there is none. A damaged newest manifest raises: it is never passed over."""
+        keys = self.manifest_keys()
+        return self.read_manifest(keys[-1][2]) if keys else None
+
+    def last_readable(self) -> tuple[Manifest | None, int]:
+        """The newest backup that can be read, and the greatest sequence in use (0 without any).
+
+        For who adds a backup: a damaged manifest must not keep new ones from being made. Verification tells of it.
+        """
+        keys = self.manifest_keys()
+        for _, _, key in reversed(keys):
+            try:
+                return self.read_manifest(key), keys[-1][0]
+            except (Damaged, WrongChain) as error:
+                _log.warning("a manifest can not be read: %s", error)
+        return None, keys[-1][0] if keys else 0
+
+    def find(self, wanted: str) -> Manifest:
+        """The backup `latest`, or the one whose id begins so. Raises NoSuchBackup."""
+        if wanted == "latest":
+            newest = self.newest()
+            if newest is None:
+                raise NoSuchBackup(f"{self.url} holds no backup yet. Make one with `goud-backup create`.")
+            return newest
+        matches = [key for _, backup_id, key in self.manifest_keys() if backup_id.startswith(wanted)]
+        if len(matches) != 1:
+            known = "is ambiguous" if matches else "does not exist"
+            raise NoSuchBackup(f"The backup {wanted!r} {known} in {self.url}. See `goud-backup list`.")
+        return self.read_manifest(matches[0])
+
+    def put_manifest(self, draft: Manifest) -> str:
+        """Store the manifest, then `latest`. Returns the manifest's hash."""
+        raw, digest = manifests.dump(draft)
+        key = layout.manifest_key(draft.sequence, draft.id)
+        try:
+            self.target.put(key, raw, if_absent=True)
+        except PreconditionFailed:
+            # An answer that was lost and repeated finds its own write.
+            if bytes(self.target.get(key)) != raw:
+                raise
+        self.put_latest(draft, digest)
+        return digest
+
+    def put_latest(self, newest: Manifest, digest: str) -> None:
+        """For people and other tools; this one goes by the list of manifests."""
+        document = {"format": layout.FORMAT, "id": newest.id, "sequence": newest.sequence, "sha256": digest}
+        self.target.put(layout.LATEST, canonical(document))
+
+    def segments(self) -> list[shipped.Reference]:
+        """Every segment, by height."""
+        found = (shipped.reference(stat) for stat in self.target.list(layout.SEGMENTS))
+        return [segment for segment in found if segment is not None]
+
+    def segment_header(self, segment: shipped.Reference) -> shipped.Header:
+        """Raises Damaged, WrongChain."""
+        raw = self.target.get(segment.key, 0, shipped.HEAD_BYTES)
+        return self._own(shipped.read_header(raw, segment)[0], segment)
+
+    def read_segment(
+        self, segment: shipped.Reference, opener: Opener | None
+    ) -> tuple[shipped.Header, list[shipped.Pair]]:
+        """Raises Missing, Damaged, WrongIdentity, WrongChain, naming the segment."""
+        header, pairs = shipped.read(self.target.get(segment.key), segment, opener)
+        return self._own(header, segment), pairs
+
+    def check_segment(self, segment: shipped.Reference, opener: Opener | None) -> None:
+        """Raises what `read_segment` raises; a sealed one is checked by its hash alone where there is no key."""
+        raw = self.target.get(segment.key)
+        header, _ = shipped.check(raw, segment)
+        if opener is not None or not header.encoding.startswith(SEALED):
+            header, _ = shipped.read(raw, segment, opener)
+        self._own(header, segment)
+
+    def _own(self, header: shipped.Header, segment: shipped.Reference) -> shipped.Header:
+        if header.chain != self.config.chain_id:
+            raise WrongChain(
+                f"{segment.key} belongs to chain {header.chain}, the repository to {self.config.chain_id}."
+            )
+        return header
+
+    def kept(self) -> set[str]:
+        """Ids of the backups that are marked `keep`."""
+        return {stat.key.removeprefix(layout.KEEPS) for stat in self.target.list(layout.KEEPS)}
+
+    def checks(self) -> dict[str, dict[str, Any]]:
+        """The last verification of each backup: {id: {"ok", "level", "at", …}}. An unreadable record says nothing."""
+        found: dict[str, dict[str, Any]] = {}
+        for stat in self.target.list(layout.CHECKS):
+            try:
+                document = json.loads(self.target.get(stat.key))
+            except (Missing, ValueError):
+                continue
+            if isinstance(document, dict):
+                found[stat.key.removeprefix(layout.CHECKS).removesuffix(".json")] = document
+        return found
+
+    def close(self) -> None:
+        self.target.close()
+
+
+def check_object(name: str, raw: Bytes, stored: int) -> None:
+    """Raises Damaged unless `raw` is the object of this name."""
+    key = layout.object_key(name)
+    if len(raw) != stored:
+        raise Damaged(f"{key} has {len(raw)} bytes where {stored} were stored: it was cut short or replaced.")
+    if sha256(raw).hexdigest() != name:
+        raise Damaged(f"{key} is damaged: its bytes do not have the SHA-256 that is its name.")
+
+
+def missing_of(objects: dict[str, StoredObject], present: dict[str, int]) -> list[str]:
+    """Names of those that the store does not have, or has with another size."""
+    return sorted(name for name, entry in objects.items() if present.get(name) != entry.stored)
+
+
+def new_backup_id(now: datetime) -> str:
+    return f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+def initialize(target: Target, genesis: Genesis, *, encrypted: bool, recipients: Iterable[str] = ()) -> Repository:
+    """Make an empty repository for one chain. Raises RepositoryExists when there is one."""
+    target.create()
+    document = {
+        "format": layout.FORMAT,
+        "id": secrets.token_hex(16),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "chain_id": genesis.chain_id,
+        "genesis": {
+            "name": genesis.name,
+            "created_ms": genesis.created_ms,
+            "validators": [{"node_id": v.node_id, "public_key": v.public_key.hex()} for v in genesis.validators],
+        },
+        "encryption": AGE if encrypted else NONE,
+        # For people only: whoever may write here could change it, so hosts never encrypt to what it says.
+        "recipients": sorted(recipients),
+    }
+    try:
+        target.put(layout.CONFIG, json.dumps(document, indent=2, sort_keys=True).encode() + b"\n", if_absent=True)
+    except PreconditionFailed as error:
+        raise RepositoryExists(f"{target.url} is a repository already. Nothing was changed.") from error
+    return open_repository(target)
+
+
+def open_repository(target: Target, genesis: Genesis | None = None) -> Repository:
+    """Raises RepositoryMissing, Damaged, and WrongChain when it is not that of `genesis`."""
+    try:
+        raw = target.get(layout.CONFIG)
+    except Missing as error:
+        raise RepositoryMissing(
+            f"{target.url} is no repository: {layout.CONFIG} is not there. Correct the URL, mount the disk, or make a "
+            "new one with `goud-backup init`."
+        ) from error
+    config = _config(bytes(raw), target.url)
+    if genesis is not None and genesis != config.genesis:
+        raise WrongChain(
+            f"{target.url} holds backups of chain {config.chain_id}; the genesis document given is that of "
+            f"{genesis.chain_id}. Give the right URL or the right document."
+        )
+    return Repository(target, config)
+
+
+def _config(raw: bytes, url: str) -> Config:
+    try:
+        return _parsed(json.loads(raw))
+    except (ValueError, KeyError, TypeError, ConfigurationError) as error:
+        raise Damaged(
+            f"{layout.CONFIG} in {url} is damaged ({error}). Copy it back from another copy of the repository: "
+            "it never changes."
+        ) from error
+
+
+def _parsed(document: dict[str, Any]) -> Config:
+    if document["format"] != layout.FORMAT:
+        raise ValueError(f"format {document['format']!r}, this version reads {layout.FORMAT}")
+    entry = document["genesis"]
+    validators = tuple(Validator(v["node_id"], bytes.fromhex(v["public_key"])) for v in entry["validators"])
+    genesis = Genesis(entry["name"], entry["created_ms"], validators)
+    if genesis.chain_id != document["chain_id"] or document["encryption"] not in {AGE, NONE}:
+        raise ValueError("the genesis document is not that of the chain id, or the encryption is unknown")
+    return Config(document["id"], genesis, document["encryption"], document["created"])

@@ -1,0 +1,129 @@
+"""Which backups stay. Pure: the same input gives the same answer, and no clock is asked.
+
+Ages are counted in days (weeks, months) on which backups were made, not against today's date: a clock that jumps adds
+one such day, it does not make every other backup old.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from goud_backup.repository.segments import Reference, runs
+
+
+@dataclass(frozen=True)
+class Policy:
+    """`days`: every backup of the last so many days. The others: the newest one of the last so many, each."""
+
+    days: int = 30
+    last: int = 1
+    daily: int = 0
+    weekly: int = 0
+    monthly: int = 0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """`whole`: every object is in the store and no verification has found damage. `proven`: a deep one was passed."""
+
+    id: str
+    sequence: int
+    created: datetime
+    height: int
+    certified_height: int
+    kept: bool
+    whole: bool
+    proven: bool
+
+
+def reasons_to_keep(
+    candidates: Iterable[Candidate], policy: Policy, segments: Sequence[Reference] = ()
+) -> dict[str, list[str]]:
+    """Why each backup stays, by id; an empty list means that it may go."""
+    newest_first = sorted(candidates, key=lambda one: one.sequence, reverse=True)
+    whole = [one for one in newest_first if one.whole]
+    if not whole:
+        # Nothing is known to be good, so anything may turn out to be the best there is.
+        return {one.id: ["no backup is known to be good"] for one in newest_first}
+    reasons: dict[str, list[str]] = {one.id: [] for one in newest_first}
+    for one, reason in [*_always(newest_first, whole), *_by_policy(newest_first, whole, policy)]:
+        reasons[one.id].append(reason)
+    for one in _needed(newest_first, reasons, segments):
+        reasons[one.id].append("the segments after it need it")
+    return reasons
+
+
+def _always(newest_first: Sequence[Candidate], whole: Sequence[Candidate]) -> Iterator[tuple[Candidate, str]]:
+    yield newest_first[0], "newest"
+    yield whole[0], "last good"
+    for one in [one for one in whole if one.proven][:1]:
+        yield one, "last proven by a restore"
+    for one in newest_first:
+        if one.kept:
+            yield one, "marked keep"
+
+
+def _by_policy(
+    newest_first: Sequence[Candidate], whole: Sequence[Candidate], policy: Policy
+) -> Iterator[tuple[Candidate, str]]:
+    for one in whole[: policy.last]:
+        yield one, f"one of the last {policy.last}"
+    days = set(_labels(newest_first, _day)[: policy.days])
+    for one in newest_first:
+        if _day(one.created) in days:
+            yield one, f"within the last {policy.days} days with backups"
+    for number, label, name in (
+        (policy.daily, _day, "daily"),
+        (policy.weekly, _week, "weekly"),
+        (policy.monthly, _month, "monthly"),
+    ):
+        for wanted in _labels(whole, label)[:number]:
+            yield next(one for one in whole if label(one.created) == wanted), name
+
+
+def unneeded_segments(kept: Iterable[Candidate], segments: Iterable[Reference]) -> list[Reference]:
+    """Segments that lie wholly below what every whole backup holds, certificates included."""
+    lowest = min((one.certified_height for one in kept if one.whole), default=0)
+    return sorted((one for one in segments if one.last <= lowest), key=lambda one: one.key)
+
+
+def _needed(
+    newest_first: Sequence[Candidate], reasons: dict[str, list[str]], segments: Sequence[Reference]
+) -> list[Candidate]:
+    """For each run of segments that no kept backup leads into, and none above holds: the newest backup that does."""
+    # A damaged backup that stays for another reason leads nowhere.
+    kept = [one for one in newest_first if reasons[one.id] and one.whole]
+    lowest = min((one.certified_height for one in kept), default=0)
+    needed = []
+    for first, last in runs(segments):
+        if first == 1 or last <= lowest:
+            continue
+        if any(_leads_into(one, first, last) for one in kept) or any(one.height >= last for one in kept):
+            continue
+        leading = [one for one in newest_first if one.whole and _leads_into(one, first, last)]
+        needed += leading[:1]
+    return needed
+
+
+def _leads_into(one: Candidate, first: int, last: int) -> bool:
+    return first - 1 <= one.certified_height < last
+
+
+def _labels(newest_first: Sequence[Candidate], label: Callable[[datetime], str]) -> list[str]:
+    """Each label once, in the order of the newest backup that has it."""
+    return list(dict.fromkeys(label(one.created) for one in newest_first))
+
+
+def _day(when: datetime) -> str:
+    return when.strftime("%Y-%m-%d")
+
+
+def _week(when: datetime) -> str:
+    year, week, _ = when.isocalendar()
+    return f"{year}-{week:02d}"
+
+
+def _month(when: datetime) -> str:
+    return when.strftime("%Y-%m")

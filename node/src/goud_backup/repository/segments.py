@@ -1,0 +1,157 @@
+"""Segments: certified blocks in order, shipped between backups, each joined to the one before by hashes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Final
+
+from goud_backup.codec.encoding import decode, encode
+from goud_backup.codec.sealing import Opener, Sealer
+from goud_backup.errors import Damaged
+from goud_backup.repository.layout import FORMAT, segment_key, segment_parts
+from goud_backup.repository.manifest import canonical
+from goud_backup.targets import Stat
+from goud_node.chain import encoding
+from goud_node.chain.block import Block
+from goud_node.chain.certificate import Certificate
+from goud_node.errors import InvalidBlock
+
+MAGIC: Final = b"goudseg1"
+HEAD_BYTES: Final = 4096
+"""Enough of a segment's beginning to read its header."""
+_MOST_BYTES: Final = 64 * 1024 * 1024
+
+Pair = tuple[Block, Certificate]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A segment as a listing shows it."""
+
+    key: str
+    first: int
+    last: int
+    name: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What is readable without a key. Hashes in hex, times in Unix milliseconds, heights inclusive."""
+
+    chain: str
+    first: int
+    last: int
+    previous_hash: str
+    last_hash: str
+    first_ms: int
+    last_ms: int
+    encoding: str
+    size: int
+
+
+def reference(stat: Stat) -> Reference | None:
+    """None for a key that names no segment."""
+    parts = segment_parts(stat.key)
+    return None if parts is None else Reference(stat.key, *parts, stat.size)
+
+
+def build(pairs: Sequence[Pair], sealer: Sealer | None) -> tuple[str, bytes]:
+    """The key and the bytes of a segment of consecutive blocks."""
+    plain = encoding.encode([[block.encode(), certificate.encode()] for block, certificate in pairs])
+    first, last = pairs[0][0].header, pairs[-1][0].header
+    encoded = encode(plain, sealer)
+    header = {
+        "format": FORMAT,
+        "chain": first.chain_id,
+        "first": first.height,
+        "last": last.height,
+        "previous_hash": first.previous.hex(),
+        "last_hash": last.hash.hex(),
+        "first_ms": first.timestamp_ms,
+        "last_ms": last.timestamp_ms,
+        "encoding": encoded.encoding,
+        "size": len(plain),
+    }
+    text = canonical(header)
+    stored = b"".join((MAGIC, len(text).to_bytes(4, "big"), text, encoded.data))
+    return segment_key(first.height, last.height, sha256(stored).hexdigest()), stored
+
+
+def read_header(raw: bytes | bytearray, segment: Reference) -> tuple[Header, int]:
+    """The header and where the payload begins. Raises Damaged naming the segment."""
+    length = int.from_bytes(raw[8:12], "big")
+    if bytes(raw[:8]) != MAGIC or len(raw) < 12 + length:
+        raise Damaged(f"{segment.key} is no segment: it is damaged or cut short.")
+    try:
+        header = _header(json.loads(bytes(raw[12 : 12 + length])))
+    except (ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"The header of {segment.key} is damaged: {error!r}.") from error
+    if (header.first, header.last) != (segment.first, segment.last):
+        raise Damaged(f"{segment.key} says it holds blocks {header.first} to {header.last}: it was renamed or altered.")
+    return header, 12 + length
+
+
+def _header(document: dict[str, Any]) -> Header:
+    if document.pop("format") != FORMAT:
+        raise ValueError("unknown format")
+    return Header(**document)
+
+
+def check(raw: bytes | bytearray, segment: Reference) -> tuple[Header, int]:
+    """The header and where the payload begins, of a segment that is what it was when it was written; needs no key."""
+    if sha256(raw).hexdigest() != segment.name:
+        raise Damaged(f"{segment.key} is damaged: its bytes do not have the SHA-256 in its name.")
+    return read_header(raw, segment)
+
+
+def read(raw: bytes | bytearray, segment: Reference, opener: Opener | None) -> tuple[Header, list[Pair]]:
+    """Every block with its certificate. Hash and shape are checked here, rules and signatures by who appends them."""
+    header, start = check(raw, segment)
+    if not 0 <= header.size <= _MOST_BYTES:
+        raise Damaged(f"{segment.key} claims to hold {header.size} bytes.")
+    plain = decode(memoryview(raw)[start:], header.encoding, header.size, opener, segment.key)
+    try:
+        rows = [encoding.record(row, (bytes, bytes)) for row in encoding.decode(bytes(plain))]
+        pairs = [(Block.decode(block), Certificate.decode(certificate)) for block, certificate in rows]
+    except (encoding.NotCanonical, InvalidBlock, TypeError) as error:
+        raise Damaged(f"{segment.key} holds no blocks: {error}.") from error
+    if [block.height for block, _ in pairs] != list(range(header.first, header.last + 1)):
+        raise Damaged(f"{segment.key} does not hold the blocks {header.first} to {header.last} in order.")
+    if pairs[-1][0].hash.hex() != header.last_hash or pairs[0][0].header.previous.hex() != header.previous_hash:
+        raise Damaged(f"The header of {segment.key} does not belong to its blocks.")
+    return header, pairs
+
+
+def cover(segments: Iterable[Reference], start: int) -> list[Reference]:
+    """The segments that lead from height `start` upwards without a gap, as far as they go, fewest first.
+
+    Two shippers may have written overlapping segments; both hold the same certified blocks.
+    """
+    chosen: list[Reference] = []
+    ordered = sorted(segments, key=lambda one: (one.first, -one.last, one.name))
+    at, position = start, 0
+    best: Reference | None = None
+    while True:
+        while position < len(ordered) and ordered[position].first <= at:
+            if best is None or ordered[position].last > best.last:
+                best = ordered[position]
+            position += 1
+        if best is None or best.last < at:
+            return chosen
+        chosen.append(best)
+        at = best.last + 1
+
+
+def runs(segments: Iterable[Reference]) -> list[tuple[int, int]]:
+    """Ranges of heights (first, last) without a gap, ascending."""
+    found: list[tuple[int, int]] = []
+    for segment in sorted(segments, key=lambda one: (one.first, one.last)):
+        if found and segment.first <= found[-1][1] + 1:
+            found[-1] = (found[-1][0], max(found[-1][1], segment.last))
+        else:
+            found.append((segment.first, segment.last))
+    return found

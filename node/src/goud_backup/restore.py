@@ -1,0 +1,209 @@
+"""Restore: stage beside the live data, prove it, and only then swap. Any failure leaves the live data as it was."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from goud_backup import replay, source, staging, swap, walk
+from goud_backup.codec.sealing import Opener
+from goud_backup.errors import Damaged, NotVerified, SourceError
+from goud_backup.plan import How, Plan
+from goud_backup.progress import Progress, Silent
+from goud_backup.repository.manifest import Manifest
+from goud_backup.repository.repository import Repository
+from goud_backup.settings import SECRETS_FOLDER
+from goud_node.chain.genesis import Genesis
+from goud_node.errors import GoudError, SchemaMismatch
+from goud_node.store import SCHEMA_VERSION, durable, marker, schema
+from goud_node.store.schema import MIGRATIONS
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What is live now; `kept` is where the data from before is."""
+
+    height: int
+    tip_hash: str
+    how: str
+    backup: str | None
+    kept: str | None
+
+    def document(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What every step needs. `secrets_to` is a directory for the secrets that were backed up, None to leave them."""
+
+    opener: Opener | None
+    workers: int = 2
+    progress: Progress = field(default_factory=Silent)
+    secrets_to: Path | None = None
+
+
+def restore(repository: Repository, plan: Plan, data_dir: Path, tools: Tools) -> Restored:
+    """Make `data_dir`, whose node is stopped, hold what the plan says. Raises before anything live is touched."""
+    genesis = repository.config.genesis
+    with swap.exclusive(data_dir) as folder:
+        swap.require_chain(data_dir, genesis.chain_id)
+        staging.require_space(data_dir, plan.space_bytes)
+        height, tip = prepare(repository, plan, folder, tools)
+        return put_in_place(data_dir, folder, genesis, Restored(height, tip, plan.how.value, _id(plan.manifest), None),
+                            tools)  # fmt: skip
+
+
+def put_in_place(data_dir: Path, folder: Path, genesis: Genesis, restored: Restored, tools: Tools) -> Restored:
+    """Swap the proven database in the staging directory `folder` with the live one."""
+    secrets = folder / SECRETS_FOLDER
+    if tools.secrets_to is not None and secrets.is_dir():
+        _put_secrets(secrets, tools.secrets_to)
+    database = marker.database_path(folder)
+    _take_owner(data_dir, database)
+    staging.make_durable(database, tools.workers)
+    kept = swap.swap(data_dir, database, genesis.chain_id)
+    shutil.rmtree(folder, ignore_errors=False)
+    return Restored(**{**asdict(restored), "kept": None if kept is None else str(kept)})
+
+
+def prepare(repository: Repository, plan: Plan, folder: Path, tools: Tools) -> tuple[int, str]:
+    """A proven database in `folder`, nothing live involved: its height and tip hash. Raises what damage raises."""
+    genesis = repository.config.genesis
+    database = marker.database_path(folder)
+    manifest = plan.manifest
+    if manifest is not None:
+        check_schema(manifest)
+        base = folder if plan.how is not How.REBUILD else folder / "base"
+        base.mkdir(exist_ok=True)
+        _stage_base(repository, manifest, base, tools)
+        if plan.how is How.BACKUP:
+            return make_ready(database, genesis, tools, manifest)
+        check_facts(marker.database_path(base), genesis, manifest)
+        if plan.how is How.REBUILD:
+            height = _rebuild_from(plan, base, database, genesis, tools)
+            shutil.rmtree(base)
+            return make_ready(database, genesis, tools, None, height)
+    height = plan.height or 0
+    rows = replay.rows_of_segments(repository, plan.segments, tools.opener, height)
+    if manifest is None:
+        replay.rebuild(database, genesis, rows, height, tools.progress)
+        return make_ready(database, genesis, tools, None, height)
+    replay.extend(database, genesis, rows, height, tools.progress)
+    replay.check_tip(database, genesis, height, {manifest.chain.height: manifest.chain.tip_hash})
+    return make_ready(database, genesis, tools, None, height)
+
+
+def make_ready(
+    database: Path, genesis: Genesis, tools: Tools, manifest: Manifest | None, height: int | None = None
+) -> tuple[int, str]:
+    """Walk every key and verify every block of the staged database; compare with the manifest or the height."""
+    proven = walk.prove(database, genesis, tools.workers, tools.progress)
+    if manifest is not None:
+        walk.compare(proven, manifest)
+    if height is not None and proven.height != height:
+        raise NotVerified(f"The restored chain ends at block {proven.height}; it should end at {height}.")
+    if manifest is not None and manifest.chain.schema != SCHEMA_VERSION:
+        schema.open_database(database, schema.SchemaPolicy.REFUSE).close()
+    return proven.height, proven.tip_hash.hex()
+
+
+def check_schema(manifest: Manifest) -> None:
+    """Raises SchemaMismatch unless this version of the node reads the backup, or migrations lead to its own."""
+    found = manifest.chain.schema
+    while found < SCHEMA_VERSION and found in MIGRATIONS:
+        found += 1
+    if found != SCHEMA_VERSION:
+        raise SchemaMismatch(
+            f"Backup {manifest.id} has schema version {manifest.chain.schema}, this node needs {SCHEMA_VERSION}, and "
+            "no migration leads there. Use the goud-backup of the version that made it "
+            f"({manifest.versions.get('goud-node', '?')}), or restore to the same height from segments."
+        )
+
+
+def check_facts(database: Path, genesis: Genesis, manifest: Manifest) -> None:
+    """Compare what the database says of itself with the manifest, before anything is appended to it."""
+    with source.examining(database, genesis) as examination:
+        facts = examination.facts
+    found = (facts.height, facts.tip_hash.hex(), facts.certified_height, facts.keys)
+    told = (manifest.chain.height, manifest.chain.tip_hash, manifest.chain.certified_height, dict(manifest.keys))
+    if found != told:
+        raise NotVerified(f"Backup {manifest.id} is not what its manifest says: it has {found}, the manifest {told}.")
+
+
+def live_height(data_dir: Path, genesis: Genesis) -> int | str | None:
+    """The height that is live now, for the plan: None without a database, a sentence when it can not be read."""
+    database = marker.database_path(data_dir)
+    if not database.exists():
+        return None
+    try:
+        with walk.opened(database) as store:
+            return walk.height_of(store, genesis)
+    except GoudError as error:
+        return str(error)
+
+
+def plan_document(repository: Repository, plan: Plan, data_dir: Path) -> dict[str, Any]:
+    """The plan, with what is live now and the space there is."""
+    if not data_dir.is_dir():
+        raise SourceError(f"The data directory {data_dir} does not exist. Mount the volume or correct --data-dir.")
+    live = live_height(data_dir, repository.config.genesis)
+    lost = live - plan.height if isinstance(live, int) and plan.height is not None else None
+    return {
+        "repository": repository.url,
+        "chain": repository.config.chain_id,
+        "data_dir": str(data_dir),
+        **plan.document(),
+        "live_height": live if isinstance(live, int) else None,
+        "live_problem": live if isinstance(live, str) else None,
+        "live_blocks_not_in_the_restore": None if lost is None else max(0, lost),
+        "free_bytes": shutil.disk_usage(data_dir).free,
+    }
+
+
+def _stage_base(repository: Repository, manifest: Manifest, folder: Path, tools: Tools) -> None:
+    staging.stage(
+        repository,
+        manifest,
+        folder,
+        tools.opener,
+        workers=tools.workers,
+        progress=tools.progress,
+        secrets=tools.secrets_to is not None,
+    )
+    marked = (folder / marker.MARKER).read_text(encoding="utf-8").strip()
+    if marked != repository.config.chain_id:
+        raise Damaged(f"Backup {manifest.id} carries the marker of chain {marked}, not {repository.config.chain_id}.")
+
+
+def _rebuild_from(plan: Plan, base: Path, database: Path, genesis: Genesis, tools: Tools) -> int:
+    below = marker.database_path(base)
+    height = plan.height
+    if height is None:
+        height = replay.height_at(below, genesis, plan.to_ms or 0)
+    with walk.opened(below) as store:
+        replay.rebuild(database, genesis, replay.rows_of_database(store, height), height, tools.progress)
+    return height
+
+
+def _put_secrets(secrets: Path, folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in sorted(secrets.iterdir()):
+        durable.replace(folder / path.name, path.read_bytes(), 0o600)
+
+
+def _take_owner(data_dir: Path, database: Path) -> None:
+    """The node reads its data as the owner of its directory, whoever restores it."""
+    owner = data_dir.stat()
+    mine = database.stat()
+    if (owner.st_uid, owner.st_gid) == (mine.st_uid, mine.st_gid):
+        return
+    for path in (database, *database.iterdir()):
+        os.chown(path, owner.st_uid, owner.st_gid)
+
+
+def _id(manifest: Manifest | None) -> str | None:
+    return None if manifest is None else manifest.id

@@ -1,0 +1,255 @@
+"""Where a backup comes from: a checkpoint of a running node, or the data directory of one that is stopped."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from goud_backup.errors import EmptyBackup, InUse, SourceError
+from goud_node.chain.genesis import Genesis
+from goud_node.chain.indexes import height_key
+from goud_node.chain.ledger import Ledger
+from goud_node.errors import CorruptStore
+from goud_node.store import Family, RocksStore, marker, schema
+
+_log = logging.getLogger(__name__)
+
+CHECKPOINT: Final = "checkpoint"
+DIRECTORY: Final = "directory"
+RESTORED: Final = "goud-restored.json"
+"""Beside a database that a restore put there: which restore it was."""
+_NOT_DATA: Final = ("LOCK", "LOG", "IDENTITY", RESTORED)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A database directory whose files do not change while it is open."""
+
+    database: Path
+    data_dir: Path
+    node: str
+    kind: str
+
+
+class Source(Protocol):
+    def open(self, genesis: Genesis) -> AbstractContextManager[Snapshot]:
+        """Raises SourceError, InUse, or the marker's errors for a directory that is empty or another chain's."""
+        ...
+
+
+class Checkpoint(Protocol):
+    """What a node tells of a checkpoint it made: its id, and where it is in the node's own view."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def path(self) -> str: ...
+
+
+class Node(Protocol):
+    """A running node that makes checkpoints, each gone after `ttl_seconds` unless it is released before."""
+
+    node: str
+
+    def create_checkpoint(self, ttl_seconds: float) -> Checkpoint: ...
+
+    def release_checkpoint(self, checkpoint_id: str) -> None: ...
+
+
+class NodeSource:
+    """A running node: it makes the checkpoint, we read it below `data_dir` (its volume, wherever that is mounted)."""
+
+    def __init__(self, client: Node, data_dir: Path, *, ttl_seconds: float = 6 * 3600) -> None:
+        self._client = client
+        self._data_dir = data_dir
+        self._ttl = ttl_seconds
+
+    @contextmanager
+    def open(self, genesis: Genesis) -> Iterator[Snapshot]:
+        marker.require(self._data_dir, genesis.chain_id, must_be_mount=False)
+        made = self._client.create_checkpoint(self._ttl)
+        try:
+            path = self._data_dir / marker.CHECKPOINTS / made.id
+            if not (path / "CURRENT").is_file():
+                raise SourceError(
+                    f"{self._client.node} made the checkpoint {made.path}, but it is not at {path}: --data-dir must be "
+                    "that node's volume."
+                )
+            yield Snapshot(path, self._data_dir, self._client.node, CHECKPOINT)
+        finally:
+            try:
+                self._client.release_checkpoint(made.id)
+            except SourceError as error:
+                # The backup stands or falls by itself; the node drops the checkpoint when its lease ends.
+                _log.warning("checkpoint %s was not released and expires by itself: %s", made.id, error)
+
+
+class DirectorySource:
+    """The data directory of a stopped node. It cannot start while this is open."""
+
+    def __init__(self, data_dir: Path, *, node: str = "", must_be_mount: bool = False) -> None:
+        self._data_dir = data_dir
+        self._node = node
+        self._must_be_mount = must_be_mount
+
+    @contextmanager
+    def open(self, genesis: Genesis) -> Iterator[Snapshot]:
+        marker.require(self._data_dir, genesis.chain_id, must_be_mount=self._must_be_mount)
+        database = marker.database_path(self._data_dir)
+        if not (database / "CURRENT").is_file():
+            raise CorruptStore(
+                f"{database / 'CURRENT'} is missing, so there is no database to back up in {self._data_dir}. Check "
+                "that the right volume is mounted."
+            )
+        with held(database):
+            yield Snapshot(database, self._data_dir, self._node, DIRECTORY)
+
+
+@contextmanager
+def held(database: Path) -> Iterator[None]:
+    """Hold RocksDB's own lock, so that no node opens the database meanwhile. Raises InUse when one has it."""
+    path = database / "LOCK"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise SourceError(f"Cannot open {path}: {error.strerror}. Check the owner and the mount.") from error
+    try:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InUse(
+                f"A running process holds the database {database}. Stop the node first; to back up a running node, "
+                "give --node-url, --node and --key, so that it makes a checkpoint."
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def data_files(database: Path) -> list[Path]:
+    """The files of a database that make up its content, by name."""
+    with os.scandir(database) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
+    return [database / name for name in names if _is_data(name)]
+
+
+def _is_data(name: str) -> bool:
+    return not (name.startswith(_NOT_DATA) or name.endswith((".dbtmp", ".tmp")))
+
+
+@contextmanager
+def twin(database: Path) -> Iterator[Path]:
+    """A directory that can be opened in place of `database`, which stays untouched.
+
+    Opening writes files beside the data. Data files are linked by name; the small ones, which the library rewrites,
+    are copied.
+    """
+    with tempfile.TemporaryDirectory(prefix="goud-backup-") as folder:
+        path = Path(folder) / "rocksdb"
+        path.mkdir()
+        for file in data_files(database):
+            if file.suffix == ".sst":
+                (path / file.name).symlink_to(file.absolute())
+            else:
+                shutil.copyfile(file, path / file.name)
+        yield path
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the database says of its chain, read from the very files that are backed up. Certificates are CBOR."""
+
+    height: int
+    tip_hash: bytes
+    tip_ms: int
+    tip_certificate: bytes | None
+    certified_height: int
+    certified_hash: bytes
+    certificate: bytes | None
+    schema: int
+    epoch: int | None
+    keys: dict[str, int]
+
+
+class Examination:
+    """An open twin: its facts, and reading its blocks through while other work goes on."""
+
+    def __init__(self, store: RocksStore, ledger: Ledger) -> None:
+        self._store = store
+        self._height = ledger.height
+        self.facts = _facts(store, ledger)
+
+    def read_through(self, start: int) -> None:
+        """Read every block from `start` on, checksums and all. Raises CorruptStore: damage must not become a backup."""
+        expected = start
+        for key, _ in self._store.scan(Family.BLOCKS, height_key(start)):
+            if key != height_key(expected):
+                raise CorruptStore(
+                    f"Block {expected} is missing from the source. Refill this node from its peers first."
+                )
+            expected += 1
+        if expected != max(self._height + 1, start):
+            raise CorruptStore(f"The source holds blocks up to {expected - 1}; its state says {self._height}.")
+
+
+@contextmanager
+def examining(database: Path, genesis: Genesis) -> Iterator[Examination]:
+    """Open a twin of `database` and read its facts.
+
+    Raises EmptyBackup when there are no blocks, CorruptStore and WrongChain for what must not become a backup.
+    """
+    with twin(database) as path:
+        store = RocksStore.open(path, read_only=True)
+        try:
+            if store.fresh:
+                raise EmptyBackup(f"{database} was created but holds no chain yet: there is nothing to back up.")
+            ledger = Ledger(store, genesis)
+            if ledger.height == 0:
+                raise EmptyBackup(
+                    f"{database} holds nothing but the genesis block: a backup of it would be empty. Is this the right "
+                    "volume?"
+                )
+            yield Examination(store, ledger)
+        finally:
+            store.close()
+
+
+def _facts(store: RocksStore, ledger: Ledger) -> Facts:
+    state, certified = ledger.state, ledger.certified_height
+    tail = sum(1 for _ in store.scan(Family.CERTIFICATES, height_key(certified + 1)))
+    certified_block = ledger.block(certified)
+    if certified_block is None:
+        raise CorruptStore(f"Block {certified} is missing from the source.")
+    certificates = [ledger.certificate(height) for height in (ledger.height, certified)]
+    tip_certificate, certificate = (None if found is None else found.encode() for found in certificates)
+    keys = {
+        Family.BLOCKS: ledger.height + 1,
+        Family.CERTIFICATES: certified + tail,
+        Family.ACCOUNTS: 2 * state.accounts,
+        Family.COLLECTIONS: 2 * state.collections,
+        Family.SUBMISSIONS: state.collections,
+        Family.AUDIT: state.accounts + state.collections,
+        Family.METADATA: sum(1 for _ in store.scan(Family.METADATA)),
+        Family.SEQUENCER: sum(1 for _ in store.scan(Family.SEQUENCER)),
+    }
+    return Facts(
+        height=ledger.height,
+        tip_hash=ledger.tip.hash,
+        tip_ms=ledger.tip.timestamp_ms,
+        tip_certificate=tip_certificate,
+        certified_height=certified,
+        certified_hash=certified_block.hash,
+        certificate=certificate,
+        schema=schema.version(store),
+        epoch=None if ledger.epoch is None else ledger.epoch.number,
+        keys={family.value: number for family, number in keys.items()},
+    )

@@ -1,0 +1,148 @@
+"""Put a backup's files into a directory: every object checked by its hash, every part by its own, all of it durable."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+
+from goud_backup import pool
+from goud_backup.codec.encoding import RAW, Bytes
+from goud_backup.codec.sealing import Opener
+from goud_backup.errors import Damaged, NoSpace, TargetError
+from goud_backup.progress import Progress, Silent
+from goud_backup.repository.layout import object_key
+from goud_backup.repository.manifest import FileEntry, Manifest, Part, StoredObject
+from goud_backup.repository.repository import Repository
+from goud_backup.settings import MIB, SECRETS_FOLDER
+
+RESERVE_BYTES = 256 * MIB
+"""Free space that a restore leaves: a database on a full disk can not even be opened."""
+_FULL = {28, 122}  # ENOSPC, EDQUOT
+
+
+@dataclass
+class _Object:
+    """An object and where its content goes: (file, offset in the file, part)."""
+
+    name: str
+    entry: StoredObject
+    targets: list[tuple[Path, int, Part]] = field(default_factory=list)
+
+
+def stage(
+    repository: Repository,
+    manifest: Manifest,
+    directory: Path,
+    opener: Opener | None,
+    *,
+    workers: int,
+    progress: Progress | None = None,
+    secrets: bool = False,
+) -> None:
+    """Write the files of `manifest` below the empty `directory`; secrets only when asked for, and for the owner only.
+
+    Raises Missing, Damaged or WrongIdentity naming the object; NoSpace before anything is written if it does not fit.
+    """
+    files = [entry for entry in manifest.listing(opener) if secrets or not is_secret(entry)]
+    require_space(directory, sum(entry.size for entry in files))
+    shown = progress or Silent()
+    shown.stage("bytes", sum(entry.size for entry in files))
+    objects = _objects(manifest, files, directory)
+    with writing(directory):
+        for entry in files:
+            _make(directory / entry.path, entry)
+
+    def fetch(one: _Object) -> None:
+        plain = repository.get_object(one.name, one.entry, opener)
+        with writing(directory):
+            _spread(one, plain)
+        shown.advance(sum(part.length for _, _, part in one.targets))
+
+    pool.run(fetch, objects, workers)
+    make_durable(directory, workers)
+
+
+def is_secret(entry: FileEntry) -> bool:
+    return entry.path.startswith(f"{SECRETS_FOLDER}/")
+
+
+def require_space(directory: Path, size: int) -> None:
+    """Raises NoSpace, with figures, unless `size` bytes and a reserve fit on the file system of `directory`."""
+    free = shutil.disk_usage(directory).free
+    if free < size + RESERVE_BYTES:
+        raise NoSpace(
+            f"{directory} has {free / MIB:.0f} MiB free; {size / MIB:.0f} MiB and a reserve of "
+            f"{RESERVE_BYTES / MIB:.0f} MiB are needed. Nothing was written. Free space there or grow the disk."
+        )
+
+
+@contextmanager
+def writing(directory: Path) -> Iterator[None]:
+    """Turn the operating system's errors into ours."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise NoSpace(
+                f"The disk of {directory} is full ({error.filename or directory}). Grow it, run again."
+            ) from error
+        raise TargetError(f"Cannot write to {directory}: {error}. Check the disk and the owner.") from error
+
+
+def make_durable(directory: Path, workers: int) -> None:
+    """Sync every file and folder below `directory`, and its name in the folder above."""
+    with writing(directory):
+        found = [directory, directory.parent]
+        for folder, folders, names in os.walk(directory):
+            found += [Path(folder) / name for name in [*folders, *names]]
+        pool.run(_sync, found, workers)
+
+
+def _objects(manifest: Manifest, files: list[FileEntry], directory: Path) -> list[_Object]:
+    found: dict[str, _Object] = {}
+    for entry in files:
+        at = 0
+        for part in entry.parts:
+            stored = manifest.objects.get(part.object)
+            if stored is None or part.offset + part.length > stored.size:
+                raise Damaged(f"The manifest of {manifest.id} does not say what {object_key(part.object)} holds.")
+            one = found.setdefault(part.object, _Object(part.object, stored))
+            one.targets.append((directory / entry.path, at, part))
+            at += part.length
+    return list(found.values())
+
+
+def _make(path: Path, entry: FileEntry) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mode = 0o600 if is_secret(entry) else entry.mode & 0o777 | 0o600
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+
+
+def _spread(one: _Object, plain: Bytes) -> None:
+    view = memoryview(plain)
+    for path, start, part in one.targets:
+        at, data = start, view[part.offset : part.offset + part.length]
+        # Stored as it is and taken whole: its name was the check.
+        checked = one.entry.encoding == RAW and part.length == one.entry.size and part.sha256 == one.name
+        if not checked and sha256(data).hexdigest() != part.sha256:
+            raise Damaged(f"{object_key(one.name)} does not hold the bytes of {path.name} that the manifest names.")
+        descriptor = os.open(path, os.O_WRONLY)
+        try:
+            while data:
+                written = os.pwrite(descriptor, data, at)
+                data, at = data[written:], at + written
+        finally:
+            os.close(descriptor)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,199 @@
+"""Put a proven database in the place of the live one: by rename, with a journal, the old one kept."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from goud_backup.errors import InUse, SourceError
+from goud_backup.source import RESTORED, held
+from goud_node.errors import WrongChain
+from goud_node.store import durable, marker
+
+STAGING: Final = "restore.staging"
+JOURNAL: Final = "restore.json"
+BEFORE: Final = "rocksdb.before-"
+UNDONE: Final = "rocksdb.undone-"
+_AT_FDCWD: Final = -100
+_EXCHANGE: Final = 2
+_NOT_THERE: Final = {errno.EINVAL, errno.ENOSYS, errno.EXDEV, errno.ENOTSUP}
+
+
+@dataclass(frozen=True)
+class Journal:
+    """The last swap of a data directory: `aside` holds what was live before, empty when nothing was."""
+
+    id: str
+    staged: str
+    aside: str
+    state: str
+
+
+@contextmanager
+def exclusive(data_dir: Path) -> Iterator[Path]:
+    """Nobody else restores here, and no node runs; the path of an empty staging directory.
+
+    A swap that was cut short is finished or forgotten first. Raises InUse, SourceError.
+    """
+    if not data_dir.is_dir():
+        raise SourceError(f"The data directory {data_dir} does not exist. Mount the volume or correct --data-dir.")
+    with ExitStack() as stack:
+        # A second lock file of the same kind: two restores exclude each other even where there is no database yet.
+        guard = data_dir / ".restore"
+        guard.mkdir(exist_ok=True)
+        try:
+            stack.enter_context(held(guard))
+        except InUse as error:
+            raise InUse(f"Another restore works on {data_dir}. Wait until it is done.") from error
+        live = marker.database_path(data_dir)
+        if live.is_dir():
+            stack.enter_context(held(live))
+        recover(data_dir)
+        staging = data_dir / STAGING
+        if staging.exists():
+            shutil.rmtree(staging)
+        staging.mkdir(mode=0o700)
+        yield staging
+
+
+def require_chain(data_dir: Path, chain_id: str) -> None:
+    """Raises WrongChain when the directory is another chain's, or holds a database of an unknown one."""
+    path = data_dir / marker.MARKER
+    found = path.read_text(encoding="utf-8").strip() if path.is_file() else None
+    if found is None and marker.database_path(data_dir).exists():
+        raise WrongChain(
+            f"{data_dir} holds a database but no {marker.MARKER} marker, so its chain is unknown. Nothing was changed. "
+            "Mount the right volume, or move that database aside first."
+        )
+    if found is not None and found != chain_id:
+        raise WrongChain(f"{data_dir} belongs to chain {found}, the backup to {chain_id}. Nothing was changed.")
+
+
+def swap(data_dir: Path, staged: Path, chain_id: str) -> Path | None:
+    """Make the database `staged` the live one; where the old one is kept, None when there was none."""
+    now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+    live = marker.database_path(data_dir)
+    aside = f"{BEFORE}{now}" if live.exists() else ""
+    journal = Journal(now, str(staged.relative_to(data_dir)), aside, "swapping")
+    durable.replace(staged / RESTORED, json.dumps({"id": now}).encode())
+    if not (data_dir / marker.MARKER).exists():
+        durable.replace(data_dir / marker.MARKER, f"{chain_id}\n".encode())
+    _write(data_dir, journal)
+    _exchange(data_dir, journal)
+    _finish(data_dir, journal)
+    return data_dir / aside if aside else None
+
+
+def recover(data_dir: Path) -> None:
+    """Finish a swap that had begun to take effect; one that had not is forgotten. Harmless at any time."""
+    journal = read_journal(data_dir)
+    if journal is None or journal.state != "swapping":
+        return
+    live = marker.database_path(data_dir)
+    if not live.exists() or _restored_id(live) == journal.id:
+        _exchange(data_dir, journal)
+        _finish(data_dir, journal)
+    else:
+        (data_dir / JOURNAL).unlink()
+        durable.sync_directory(data_dir)
+
+
+def undo(data_dir: Path) -> Path:
+    """Put back what was live before the last restore; where the restored data is kept now. The node must be stopped."""
+    with exclusive(data_dir):
+        journal = read_journal(data_dir)
+        if (
+            journal is None
+            or journal.state == "swapping"
+            or not journal.aside
+            or not (data_dir / journal.aside).is_dir()
+        ):
+            raise SourceError(f"{data_dir} has no restore to undo: nothing is kept from before one.")
+        now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+        back = Journal(now, journal.aside, f"{UNDONE}{now}", "swapping")
+        durable.replace(data_dir / journal.aside / RESTORED, json.dumps({"id": now}).encode())
+        _write(data_dir, back)
+        _exchange(data_dir, back)
+        _finish(data_dir, Journal(back.id, back.staged, back.aside, "undone"))
+        return data_dir / back.aside
+
+
+def cleanup(data_dir: Path) -> list[str]:
+    """Remove what restores have kept; the names of what was removed."""
+    with exclusive(data_dir) as staging:
+        shutil.rmtree(staging)
+        removed = sorted(
+            path.name for path in data_dir.iterdir() if path.is_dir() and path.name.startswith((BEFORE, UNDONE))
+        )
+        for name in removed:
+            shutil.rmtree(data_dir / name)
+        (data_dir / JOURNAL).unlink(missing_ok=True)
+        durable.sync_directory(data_dir)
+    return removed
+
+
+def read_journal(data_dir: Path) -> Journal | None:
+    """None when nothing was ever restored here."""
+    path = data_dir / JOURNAL
+    try:
+        return Journal(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise SourceError(f"{path} is damaged ({error}): look at the directory, then remove that file.") from error
+
+
+def _exchange(data_dir: Path, journal: Journal) -> None:
+    """Every step looks at what is there, so that it can be repeated after a crash between any two."""
+    live, staged = marker.database_path(data_dir), data_dir / journal.staged
+    aside = data_dir / journal.aside
+    if journal.aside and live.exists() and _restored_id(live) != journal.id and not _atomically(staged, live):
+        live.rename(aside)
+        durable.sync_directory(data_dir)
+    if not live.exists():
+        staged.rename(live)
+    if journal.aside and not aside.exists():
+        staged.rename(aside)
+    durable.sync_directory(data_dir)
+    if staged.parent != data_dir and staged.parent.is_dir():
+        durable.sync_directory(staged.parent)
+
+
+def _atomically(one: Path, other: Path) -> bool:
+    """Exchange two names in one step; False where the file system can not."""
+    library = ctypes.CDLL(None, use_errno=True)
+    rename = getattr(library, "renameat2", None)
+    if rename is None:
+        return False
+    if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _NOT_THERE:
+        return False
+    raise OSError(number, os.strerror(number), str(one))
+
+
+def _write(data_dir: Path, journal: Journal) -> None:
+    durable.replace(data_dir / JOURNAL, json.dumps(asdict(journal)).encode())
+
+
+def _finish(data_dir: Path, journal: Journal) -> None:
+    state = "done" if journal.state == "swapping" else journal.state
+    _write(data_dir, Journal(journal.id, journal.staged, journal.aside, state))
+
+
+def _restored_id(database: Path) -> str | None:
+    try:
+        found = json.loads((database / RESTORED).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return str(found.get("id")) if isinstance(found, dict) else None

@@ -1,0 +1,7 @@
+"""Places that keep objects: a directory, Amazon S3, Google Cloud Storage, behind one small interface."""
+
+from __future__ import annotations
+
+from goud_backup.targets.base import Stat, Target, open_target
+
+__all__ = ["Stat", "Target", "open_target"]

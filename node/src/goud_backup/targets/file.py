@@ -1,0 +1,183 @@
+"""A directory as target: what is written is durable and whole, or not there."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from goud_backup.codec.encoding import Bytes
+from goud_backup.errors import AccessRefused, Missing, PreconditionFailed, TargetError, TargetFull
+from goud_backup.targets.base import Stat, check_key
+
+_TEMPORARY = ".tmp-"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+class FileTarget:
+    """Keys are paths below `root`. Unfinished files have names that no key can have."""
+
+    def __init__(self, root: str | Path) -> None:
+        self._root = Path(root)
+        self.url = f"file://{self._root}"
+
+    def create(self) -> None:
+        with self._failing("create", "the directory"):
+            self._root.mkdir(mode=0o700, exist_ok=True)
+            # What a crash left behind is of no use to anybody: names are random, so nobody finishes it.
+            for path in self._root.rglob(f"{_TEMPORARY}*"):
+                path.unlink(missing_ok=True)
+
+    def put(self, key: str, data: Bytes, *, if_absent: bool = False, if_version: str | None = None) -> Stat:
+        path = self._path(key)
+        with self._failing("write", key):
+            self._require_root()
+            self._make_folder(path.parent)
+            temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
+            try:
+                self._write(temporary, data)
+                self._publish(temporary, path, key, if_absent=if_absent, if_version=if_version)
+            finally:
+                temporary.unlink(missing_ok=True)
+            _sync_directory(path.parent)
+            stat = self._stat(path, key)
+        if stat.size != len(data):
+            raise TargetError(f"{path} has {stat.size} bytes after writing {len(data)}: the file system cut it short.")
+        return stat
+
+    def _make_folder(self, folder: Path) -> None:
+        if folder.is_dir():
+            return
+        self._make_folder(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        _sync_directory(folder.parent)
+
+    def _write(self, path: Path, data: Bytes) -> None:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _publish(self, temporary: Path, path: Path, key: str, *, if_absent: bool, if_version: str | None) -> None:
+        if if_absent:
+            try:
+                path.hardlink_to(temporary)
+            except FileExistsError:
+                raise PreconditionFailed(f"{key} exists already in {self.url}.") from None
+        elif if_version is not None:
+            with self._exclusive():
+                found = self.stat(key)
+                if found is None or found.version != if_version:
+                    raise PreconditionFailed(f"{key} in {self.url} was changed by somebody else.")
+                temporary.replace(path)
+        else:
+            temporary.replace(path)
+
+    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes | bytearray:
+        path = self._path(key)
+        with self._failing("read", key), path.open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            left = max(0, size - start if length is None else min(length, size - start))
+            data = bytearray(left)
+            view, at = memoryview(data), start
+            while view:
+                got = os.preadv(file.fileno(), [view], at)
+                if not got:
+                    raise TargetError(f"{path} became shorter while it was read.")
+                view, at = view[got:], at + got
+        return data
+
+    def stat(self, key: str) -> Stat | None:
+        try:
+            with self._failing("look at", key):
+                return self._stat(self._path(key), key)
+        except Missing:
+            return None
+
+    def list(self, prefix: str) -> Iterator[Stat]:
+        with self._failing("list", prefix or "the directory"):
+            self._require_root()
+            folder = self._root / prefix.rpartition("/")[0]
+            found = sorted(self._walk(folder), key=lambda stat: stat.key) if folder.is_dir() else []
+        yield from (stat for stat in found if stat.key.startswith(prefix))
+
+    def _walk(self, folder: Path) -> Iterator[Stat]:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                path = Path(entry.path)
+                if entry.is_dir(follow_symlinks=False):
+                    yield from self._walk(path)
+                else:
+                    try:
+                        yield self._stat(path, path.relative_to(self._root).as_posix())
+                    except FileNotFoundError:
+                        continue  # removed since the directory was read: it is not there
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        with self._failing("remove", key):
+            try:
+                path.unlink()
+            except FileNotFoundError:
+                return
+            _sync_directory(path.parent)
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+    def _path(self, key: str) -> Path:
+        return self._root / check_key(key)
+
+    def _stat(self, path: Path, key: str) -> Stat:
+        found = path.stat()
+        return Stat(key, found.st_size, f"{found.st_ino}-{found.st_mtime_ns}-{found.st_size}")
+
+    def _require_root(self) -> None:
+        if not self._root.is_dir():
+            raise TargetError(
+                f"The directory {self._root} does not exist. Mount the disk that holds the repository, or make a new "
+                "repository with `goud-backup init`."
+            )
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        # Compare and replace are two steps on a file system: a lock of the kernel's makes them one.
+        descriptor = os.open(self._root / ".exclusive", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
+    def _failing(self, verb: str, key: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise Missing(f"{key} is not in {self.url}.") from error
+        except OSError as error:
+            where = f"Cannot {verb} {key} in {self.url}: {error.strerror or error}."
+            if error.errno in _FULL:
+                raise TargetFull(f"{where} Free space there or grow the disk; nothing was half-written.") from error
+            if error.errno in _REFUSED:
+                raise AccessRefused(f"{where} Check the owner and the mount of the directory.") from error
+            raise TargetError(f"{where} Check the disk.") from error
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

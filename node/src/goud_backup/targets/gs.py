@@ -1,0 +1,140 @@
+"""Google Cloud Storage through Google's own library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import Any
+
+import requests.exceptions
+from google.api_core import exceptions
+from google.auth import exceptions as auth
+from google.cloud import storage
+from google.cloud.storage.retry import DEFAULT_RETRY
+
+from goud_backup.codec.encoding import Bytes
+from goud_backup.errors import AccessRefused, Missing, PreconditionFailed, TargetError
+from goud_backup.targets.base import Stat, check_key
+
+_SECONDS = 60
+_PAGE = 1000
+_PATIENCE = DEFAULT_RETRY.with_timeout(120.0)
+"""Content-addressed writes and conditional ones may be repeated without harm, so every call is."""
+
+
+class GsTarget:
+    """Objects below `prefix` of a bucket. Credentials are the application default, as Google's library has it."""
+
+    def __init__(self, bucket: str, prefix: str) -> None:
+        self.url = f"gs://{bucket}/{prefix}".rstrip("/")
+        self._name_of_bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._open: Any = None
+        self._opening = Lock()
+
+    @property
+    def _bucket(self) -> Any:
+        with self._opening:
+            if self._open is None:
+                self._open = _connect().bucket(self._name_of_bucket)
+            return self._open
+
+    def create(self) -> None:
+        with self._failing("reach", "the bucket"):
+            # Listing needs the permission that every run needs; reading the bucket itself needs one more.
+            next(iter(self._bucket.list_blobs(prefix=self._prefix, max_results=1, timeout=_SECONDS)), None)
+
+    def put(self, key: str, data: Bytes, *, if_absent: bool = False, if_version: str | None = None) -> Stat:
+        body = data if isinstance(data, bytes) else bytes(data)
+        more: dict[str, int] = {}
+        if if_absent:
+            more["if_generation_match"] = 0
+        elif if_version is not None:
+            more["if_generation_match"] = int(if_version)
+        with self._failing("write", key):
+            blob = self._blob(key)
+            blob.upload_from_string(
+                body,
+                content_type="application/octet-stream",
+                checksum="crc32c",
+                timeout=_SECONDS,
+                retry=_PATIENCE,
+                **more,
+            )
+        if blob.size != len(body):
+            raise TargetError(f"{self.url} stored {blob.size} of {len(body)} bytes of {key}. Try again.")
+        return _stat(key, blob)
+
+    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes | bytearray:
+        if length == 0:
+            return b""
+        end = None if length is None else start + length - 1
+        with self._failing("read", key):
+            try:
+                # A checksum can be compared only for whole objects; ours is checked in either case.
+                whole = None if start or length is not None else "crc32c"
+                data: bytes = self._blob(key).download_as_bytes(
+                    start=start or None, end=end, raw_download=True, checksum=whole, timeout=_SECONDS, retry=_PATIENCE
+                )
+            except exceptions.RequestRangeNotSatisfiable:
+                return b""
+        return data
+
+    def stat(self, key: str) -> Stat | None:
+        with self._failing("look at", key):
+            blob = self._bucket.get_blob(self._prefix + check_key(key), timeout=_SECONDS, retry=_PATIENCE)
+        return None if blob is None else _stat(key, blob)
+
+    def list(self, prefix: str) -> Iterator[Stat]:
+        with self._failing("list", prefix or "the bucket"):
+            fields = "items(name,size,generation),nextPageToken"
+            blobs = self._bucket.list_blobs(
+                prefix=self._prefix + prefix, fields=fields, page_size=_PAGE, timeout=_SECONDS, retry=_PATIENCE
+            )
+            for blob in blobs:
+                yield _stat(blob.name.removeprefix(self._prefix), blob)
+
+    def delete(self, key: str) -> None:
+        try:
+            with self._failing("remove", key):
+                self._blob(key).delete(timeout=_SECONDS, retry=_PATIENCE)
+        except Missing:
+            return
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open.client.close()
+            self._open = None
+
+    def _blob(self, key: str) -> Any:
+        return self._bucket.blob(self._prefix + check_key(key))
+
+    @contextmanager
+    def _failing(self, verb: str, key: str) -> Iterator[None]:
+        where = f"Cannot {verb} {key} in {self.url}"
+        try:
+            yield
+        except exceptions.NotFound as error:
+            if "bucket" in error.message:
+                raise TargetError(f"{where}: the bucket does not exist. Create it or correct the URL.") from error
+            raise Missing(f"{key} is not in {self.url}.") from error
+        except exceptions.PreconditionFailed as error:
+            raise PreconditionFailed(f"{key} in {self.url} was written by somebody else.") from error
+        except (exceptions.Forbidden, exceptions.Unauthorized, auth.GoogleAuthError) as error:
+            raise AccessRefused(
+                f"{where}: {error}. The credential has expired or lacks the permission: renew it."
+            ) from error
+        except (exceptions.GoogleAPIError, requests.exceptions.RequestException) as error:
+            raise TargetError(f"{where}: {error}. Check the network; nothing was half-written.") from error
+
+
+def _stat(key: str, blob: Any) -> Stat:
+    return Stat(key, int(blob.size), str(blob.generation))
+
+
+def _connect() -> Any:
+    client = storage.Client()
+    # The library's own pool holds ten connections.
+    client._http.mount("https://", requests.adapters.HTTPAdapter(pool_connections=32, pool_maxsize=32))
+    return client

@@ -1,0 +1,170 @@
+"""Amazon S3, and what speaks its language, through boto3."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from threading import Lock
+from typing import Any
+
+import boto3  # type: ignore[import-untyped]  # it has no types
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+
+from goud_backup.codec.encoding import Bytes
+from goud_backup.errors import AccessRefused, Missing, PreconditionFailed, TargetError
+from goud_backup.targets.base import Stat, check_key
+
+_ATTEMPTS = 6
+_PAGE = 1000
+_ABSENT = {"NoSuchKey", "404", "NotFound"}
+_UNMET = {"PreconditionFailed", "ConditionalRequestConflict", "412"}
+_REFUSED = {
+    "AccessDenied",
+    "403",
+    "Forbidden",
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "TokenRefreshRequired",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "InvalidToken",
+    "UnauthorizedAccess",
+}
+
+
+class S3Target:
+    """Objects below `prefix` of a bucket; credentials, region and endpoint come from where boto3 looks for them."""
+
+    def __init__(self, bucket: str, prefix: str) -> None:
+        self.url = f"s3://{bucket}/{prefix}".rstrip("/")
+        self._bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._open: Any = None
+        self._opening = Lock()
+
+    @property
+    def _client(self) -> Any:
+        with self._opening:
+            if self._open is None:
+                self._open = _connect()
+            return self._open
+
+    def create(self) -> None:
+        with self._failing("reach", "the bucket"):
+            self._client.head_bucket(Bucket=self._bucket)
+
+    def put(self, key: str, data: Bytes, *, if_absent: bool = False, if_version: str | None = None) -> Stat:
+        name = self._name(key)
+        body = data if isinstance(data, bytes) else bytes(data)
+        checksum = base64.b64encode(sha256(body).digest()).decode()
+        more: dict[str, str] = {}
+        if if_absent:
+            more["IfNoneMatch"] = "*"
+        elif if_version is not None:
+            more["IfMatch"] = if_version
+        try:
+            with self._failing("write", key):
+                answer = self._client.put_object(
+                    Bucket=self._bucket, Key=name, Body=body, ChecksumSHA256=checksum, **more
+                )
+        except Missing as error:
+            # What S3 answers when there is nothing whose version could match.
+            raise PreconditionFailed(f"{key} is no longer in {self.url}.") from error
+        told = answer.get("ChecksumSHA256", checksum)
+        if told != checksum:
+            raise TargetError(f"{self.url} stored {key} with the checksum {told}, sent was {checksum}. Try again.")
+        return Stat(key, len(body), str(answer["ETag"]))
+
+    def get(self, key: str, start: int = 0, length: int | None = None) -> bytes | bytearray:
+        if length == 0:
+            return b""
+        name = self._name(key)
+        more = {}
+        if start or length is not None:
+            more["Range"] = f"bytes={start}-" + ("" if length is None else str(start + length - 1))
+        with self._failing("read", key):
+            try:
+                answer = self._client.get_object(Bucket=self._bucket, Key=name, **more)
+                data: bytes = answer["Body"].read()
+            except ClientError as error:
+                if error.response["Error"]["Code"] in {"InvalidRange", "416"}:
+                    return b""
+                raise
+        if len(data) != answer["ContentLength"]:
+            raise TargetError(f"{self.url} ended {key} after {len(data)} of {answer['ContentLength']} bytes.")
+        return data
+
+    def stat(self, key: str) -> Stat | None:
+        try:
+            with self._failing("look at", key):
+                answer = self._client.head_object(Bucket=self._bucket, Key=self._name(key))
+        except Missing:
+            return None
+        return Stat(key, answer["ContentLength"], answer["ETag"])
+
+    def list(self, prefix: str) -> Iterator[Stat]:
+        with self._failing("list", prefix or "the bucket"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix, PaginationConfig={"PageSize": _PAGE}
+            )
+            for page in pages:
+                for entry in page.get("Contents", ()):
+                    key = entry["Key"].removeprefix(self._prefix)
+                    yield Stat(key, entry["Size"], entry["ETag"])
+
+    def delete(self, key: str) -> None:
+        with self._failing("remove", key):
+            self._client.delete_object(Bucket=self._bucket, Key=self._name(key))
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def _name(self, key: str) -> str:
+        return self._prefix + check_key(key)
+
+    @contextmanager
+    def _failing(self, verb: str, key: str) -> Iterator[None]:
+        where = f"Cannot {verb} {key} in {self.url}"
+        try:
+            yield
+        except ClientError as error:
+            raise self._translated(error, where, key) from error
+        except (NoCredentialsError, PartialCredentialsError) as error:
+            raise AccessRefused(
+                f"{where}: there is no credential ({error}). Give the host a role, or set AWS_ACCESS_KEY_ID and "
+                "AWS_SECRET_ACCESS_KEY."
+            ) from error
+        except BotoCoreError as error:
+            raise TargetError(f"{where}: {error}. Check the network and AWS_ENDPOINT_URL.") from error
+
+    def _translated(self, error: ClientError, where: str, key: str) -> TargetError:
+        code, text = error.response["Error"].get("Code", ""), error.response["Error"].get("Message", str(error))
+        if code in _ABSENT:
+            return Missing(f"{key} is not in {self.url}.")
+        if code == "NoSuchBucket":
+            return TargetError(f"{where}: the bucket {self._bucket} does not exist. Create it or correct the URL.")
+        if code in _UNMET:
+            return PreconditionFailed(f"{key} in {self.url} was written by somebody else.")
+        if code in _REFUSED:
+            return AccessRefused(
+                f"{where}: {code}: {text}. The credential has expired or lacks the permission: renew it."
+            )
+        return TargetError(f"{where}: {code}: {text}.")
+
+
+def _connect() -> Any:
+    # We send the SHA-256 of every object ourselves; the library need not compute another checksum.
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+        connect_timeout=10,
+        read_timeout=60,
+        max_pool_connections=32,
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    return boto3.session.Session().client("s3", config=config)

@@ -1,0 +1,254 @@
+"""Verification: what is in the store against what was written, and, deep, against the chain itself."""
+
+from __future__ import annotations
+
+import base64
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from goud_backup import pool, restore
+from goud_backup.errors import BackupError, Missing
+from goud_backup.plan import How, Plan
+from goud_backup.repository import layout, locks
+from goud_backup.repository.manifest import Manifest, StoredObject, canonical
+from goud_backup.repository.repository import Repository, check_object
+from goud_backup.repository.segments import Reference
+from goud_node.chain.certificate import Certificate
+from goud_node.errors import GoudError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with `thing`, the key of an object, manifest or segment, or the id of a backup."""
+
+    thing: str
+    message: str
+
+
+@dataclass
+class Report:
+    """What was looked at, and what is wrong with it."""
+
+    level: str
+    backups: int = 0
+    objects: int = 0
+    segments: int = 0
+    bytes: int = 0
+    height: int = 0
+    tip_hash: str = ""
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    def add(self, thing: str, error: object) -> None:
+        self.problems.append(Problem(thing, str(error)))
+
+    def document(self) -> dict[str, Any]:
+        return {"ok": self.ok, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Depth:
+    """`data`: read every byte. `deep`: restore `backup` to scratch and walk it. `record`: note the result."""
+
+    data: bool = True
+    deep: bool = False
+    backup: str = "latest"
+    scratch: Path | None = None
+    record: bool = True
+
+
+def verify(repository: Repository, depth: Depth, tools: restore.Tools) -> Report:
+    """Problems are collected, never raised, as long as the store answers at all. Nothing to verify is a problem."""
+    report = Report("deep" if depth.deep else "data" if depth.data else "listing")
+    manifests = _manifests(repository, report)
+    objects = {name: entry for manifest in manifests for name, entry in manifest.objects.items()}
+    bad = _objects(repository, objects, report, depth, tools)
+    _segments(repository, report, depth, tools)
+    chosen: Manifest | None = None
+    if depth.deep:
+        chosen = _deep(repository, report, depth, tools)
+    if depth.record:
+        _record(repository, manifests, report, bad, depth=depth, chosen=chosen)
+    return report
+
+
+def _manifests(repository: Repository, report: Report) -> list[Manifest]:
+    found = repository.manifests()
+    for key, problem in found.bad.items():
+        report.add(key, problem)
+    by_id = {manifest.id: manifest for manifest in found.good}
+    for manifest in found.good:
+        before = by_id.get(manifest.previous[0]) if manifest.previous is not None else None
+        if before is not None and manifest.previous is not None and before.sha256 != manifest.previous[1]:
+            report.add(manifest.id, f"Its predecessor {before.id} is not the one it was made after: that was replaced.")
+        wrong = _certificate_problem(repository, manifest)
+        if wrong is not None:
+            report.add(manifest.id, wrong)
+    report.backups = len(found.good)
+    if not found.good and not found.bad and not repository.segments():
+        # What is empty verifies by itself; that must not look like a success.
+        report.add(repository.url, "The repository holds no backup and no segment: there is nothing to verify.")
+    _check_latest(repository, found.good, report)
+    return found.good
+
+
+def _certificate_problem(repository: Repository, manifest: Manifest) -> str | None:
+    """What is wrong with the certificates that a manifest carries; no key and no object is needed to see it."""
+    chain = manifest.chain
+    for height, block_hash, text in (
+        (chain.height, chain.tip_hash, chain.tip_certificate),
+        (chain.certified_height, chain.certified_hash, chain.certificate),
+    ):
+        if text is None:
+            continue
+        try:
+            certificate = Certificate.decode(base64.b64decode(text))
+            certificate.verify(repository.config.genesis)
+        except (GoudError, ValueError) as error:
+            return f"The certificate in the manifest does not verify: {error}"
+        if (certificate.height, certificate.block_hash.hex()) != (height, block_hash):
+            return f"The certificate in the manifest is for another block than {height}."
+    return None
+
+
+def _check_latest(repository: Repository, manifests: Sequence[Manifest], report: Report) -> None:
+    if not manifests or repository.target.stat(layout.LATEST) is None:
+        return
+    try:
+        document: dict[str, Any] = json.loads(repository.target.get(layout.LATEST))
+    except ValueError as error:
+        report.add(layout.LATEST, f"latest.json is damaged: {error}. The next backup writes it again.")
+        return
+    named = [one for one in manifests if one.id == document.get("id")]
+    if not named or named[0].sha256 != document.get("sha256"):
+        report.add(layout.LATEST, "latest.json names a backup that is not there, or another one of that name.")
+
+
+def _objects(
+    repository: Repository, objects: dict[str, StoredObject], report: Report, depth: Depth, tools: restore.Tools
+) -> set[str]:
+    """Names of the objects that are missing or damaged."""
+    present = repository.object_sizes()
+    bad: dict[str, str] = {}
+    for name, entry in objects.items():
+        if name not in present:
+            bad[name] = "it is missing from the store"
+        elif present[name] != entry.stored:
+            bad[name] = f"it has {present[name]} bytes where {entry.stored} were stored: it was cut short or replaced"
+    if depth.data:
+        readable = [(name, entry) for name, entry in sorted(objects.items()) if name not in bad]
+        tools.progress.stage("bytes", sum(entry.stored for _, entry in readable))
+
+        def look(item: tuple[str, StoredObject]) -> tuple[str, str] | None:
+            name, entry = item
+            problem = _look(repository, name, entry)
+            tools.progress.advance(entry.stored)
+            return None if problem is None else (name, problem)
+
+        bad |= dict(found for found in pool.run(look, readable, tools.workers) if found is not None)
+        report.bytes += sum(entry.stored for _, entry in readable)
+    report.objects = len(objects)
+    for name, problem in sorted(bad.items()):
+        report.add(layout.object_key(name), problem)
+    return set(bad)
+
+
+def _look(repository: Repository, name: str, entry: StoredObject) -> str | None:
+    try:
+        check_object(name, repository.target.get(layout.object_key(name)), entry.stored)
+    except (BackupError, GoudError) as error:
+        return str(error)
+    return None
+
+
+def _segments(repository: Repository, report: Report, depth: Depth, tools: restore.Tools) -> None:
+    references = repository.segments()
+    report.segments = len(references)
+
+    def look(segment: Reference) -> tuple[str, str] | None:
+        try:
+            _look_at_segment(repository, segment, depth, tools)
+        except GoudError as error:
+            return segment.key, str(error)
+        return None
+
+    for found in pool.run(look, references, tools.workers):
+        if found is not None:
+            report.add(*found)
+    if depth.data:
+        report.bytes += sum(segment.size for segment in references)
+
+
+def _look_at_segment(repository: Repository, segment: Reference, depth: Depth, tools: restore.Tools) -> None:
+    if depth.data:
+        repository.check_segment(segment, tools.opener)
+    else:
+        repository.segment_header(segment)
+
+
+def _deep(repository: Repository, report: Report, depth: Depth, tools: restore.Tools) -> Manifest | None:
+    """Restore to scratch, walk, compare: the whole of a restore except the swap."""
+    try:
+        manifest = repository.find(depth.backup)
+    except GoudError as error:
+        report.add(depth.backup, error)
+        return None
+    plan = Plan(How.BACKUP, manifest, (), manifest.chain.height, None, manifest.chain.height)
+    with tempfile.TemporaryDirectory(prefix="goud-backup-verify-", dir=depth.scratch) as folder:
+        try:
+            report.height, report.tip_hash = restore.prepare(repository, plan, Path(folder), tools)
+        except (GoudError, Missing) as error:
+            report.add(manifest.id, error)
+    return manifest
+
+
+def _record(
+    repository: Repository,
+    manifests: Sequence[Manifest],
+    report: Report,
+    bad: set[str],
+    *,
+    depth: Depth,
+    chosen: Manifest | None,
+) -> None:
+    """Note the result beside each backup: retention never counts a damaged one as the last good one."""
+    before = repository.checks()
+    looked = "data" if depth.data else "listing"
+    for manifest in manifests:
+        broken = bad & set(manifest.objects) or any(problem.thing == manifest.id for problem in report.problems)
+        earlier = before.get(manifest.id, {})
+        restored = chosen is not None and chosen.id == manifest.id
+        proven = restored or (earlier.get("level") == "deep" and earlier.get("ok") is True)
+        if looked == "listing" and not broken and not restored:
+            # A listing says too little to replace what a better look has found.
+            continue
+        level = "deep" if proven else looked
+        document = {
+            "id": manifest.id,
+            "ok": not broken,
+            "level": level,
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        repository.target.put(f"{layout.CHECKS}{manifest.id}.json", canonical(document))
+
+
+def quarantine(repository: Repository, report: Report, *, wait: float = 0.0) -> list[str]:
+    """Move damaged objects out of the way, so that the next backup stores them again where it still can."""
+    moved = []
+    with locks.Lock(repository.target, locks.BACKUP, "quarantine", wait=wait):
+        for problem in report.problems:
+            name = layout.object_name(problem.thing)
+            if name is None or repository.target.stat(problem.thing) is None:
+                continue
+            repository.target.put(f"{layout.DAMAGED}{name}", repository.target.get(problem.thing))
+            repository.target.delete(problem.thing)
+            moved.append(problem.thing)
+    return moved

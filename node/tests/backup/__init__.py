@@ -1,0 +1,3 @@
+"""Tests of the backup engine."""
+
+from __future__ import annotations

@@ -1,0 +1,209 @@
+"""Every kind of target, in this process or on loopback; a small chain, built once."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import shutil
+import socket
+import threading
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import boto3  # type: ignore[import-untyped]  # it has no types
+import pytest
+import uvicorn
+from moto.server import ThreadedMotoServer
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from goud_backup.repository import layout
+from goud_backup.repository.repository import Repository
+from goud_backup.targets import Target, open_target
+from goud_sandbox.apifaults import ApiFaults
+from goud_sandbox.documents import Documents
+from goud_sandbox.gcp.app import Google
+from goud_sandbox.settings import Settings
+
+from .support import backup, grow, make_repository, reopened, ship
+
+with warnings.catch_warnings():
+    # Google's library misses an optional package, which is no fault of a test that happens to import it first.
+    warnings.simplefilter("ignore", ImportWarning)
+    importlib.import_module("goud_backup.targets.gs")
+
+TOKEN = "operator-token"
+BUCKET = "backups"
+
+
+class Authenticated:
+    """The emulator's client sends no credential: this puts one on, unless it has been taken away."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.valid = True
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self.valid:
+            headers = [(name, value) for name, value in scope["headers"] if name != b"authorization"]
+            scope = {**scope, "headers": [*headers, (b"authorization", f"Bearer {TOKEN}".encode())]}
+        await self._app(scope, receive, send)
+
+
+@dataclass
+class Cloud:
+    """A store on loopback, and a switch that makes its credential worthless."""
+
+    scheme: str
+    endpoint: str
+    refuse: Callable[[], None]
+    accept: Callable[[], None]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _frozen() -> None:
+    """Closing a database collects garbage; what all these libraries imported need not be looked at each time."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def google(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    folder = tmp_path_factory.mktemp("google")
+    documents = Documents(folder / "documents.db")
+    google = Google(
+        documents,
+        Settings(project="demo"),
+        ApiFaults(documents),
+        operator_token=TOKEN,
+        objects=folder / "objects",
+        settle=lambda *_: None,
+    )
+    google.storage.buckets.create({"name": BUCKET})
+    app = Authenticated(google.app)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.02)
+        yield Cloud(
+            "gs",
+            f"http://127.0.0.1:{listener.getsockname()[1]}",
+            lambda: setattr(app, "valid", False),
+            lambda: setattr(app, "valid", True),
+        )
+        server.should_exit = True
+        thread.join(10)
+
+
+@pytest.fixture(scope="session")
+def amazon() -> Iterator[Cloud]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    client = boto3.client(
+        "s3", endpoint_url=endpoint, region_name="eu-west-1", aws_access_key_id="x", aws_secret_access_key="x"
+    )
+    client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    client.close()
+    yield Cloud("s3", endpoint, lambda: None, lambda: None)
+    server.stop()
+
+
+@pytest.fixture
+def s3_url(amazon: Cloud, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", amazon.endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    return f"s3://{BUCKET}/{uuid.uuid4().hex}/nested"
+
+
+@pytest.fixture
+def gs_url(google: Cloud, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", google.endpoint)
+    return f"gs://{BUCKET}/{uuid.uuid4().hex}/nested"
+
+
+@pytest.fixture(params=["file", "s3", "gs"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "file":
+        return f"file://{tmp_path}/target"
+    found: str = request.getfixturevalue(f"{request.param}_url")
+    return found
+
+
+@pytest.fixture
+def target(url: str) -> Iterator[Target]:
+    found = open_target(url)
+    found.create()
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory of 60 blocks, the last one not certified. Copy it, do not change it."""
+    data = tmp_path_factory.mktemp("chain") / "data"
+    grow(data, 60, uncertified=1, size=4000)
+    return data
+
+
+@pytest.fixture
+def data(chain: Path, tmp_path: Path) -> Path:
+    """A copy of the chain of its own."""
+    return Path(shutil.copytree(chain, tmp_path / "data"))
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    return make_repository(tmp_path / "repository")
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def past(chain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Backups at 60 and 100; segments 60 to 90 and 101 to 130; data at 130. Copy it, do not change it."""
+    folder = tmp_path_factory.mktemp("past")
+    data, cache = Path(shutil.copytree(chain, folder / "data")), folder / "cache"
+    repository = make_repository(folder / "repository")
+    backup(repository, data, cache)
+    grow(data, 30)
+    ship(repository, data)
+    grow(data, 10)
+    backup(repository, data, cache)
+    # Out of the way for a moment, so that shipping begins again after the second backup and leaves a gap.
+    shipped = {stat.key: bytes(repository.target.get(stat.key)) for stat in repository.target.list(layout.SEGMENTS)}
+    for key in shipped:
+        repository.target.delete(key)
+    grow(data, 30)
+    ship(repository, data)
+    for key, content in shipped.items():
+        repository.target.put(key, content)
+    return folder
+
+
+@pytest.fixture
+def history(past: Path, tmp_path: Path) -> Repository:
+    """A copy of that repository; its data is in `tmp_path / "grown"`."""
+    # A target never changes a file in place, so links are copies.
+    shutil.copytree(past / "repository", tmp_path / "history", copy_function=os.link)
+    shutil.copytree(past / "data", tmp_path / "grown")
+    return reopened(open_target(f"file://{tmp_path / 'history'}"))
+
+
+@pytest.fixture
+def grown(tmp_path: Path, history: Repository) -> Path:
+    """The data directory of `history`, at height 130."""
+    assert history.url.endswith("history")
+    return tmp_path / "grown"

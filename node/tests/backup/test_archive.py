@@ -1,0 +1,150 @@
+"""The guide's archive: plain tools read it, and what comes back is proven."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pyrage
+import pytest
+
+from goud_backup import archive, walk
+from goud_backup.codec.sealing import Opener
+from goud_backup.errors import Damaged, NotVerified, SourceError
+from goud_backup.progress import Silent
+from goud_backup.repository.repository import Repository
+
+from .support import GENESIS, backup, make_repository
+
+IDENTITY = pyrage.x25519.Identity.generate()
+
+
+def exported(repository: Repository, folder: Path, opener: Opener | None = None) -> archive.Exported:
+    return archive.export(
+        repository,
+        repository.find("latest"),
+        folder,
+        environment="local",
+        volume="node1_data",
+        opener=opener,
+        workers=2,
+        progress=Silent(),
+    )
+
+
+@pytest.fixture
+def made(repository: Repository, chain: Path, cache: Path, tmp_path: Path) -> archive.Exported:
+    backup(repository, chain, cache)
+    return exported(repository, tmp_path / "backups")
+
+
+def test_plain_tools_read_it(made: archive.Exported, tmp_path: Path) -> None:
+    folder = made.path.parent
+    assert made.path.name.startswith("goud-chain-backup-local-")
+    assert made.checksum.name == made.path.name.replace(".tar.gz", ".sha256")
+    subprocess.run(["sha256sum", "-c", made.checksum.name], cwd=folder, check=True, capture_output=True)
+    listed = subprocess.run(["tar", "-tzf", made.path.name], cwd=folder, check=True, capture_output=True, text=True)
+    base = made.path.name.removesuffix(".tar.gz")
+    assert listed.stdout.split() == [
+        f"{base}/{n}" for n in ("metadata.txt", "metadata.json", "node1_data.tar", "SHA256SUMS")
+    ]
+    shown = subprocess.run(
+        ["tar", "--wildcards", "-xzOf", made.path.name, "*/metadata.txt"],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "schema_version=1\n" in shown.stdout
+    assert "chain_length=61\n" in shown.stdout
+    subprocess.run(["tar", "-xzf", str(made.path)], cwd=tmp_path, check=True)
+    subprocess.run(["sha256sum", "-c", "SHA256SUMS"], cwd=tmp_path / base, check=True, capture_output=True)
+    (tmp_path / "volume").mkdir()
+    subprocess.run(["tar", "-xf", str(tmp_path / base / "node1_data.tar")], cwd=tmp_path / "volume", check=True)
+    assert walk.prove(tmp_path / "volume/rocksdb", GENESIS, 1).height == 60
+
+
+def test_it_comes_back(made: archive.Exported, tmp_path: Path) -> None:
+    archive.check_checksum(made.path)
+    unpacked = archive.unpack(made.path, tmp_path / "out", None)
+    assert (unpacked.volume, unpacked.metadata["height"]) == ("node1_data", 60)
+    proven = walk.prove(tmp_path / "out/rocksdb", GENESIS, 1)
+    archive.compare(unpacked, proven.height, proven.tip_hash.hex())
+    with pytest.raises(NotVerified, match="height is 60"):
+        archive.compare(unpacked, 59, proven.tip_hash.hex())
+    with pytest.raises(SourceError, match="node1_data"):
+        archive.unpack(made.path, tmp_path / "none", "node7_data")
+
+
+def test_secrets_are_not_in_it(tmp_path: Path, chain: Path, cache: Path) -> None:
+    recipients = (str(IDENTITY.to_public()),)
+    sealed = make_repository(tmp_path / "sealed", recipients)
+    secret = tmp_path / "jwt_secret"
+    secret.write_bytes(os.urandom(64))
+    backup(sealed, chain, cache, recipients, secrets=(secret,))
+    made = exported(sealed, tmp_path / "backups", Opener([IDENTITY]))
+    assert secret.read_bytes() not in gzip.decompress(made.path.read_bytes())
+
+
+@pytest.mark.parametrize("kind", ["flip", "cut", "no checksum", "other checksum"])
+def test_damage(made: archive.Exported, tmp_path: Path, kind: str) -> None:
+    if kind == "flip":
+        content = bytearray(made.path.read_bytes())
+        content[len(content) // 2] ^= 1
+        made.path.write_bytes(content)
+    elif kind == "cut":
+        os.truncate(made.path, made.size // 2)
+    elif kind == "no checksum":
+        made.checksum.unlink()
+    else:
+        made.checksum.write_text(f"{'0' * 64}  x\n")
+    with pytest.raises((Damaged, SourceError), match=r"sha256|SHA-256"):
+        archive.check_checksum(made.path)
+    if kind in {"flip", "cut"}:
+        with pytest.raises(Damaged):
+            archive.unpack(made.path, tmp_path / "out", None)
+
+
+def test_an_archive_of_the_guides_own_scripts_is_read(tmp_path: Path, chain: Path) -> None:
+    """A tar.gz for each volume within, paths with ./, and secrets that must not come along."""
+    inner = io.BytesIO()
+    with tarfile.open(fileobj=inner, mode="w:gz") as volume:
+        volume.add(chain, arcname=".")
+        entry = tarfile.TarInfo("./jwt_secret")
+        entry.size = 6
+        volume.addfile(entry, io.BytesIO(b"secret"))
+        entry = tarfile.TarInfo("../escaped")
+        entry.size = 1
+        volume.addfile(entry, io.BytesIO(b"x"))
+        link = tarfile.TarInfo("rocksdb/link")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        volume.addfile(link)
+    path = tmp_path / "old.tar.gz"
+    with tarfile.open(path, "w:gz") as outer:
+        entry = tarfile.TarInfo("old/node2_data.tar.gz")
+        entry.size = len(inner.getvalue())
+        outer.addfile(entry, io.BytesIO(inner.getvalue()))
+    unpacked = archive.unpack(path, tmp_path / "out", None)
+    assert unpacked.volume == "node2_data"
+    assert {entry.name for entry in (tmp_path / "out").iterdir()} == {"chain_id", "rocksdb"}
+    assert not (tmp_path / "escaped").exists()
+    assert not (tmp_path / "out/rocksdb/link").exists()
+    assert walk.prove(tmp_path / "out/rocksdb", GENESIS, 1).height == 60
+
+
+def test_a_failed_export_leaves_nothing(
+    repository: Repository, chain: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup(repository, chain, cache)
+
+    def broken(*_: object) -> None:
+        raise Damaged("objects/xx is damaged")
+
+    monkeypatch.setattr(repository, "get_object", broken)
+    with pytest.raises(Damaged, match="objects/xx"):
+        exported(repository, tmp_path / "backups")
+    assert not list((tmp_path / "backups").iterdir())

@@ -1,0 +1,135 @@
+"""A running node: checkpoints by its operator's call, blocks by its peers' protocol. Nothing stops."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from goud_backup import create as creating
+from goud_backup import restore as restoring
+from goud_backup import ship as shipping
+from goud_backup.errors import SourceError
+from goud_backup.node import NodeClient
+from goud_backup.plan import Wish, make
+from goud_backup.repository.repository import Repository, initialize
+from goud_backup.source import NodeSource
+from goud_backup.targets import open_target
+from goud_node.chain import genesis as documents
+from goud_node.chain.inspect import inspect
+from goud_node.chain.keys import SigningKey
+
+MakeSettings = Callable[..., Any]
+RunNode = Callable[[Any], AbstractContextManager[Any]]
+
+
+def accounts(live: Any, number: int) -> None:
+    with live.client() as client:
+        for _ in range(number):
+            assert client.post("/api/accounts").status_code == 201
+
+
+@pytest.mark.parametrize("operator", [False, True])
+def test_a_running_node_is_backed_up_and_shipped(
+    tmp_path: Path, cache: Path, make_settings: MakeSettings, run_node: RunNode, *, operator: bool
+) -> None:
+    operators = SigningKey.generate()
+    settings = make_settings(operator_public_key=operators.public.hex())
+    genesis = documents.load(settings.genesis_file)
+    key = operators if operator else SigningKey.load(settings.node_key_file)
+    repository: Repository = initialize(open_target(f"file://{tmp_path}/r"), genesis, encrypted=False)
+    with run_node(settings) as live:
+        client = NodeClient(live.peer_url, "node1", key, genesis, operator=operator)
+        accounts(live, 3)
+        source = NodeSource(client, settings.data_dir)
+        manifest = creating.create(repository, source, creating.Options(cache_dir=cache))
+        assert (manifest.source["kind"], manifest.source["node"]) == ("checkpoint", "node1")
+        assert not list((settings.data_dir / "checkpoints").iterdir()), "the checkpoint is released"
+        again = creating.create(repository, source, creating.Options(cache_dir=cache))
+        assert again.totals["new_bytes"] < 20_000, "only what RocksDB rewrites for each checkpoint"
+        accounts(live, 4)
+        deadline = time.monotonic() + 20
+        while client.status()["certified"] < client.status()["height"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        shipped = shipping.ship(repository, shipping.NodeBlocks(client), ())
+        height = int(client.status()["height"])
+        assert shipped.last == height
+        assert shipping.ship(repository, shipping.NodeBlocks(client), ()).blocks == 0
+        client.close()
+    (tmp_path / "out").mkdir()
+    plan = make(repository, Wish(), None)
+    assert restoring.restore(repository, plan, tmp_path / "out", restoring.Tools(None)).height == height
+    assert inspect(tmp_path / "out", genesis).ok
+
+
+def test_a_failed_backup_releases_its_checkpoint(
+    tmp_path: Path, cache: Path, make_settings: MakeSettings, run_node: RunNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make_settings()
+    genesis = documents.load(settings.genesis_file)
+    repository = initialize(open_target(f"file://{tmp_path}/r"), genesis, encrypted=False)
+    with run_node(settings) as live:
+        accounts(live, 2)
+        client = NodeClient(live.peer_url, "node1", SigningKey.load(settings.node_key_file), genesis, operator=False)
+
+        def broken(*_: object) -> None:
+            raise SourceError("the disk is gone")
+
+        monkeypatch.setattr(repository, "put_object", broken)
+        with pytest.raises(SourceError, match="disk is gone"):
+            creating.create(repository, NodeSource(client, settings.data_dir), creating.Options(cache_dir=cache))
+        assert not list((settings.data_dir / "checkpoints").iterdir())
+        client.close()
+
+
+def test_a_node_that_dies_after_its_checkpoint_does_not_spoil_the_backup(
+    tmp_path: Path, make_settings: MakeSettings, run_node: RunNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = make_settings()
+    genesis = documents.load(settings.genesis_file)
+    repository = initialize(open_target(f"file://{tmp_path}/r"), genesis, encrypted=False)
+    key = SigningKey.load(settings.node_key_file)
+    with run_node(settings) as live:
+        accounts(live, 2)
+        client = NodeClient(live.peer_url, "node1", key, genesis, operator=False)
+        source = NodeSource(client, settings.data_dir).open(genesis)
+        snapshot = source.__enter__()
+    assert (snapshot.database / "CURRENT").is_file()
+    source.__exit__(None, None, None)
+    assert "expires by itself" in caplog.text
+    client.close()
+    assert repository.manifest_keys() == []
+
+
+def test_who_is_asked_must_be_who_answers(make_settings: MakeSettings, run_node: RunNode, tmp_path: Path) -> None:
+    settings = make_settings()
+    genesis = documents.load(settings.genesis_file)
+    with run_node(settings) as live:
+        stranger = NodeClient(live.peer_url, "node1", SigningKey.generate(), genesis, operator=False)
+        with pytest.raises(SourceError, match="refuses this key"):
+            stranger.status()
+        stranger.close()
+        mine = NodeClient(live.peer_url, "node1", SigningKey.load(settings.node_key_file), genesis, operator=False)
+        elsewhere = tmp_path / "elsewhere"
+        make_settings("node2")
+        with (
+            pytest.raises(SourceError, match="must be that node's volume"),
+            NodeSource(mine, _copy_marker(settings.data_dir, elsewhere)).open(genesis),
+        ):
+            pass
+        mine.close()
+    gone = NodeClient("http://127.0.0.1:9", "node1", SigningKey.generate(), genesis, operator=False)
+    with pytest.raises(SourceError, match="--data-dir alone"):
+        gone.status()
+    gone.close()
+
+
+def _copy_marker(data_dir: Path, folder: Path) -> Path:
+    folder.mkdir()
+    (folder / "chain_id").write_bytes((data_dir / "chain_id").read_bytes())
+    return folder

@@ -1,0 +1,299 @@
+"""Each damage turns verification and restore red, and the message names the thing."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import pyrage
+import pytest
+
+from goud_backup import restore as restoring
+from goud_backup import verify as verifying
+from goud_backup import walk
+from goud_backup.codec.sealing import Opener
+from goud_backup.errors import AccessRefused, Damaged, Missing, WrongIdentity
+from goud_backup.plan import Wish
+from goud_backup.repository import layout
+from goud_backup.repository.manifest import canonical
+from goud_backup.repository.repository import Repository
+from goud_backup.targets import open_target
+from goud_node.errors import CorruptStore, GoudError, WrongChain
+
+from .conftest import Cloud
+from .support import GENESIS, backup, certificate_of, grow, make_repository, reopened, restore, ship, tip_of
+
+IDENTITY = pyrage.x25519.Identity.generate()
+RECIPIENT = str(IDENTITY.to_public())
+TOOLS = restoring.Tools(None)
+
+
+def report_of(repository: Repository, *, deep: bool = False, tools: restoring.Tools = TOOLS) -> verifying.Report:
+    return verifying.verify(repository, verifying.Depth(deep=deep, record=False), tools)
+
+
+def largest(repository: Repository) -> str:
+    manifest = repository.find("latest")
+    return max(manifest.objects, key=lambda name: manifest.objects[name].stored)
+
+
+def replace(repository: Repository, key: str, change: Callable[[bytes], bytes]) -> None:
+    repository.target.put(key, change(bytes(repository.target.get(key))))
+
+
+def flipped(content: bytes) -> bytes:
+    changed = bytearray(content)
+    changed[len(changed) // 2] ^= 1
+    return bytes(changed)
+
+
+def rewritten(change: Callable[[dict[str, object]], None]) -> Callable[[bytes], bytes]:
+    """A manifest changed by somebody who knows the format: its own hash is right again."""
+
+    def apply(content: bytes) -> bytes:
+        document = json.loads(content)
+        document.pop("sha256")
+        change(document)
+        return canonical({**document, "sha256": sha256(canonical(document)).hexdigest()})
+
+    return apply
+
+
+def latest_key(repository: Repository) -> str:
+    return repository.manifest_keys()[-1][2]
+
+
+def test_a_whole_repository_is_green(history: Repository) -> None:
+    report = report_of(history, deep=True)
+    assert report.ok, report.problems
+    assert (report.backups, report.segments, report.height) == (2, 2, 100)
+    assert report.bytes > 0
+
+
+def test_an_empty_repository_does_not_verify(repository: Repository) -> None:
+    assert "nothing to verify" in report_of(repository).problems[0].message
+
+
+@pytest.mark.parametrize("kind", ["flip", "cut", "remove"])
+def test_an_object(history: Repository, grown: Path, kind: str) -> None:
+    name = largest(history)
+    key = layout.object_key(name)
+    if kind == "remove":
+        history.target.delete(key)
+    else:
+        replace(history, key, flipped if kind == "flip" else lambda content: content[:-1])
+    report = report_of(history)
+    assert [problem.thing for problem in report.problems] == [key]
+    with pytest.raises((Damaged, Missing), match=name):
+        restore(history, grown, Wish(exact=True))
+    assert tip_of(grown).height == 130
+    assert not report_of(history, deep=True).ok
+
+
+@pytest.mark.parametrize("kind", ["flip", "cut"])
+def test_a_manifest(history: Repository, grown: Path, kind: str) -> None:
+    key = latest_key(history)
+    replace(history, key, flipped if kind == "flip" else lambda content: content[: len(content) // 2])
+    assert key in {problem.thing for problem in report_of(history).problems}
+    with pytest.raises(Damaged, match=key):
+        restore(history, grown)
+    assert tip_of(grown).height == 130
+
+
+def test_a_manifest_of_another_chain(history: Repository, grown: Path) -> None:
+    key = latest_key(history)
+
+    def swap(document: dict[str, object]) -> None:
+        chain = document["chain"]
+        assert isinstance(chain, dict)
+        chain["id"] = "goud-ffffffffffffffff"
+
+    replace(history, key, rewritten(swap))
+    assert any(problem.thing == key and "swapped" in problem.message for problem in report_of(history).problems)
+    with pytest.raises(WrongChain, match=key):
+        restore(history, grown)
+
+
+def test_a_manifest_under_another_name(history: Repository) -> None:
+    (_, _, first), (_, _, second) = history.manifest_keys()
+    replace(history, second, lambda _: bytes(history.target.get(first)))
+    assert [problem.thing for problem in report_of(history).problems] == [second, layout.LATEST]
+
+
+def test_a_replaced_predecessor(history: Repository) -> None:
+    replace(history, history.manifest_keys()[0][2], rewritten(lambda document: document.update(started="x")))
+    assert "predecessor" in report_of(history).problems[0].message
+
+
+@pytest.mark.parametrize("kind", ["signature", "other block", "no cbor"])
+def test_a_certificate_in_the_manifest(history: Repository, kind: str, grown: Path) -> None:
+    assert grown.is_dir()
+
+    def forge(document: dict[str, object]) -> None:
+        chain = document["chain"]
+        assert isinstance(chain, dict)
+        if kind == "no cbor":
+            chain["certificate"] = base64.b64encode(b"junk").decode()
+            return
+        raw = bytearray(base64.b64decode(str(chain["certificate"])))
+        raw[-5 if kind == "signature" else 10] ^= 1
+        chain["certificate"] = base64.b64encode(raw).decode()
+
+    replace(history, latest_key(history), rewritten(forge))
+    report = report_of(history)
+    assert any("certificate" in problem.message for problem in report.problems)
+
+
+def test_a_certificate_in_the_data(tmp_path: Path, repository: Repository, cache: Path) -> None:
+    """A chain whose last certificate is signed by one node alone: only the deep verification can know."""
+    from goud_node.chain.indexes import height_key  # noqa: PLC0415  # one use
+    from goud_node.store import Batch, Family, RocksStore  # noqa: PLC0415  # one use
+
+    data = tmp_path / "data"
+    grow(data, 20)
+    store = RocksStore.open(data / "rocksdb")
+    raw = store.get(Family.BLOCKS, height_key(11))
+    assert raw is not None
+    from goud_node.chain.block import Block  # noqa: PLC0415  # one use
+
+    batch = Batch()
+    batch.put(Family.CERTIFICATES, height_key(11), certificate_of(Block.decode(raw), ("node1",)).encode())
+    store.write(batch)
+    store.close()
+    manifest = backup(repository, data, cache)
+    assert report_of(repository).ok
+    report = report_of(repository, deep=True)
+    assert [problem.thing for problem in report.problems] == [manifest.id]
+    assert "1 valid countersignatures" in report.problems[0].message
+    with pytest.raises(GoudError, match="certificate of block 11"):
+        restore(repository, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["flip", "cut", "remove"])
+def test_a_segment(history: Repository, tmp_path: Path, kind: str) -> None:
+    segment = max(history.segments(), key=lambda one: one.first)
+    if kind == "remove":
+        history.target.delete(segment.key)
+        assert restore(history, tmp_path / "out").height == 100, "what was shipped and lost is not there"
+        return
+    replace(history, segment.key, flipped if kind == "flip" else lambda content: content[:-1])
+    assert [problem.thing for problem in report_of(history).problems] == [segment.key]
+    with pytest.raises(Damaged, match=segment.key):
+        restore(history, tmp_path / "out")
+
+
+def test_a_wrong_key(tmp_path: Path, chain: Path, cache: Path) -> None:
+    sealed = make_repository(tmp_path / "sealed", (RECIPIENT,))
+    manifest = backup(sealed, chain, cache, (RECIPIENT,))
+    ship(sealed, chain, (RECIPIENT,))
+    assert report_of(sealed).ok, "hashes need no key"
+    assert report_of(sealed, deep=True, tools=restoring.Tools(Opener([IDENTITY]))).ok
+    wrong = restoring.Tools(Opener([pyrage.x25519.Identity.generate()]))
+    report = report_of(sealed, deep=True, tools=wrong)
+    assert manifest.id in {problem.thing for problem in report.problems}
+    with pytest.raises(WrongIdentity, match="other recipients"):
+        restore(sealed, tmp_path / "out", None, wrong)
+
+
+def test_an_expired_credential(google: Cloud, gs_url: str, chain: Path, cache: Path, tmp_path: Path) -> None:
+    from goud_backup.repository.repository import initialize  # noqa: PLC0415  # one use
+
+    repository = initialize(open_target(gs_url), GENESIS, encrypted=False)
+    backup(repository, chain, cache)
+    google.refuse()
+    try:
+        for attempt in (
+            lambda: backup(repository, chain, cache),
+            lambda: restore(repository, tmp_path / "out"),
+            lambda: report_of(repository),
+            lambda: ship(repository, chain),
+        ):
+            with pytest.raises(AccessRefused, match="renew"):
+                attempt()
+    finally:
+        google.accept()
+    assert restore(repository, tmp_path / "out").height == 60
+    repository.close()
+
+
+def test_every_verb_on_s3(s3_url: str, chain: Path, cache: Path, tmp_path: Path) -> None:
+    from goud_backup.repository.repository import initialize  # noqa: PLC0415  # one use
+
+    repository = initialize(open_target(s3_url), GENESIS, encrypted=True, recipients=(RECIPIENT,))
+    backup(repository, chain, cache, (RECIPIENT,))
+    assert ship(repository, chain, (RECIPIENT,), from_genesis=True).blocks == 59
+    tools = restoring.Tools(Opener([IDENTITY]))
+    assert report_of(repository, deep=True, tools=tools).ok
+    assert restore(repository, tmp_path / "out", Wish(to_height=33), tools).height == 33
+    repository.close()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["flip", "footer", "cut", "remove", "manifest flip", "manifest cut", "manifest gone", "current gone", "log"],
+)
+def test_each_damage_of_the_restored_copy(chain: Path, tmp_path: Path, damage: str) -> None:
+    """What RocksDB itself may open without a word."""
+    data = Path(shutil.copytree(chain, tmp_path / "data"))
+    database = data / "rocksdb"
+    table = max(database.glob("*.sst"), key=lambda one: one.stat().st_size)
+    (manifest,) = database.glob("MANIFEST-*")
+    content = bytearray(table.read_bytes())
+    if damage == "flip":
+        content[len(content) // 3] ^= 0xFF
+        table.write_bytes(content)
+    elif damage == "footer":
+        content[-10] ^= 0xFF
+        table.write_bytes(content)
+    elif damage == "cut":
+        os.truncate(table, len(content) - 100)
+    elif damage == "remove":
+        table.unlink()
+    elif damage == "manifest flip":
+        replaced = bytearray(manifest.read_bytes())
+        replaced[len(replaced) // 2] ^= 0xFF
+        manifest.write_bytes(replaced)
+    elif damage == "manifest cut":
+        os.truncate(manifest, manifest.stat().st_size // 2)
+    elif damage == "manifest gone":
+        manifest.unlink()
+    elif damage == "current gone":
+        (database / "CURRENT").unlink()
+    elif damage == "log":
+        shutil.rmtree(data)
+        grow(data, 30)
+        victim = max(database.glob("*.sst"), key=lambda one: one.name)
+        victim.unlink()
+    with pytest.raises((CorruptStore, GoudError)):
+        walk.prove(database, GENESIS, 1)
+
+
+def test_many_processes_find_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walk, "_INLINE", 10)
+    monkeypatch.setattr(walk, "_RANGE", 16)
+    data = tmp_path / "data"
+    grow(data, 50)
+    alone = walk.prove(data / "rocksdb", GENESIS, 1)
+    assert walk.prove(data / "rocksdb", GENESIS, 2) == alone
+    assert (alone.height, alone.certificates, alone.keys["blocks"]) == (50, 50, 51)
+    table = max((data / "rocksdb").glob("*.sst"), key=lambda one: one.stat().st_size)
+    table.write_bytes(flipped(table.read_bytes()))
+    with pytest.raises(CorruptStore, match="checksum"):
+        walk.prove(data / "rocksdb", GENESIS, 2)
+
+
+def test_quarantine_lets_the_next_backup_heal(history: Repository, grown: Path, cache: Path, tmp_path: Path) -> None:
+    key = layout.object_key(largest(history))
+    replace(history, key, flipped)
+    report = verifying.verify(history, verifying.Depth(), TOOLS)
+    assert history.checks()[history.find("latest").id]["ok"] is False
+    assert verifying.quarantine(history, report) == [key]
+    assert history.target.stat(key) is None
+    backup(history, grown, cache)
+    assert restore(history, tmp_path / "out", Wish(exact=True)).height == 130
+    assert reopened(history.target).find("latest").chain.height == 130

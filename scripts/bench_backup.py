@@ -1,0 +1,292 @@
+"""Benchmark the backup engine beside restic, borg and tar | pigz, on the same data in one run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyrage
+
+from goud_node.chain import genesis as genesis_document
+from goud_node.chain.block import Block, build
+from goud_node.chain.certificate import Certificate, countersign
+from goud_node.chain.genesis import Genesis, Validator
+from goud_node.chain.keys import SigningKey
+from goud_node.chain.ledger import Ledger
+from goud_node.chain.transactions import AccountCreate, CollectionPut
+from goud_node.chain.volume import initialize_volume
+from goud_node.store import RocksStore
+from goud_node.store.checkpoint import Checkpoints
+
+ROOT = Path(__file__).resolve().parents[1]
+MB = 1_000_000
+COLLECTIONS, COLLECTION_BYTES = 10, 7_500
+KEYS = {f"node{number}": SigningKey.from_seed(bytes([number]) * 32) for number in (1, 2, 3)}
+GENESIS = Genesis("bench", 1_700_000_000_000, tuple(Validator(name, key.public) for name, key in KEYS.items()))
+BATCH = 50
+NEEDED = {"restic": "apt-get install restic", "borg": "apt-get install borgbackup", "pigz": "apt-get install pigz"}
+Row = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one command: seconds of wall and CPU time, peak memory of its largest process in MB, bytes stored after it.
+
+    The kernel counts this script's own memory, about 90 MB, in what it starts: less than that is not seen.
+    """
+
+    tool: str
+    step: str
+    seconds: float
+    cpu: float
+    memory_mb: float
+    stored_mb: float
+
+
+def grow(data: Path, count: int) -> None:
+    """Append `count` certified blocks of random ciphertext, as large as the guide's blocks."""
+    initialize_volume(data, GENESIS)
+    store = RocksStore.open(data / "rocksdb")
+    try:
+        ledger = Ledger(store, GENESIS)
+        while count > 0:
+            blocks = _blocks(ledger, min(BATCH, count))
+            ledger.append(blocks, [_certificate(block) for block in blocks])
+            count -= len(blocks)
+    finally:
+        store.close()
+
+
+def _blocks(ledger: Ledger, count: int) -> list[Block]:
+    tip, blocks = ledger.tip, []
+    for _ in range(count):
+        height = tip.height + 1
+        body = [
+            CollectionPut(
+                f"c{height}-{index}",
+                "alice",
+                f"k{height}-{index}",
+                os.urandom(32),
+                os.urandom(40),
+                os.urandom(COLLECTION_BYTES),
+                tip.timestamp_ms,
+            ).encode()
+            for index in range(COLLECTIONS)
+        ]
+        if height == 1:
+            body = [AccountCreate("alice", b"h" * 32, b"s" * 16, 5).encode()]
+        at = GENESIS.created_ms + 1000 * height
+        blocks.append(build(tip, body, proposer="node1", key=KEYS["node1"], timestamp_ms=at))
+        tip = blocks[-1].header
+    return blocks
+
+
+def _certificate(block: Block) -> Certificate:
+    return Certificate(block.height, block.hash, {name: countersign(KEYS[name], block.hash) for name in KEYS})
+
+
+def prepare(state: Path, gigabytes: float) -> Path:
+    """The source data directory, made once and kept."""
+    data, done = state / "data", state / "data.done"
+    if not done.exists():
+        shutil.rmtree(data, ignore_errors=True)
+        state.mkdir(parents=True, exist_ok=True)
+        print(f"building {gigabytes} GB of blocks in {data} (kept for the next run)", flush=True)
+        grow(data, int(gigabytes * 1e9 / (COLLECTIONS * (COLLECTION_BYTES + 400))))
+        done.write_text(json.dumps({"gigabytes": gigabytes}))
+    return data
+
+
+def checkpoint(data: Path, folder: Path) -> Path:
+    """What a node hands to a backup: hard links of the database. The other tools read this."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    store = RocksStore.open(data / "rocksdb")
+    try:
+        return Checkpoints(store, folder).create("bench", 3600).path
+    finally:
+        store.close()
+
+
+class Bench:
+    """Runs commands and keeps what they cost."""
+
+    def __init__(self, work: Path, environment: Mapping[str, str]) -> None:
+        self.work = work
+        self.environment = {**os.environ, **environment}
+        self.costs: list[Cost] = []
+
+    def run(self, tool: str, step: str, command: Sequence[str] | str, stored: Path, cwd: Path | None = None) -> None:
+        """Run one command (a string goes through bash with pipefail); a failure ends the benchmark."""
+        shell = ["bash", "-o", "pipefail", "-c", command] if isinstance(command, str) else list(command)
+        print(f"$ {command if isinstance(command, str) else ' '.join(command)}", flush=True)
+        began = time.perf_counter()
+        log = self.work / "last.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(shell, stdout=output, stderr=subprocess.STDOUT, env=self.environment, cwd=cwd)
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.perf_counter() - began
+        if process.returncode:
+            sys.exit(f"{tool} {step} failed:\n{log.read_text(errors='replace')[-3000:]}")
+        size = sum(path.stat().st_size for path in stored.rglob("*") if path.is_file()) if stored.exists() else 0
+        cost = Cost(tool, step, round(seconds, 2), round(usage.ru_utime + usage.ru_stime, 2),
+                    round(usage.ru_maxrss / 1000, 0), round(size / MB, 1))  # fmt: skip
+        self.costs.append(cost)
+        print(f"  {cost.seconds} s, {cost.cpu} s CPU, {cost.memory_mb:.0f} MB, stored {cost.stored_mb} MB", flush=True)
+
+
+def goud(bench: Bench, data: Path, more: Callable[[], None], identity: Path | None = None, recipient: str = "") -> None:
+    """Our own engine, plain or encrypted."""
+    name = "goud-backup" if identity is None else "goud-backup encrypted"
+    folder = bench.work / name.replace(" ", "-")
+    repository = folder / "repository"
+    base = [sys.executable, "-m", "goud_backup.cli"]
+    at = ["-r", f"file://{repository}"]
+    folder.mkdir(parents=True)
+    sealed = [] if identity is None else ["--recipient", recipient]
+    opened = [] if identity is None else ["--identity", str(identity)]
+    create = [*base, "create", *at, "--data-dir", str(data), "--cache-dir", str(folder / "cache"), *sealed]
+    subprocess.run(
+        [*base, "init", *at, "--genesis", str(bench.work / "genesis.json"), *sealed], check=True, env=bench.environment
+    )
+    bench.run(name, "full", create, repository)
+    bench.run(name, "unchanged", create, repository)
+    more()
+    bench.run(name, "1 % more", create, repository)
+    target = folder / "restored"
+    target.mkdir()
+    bench.run(name, "verify (hashes)", [*base, "verify", *at, "--no-record"], repository)
+    restore = [*base, "restore", *at, "--data-dir", str(target), "--yes", "--exact", *opened]
+    bench.run(name, "restore, proven", restore, repository)
+    shutil.rmtree(target)
+    deep = [*base, "verify", "--deep", "--quick", "--no-record", *at, "--scratch", str(folder), *opened]
+    bench.run(name, "deep verify", deep, repository)
+    target.mkdir()
+    fetch = [sys.executable, str(Path(__file__)), "--fetch", str(repository), str(target)]
+    bench.run(name, "restore, hashes only", [*fetch, *opened], repository)
+    shutil.rmtree(target)
+
+
+def fetch(repository: str, target: str, identity: str | None) -> None:
+    """What other tools call a restore: files back, hashes checked, synced; the chain not looked at."""
+    from goud_backup.codec.sealing import Opener, load_identities  # noqa: PLC0415  # only in the child process
+    from goud_backup.repository.repository import open_repository  # noqa: PLC0415
+    from goud_backup.settings import WORKERS  # noqa: PLC0415
+    from goud_backup.staging import stage  # noqa: PLC0415
+    from goud_backup.targets import open_target  # noqa: PLC0415
+
+    found = open_repository(open_target(f"file://{repository}"))
+    opener = Opener(load_identities(Path(identity))) if identity else None
+    stage(found, found.find("latest"), Path(target), opener, workers=WORKERS)
+
+
+def restic(bench: Bench, data: Path, more: Callable[[], None]) -> None:
+    """restic, always encrypted, tuned not to be fooled by the change time of hard links."""
+    repository, links, target = (bench.work / f"restic-{name}" for name in ("repository", "links", "restored"))
+    base = ["restic", "-q", "-r", str(repository), "--no-cache"]
+    subprocess.run([*base, "init"], check=True, env=bench.environment)
+    backup = [*base, "backup", "--ignore-ctime", "."]
+    for step in ("full", "unchanged", "1 % more"):
+        if step == "1 % more":
+            more()
+        bench.run("restic", step, backup, repository, cwd=checkpoint(data, links))
+    bench.run("restic", "verify (hashes)", [*base, "check", "--read-data"], repository)
+    bench.run("restic", "restore, hashes only", [*base, "restore", "latest", "--target", str(target)], repository)
+    shutil.rmtree(target)
+
+
+def borg(bench: Bench, data: Path, more: Callable[[], None]) -> None:
+    """borg, encrypted, zstd 1, tuned the same way."""
+    repository, links, target = (bench.work / f"borg-{name}" for name in ("repository", "links", "restored"))
+    subprocess.run(["borg", "init", "-e", "repokey-blake2", str(repository)], check=True, env=bench.environment)
+    for number, step in enumerate(("full", "unchanged", "1 % more")):
+        if step == "1 % more":
+            more()
+        create = ["borg", "create", "--compression", "zstd,1", "--files-cache", "mtime,size,inode"]
+        bench.run("borg", step, [*create, f"{repository}::{number}", "."], repository, cwd=checkpoint(data, links))
+    bench.run("borg", "verify (hashes)", ["borg", "check", "--verify-data", str(repository)], repository)
+    target.mkdir()
+    bench.run("borg", "restore, hashes only", ["borg", "extract", f"{repository}::2"], repository, cwd=target)
+    shutil.rmtree(target)
+
+
+def pigz(bench: Bench, data: Path, more: Callable[[], None]) -> None:
+    """The guide's way."""
+    folder, links = bench.work / "pigz", bench.work / "pigz-links"
+    folder.mkdir()
+    make = f"tar -cf - . | pigz > {folder}/a.tar.gz && sha256sum {folder}/a.tar.gz > {folder}/a.sha256"
+    for step in ("full", "unchanged", "1 % more"):
+        if step == "1 % more":
+            more()
+        bench.run("tar | pigz", step, make, folder, cwd=checkpoint(data, links))
+    target = bench.work / "pigz-restored"
+    target.mkdir()
+    back = f"sha256sum -c {folder}/a.sha256 && pigz -dc {folder}/a.tar.gz | tar -xf - && sync -f ."
+    bench.run("tar | pigz", "restore, hashes only", back, folder, cwd=target)
+
+
+def table(costs: Sequence[Cost]) -> str:
+    rows = ["| tool | step | s | CPU s | MB memory | MB stored |", "|---|---|---|---|---|---|"]
+    rows += [f"| {c.tool} | {c.step} | {c.seconds} | {c.cpu} | {c.memory_mb:.0f} | {c.stored_mb} |" for c in costs]
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gigabytes", type=float, default=2.0)
+    parser.add_argument("--state", type=Path, default=ROOT / ".state/bench-backup")
+    parser.add_argument("--tools", default="goud,goud-encrypted,restic,borg,pigz")
+    parser.add_argument("--prepare", action="store_true", help="only build the data")
+    parser.add_argument("--fetch", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--identity", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.fetch:
+        repository, target = given.fetch
+        fetch(repository, target, given.identity)
+        return
+    state = given.state / f"{given.gigabytes:g}"
+    data = prepare(state, given.gigabytes)
+    if given.prepare:
+        return
+    work = state / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    identity = pyrage.x25519.Identity.generate()
+    (work / "identity").write_text(f"{identity}\n")
+    genesis_document.dump(GENESIS, work / "genesis.json")
+    bench = Bench(
+        work, {"RESTIC_PASSWORD": "bench", "BORG_PASSPHRASE": "bench", "BORG_BASE_DIR": str(work / "borg-home")}
+    )
+
+    def more() -> None:
+        grow(data, max(1, int(given.gigabytes * 1e7 / (COLLECTIONS * (COLLECTION_BYTES + 400)))))
+
+    files = list((data / "rocksdb").glob("*.sst"))
+    size = sum(path.stat().st_size for path in files)
+    print(f"source: {size / MB:.0f} MB in {len(files)} data files, {os.cpu_count()} cores")
+    for tool in given.tools.split(","):
+        if tool in NEEDED and shutil.which(tool) is None:
+            print(f"{tool} is not installed, left out: {NEEDED[tool]}")
+            continue
+        {
+            "goud": lambda: goud(bench, data, more),
+            "goud-encrypted": lambda: goud(bench, data, more, work / "identity", str(identity.to_public())),
+            "restic": lambda: restic(bench, data, more),
+            "borg": lambda: borg(bench, data, more),
+            "pigz": lambda: pigz(bench, data, more),
+        }[tool]()
+    (state / "result.json").write_text(json.dumps([asdict(cost) for cost in bench.costs], indent=2))
+    print(table(bench.costs))
+
+
+if __name__ == "__main__":
+    main()
