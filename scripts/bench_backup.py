@@ -15,6 +15,11 @@ from pathlib import Path
 
 import pyrage
 
+from goud_backup.codec.sealing import Opener, load_identities
+from goud_backup.repository.repository import open_repository
+from goud_backup.settings import WORKERS
+from goud_backup.staging import stage
+from goud_backup.targets import open_target
 from goud_node.chain import genesis as genesis_document
 from goud_node.chain.block import Block, build
 from goud_node.chain.certificate import Certificate, countersign
@@ -178,12 +183,6 @@ def goud(bench: Bench, data: Path, more: Callable[[], None], identity: Path | No
 
 def fetch(repository: str, target: str, identity: str | None) -> None:
     """What other tools call a restore: files back, hashes checked, synced; the chain not looked at."""
-    from goud_backup.codec.sealing import Opener, load_identities  # noqa: PLC0415  # only in the child process
-    from goud_backup.repository.repository import open_repository  # noqa: PLC0415
-    from goud_backup.settings import WORKERS  # noqa: PLC0415
-    from goud_backup.staging import stage  # noqa: PLC0415
-    from goud_backup.targets import open_target  # noqa: PLC0415
-
     found = open_repository(open_target(f"file://{repository}"))
     opener = Opener(load_identities(Path(identity))) if identity else None
     stage(found, found.find("latest"), Path(target), opener, workers=WORKERS)

@@ -21,9 +21,12 @@ from goud_backup.errors import AccessRefused, Damaged, Missing, WrongIdentity
 from goud_backup.plan import Wish
 from goud_backup.repository import layout
 from goud_backup.repository.manifest import canonical
-from goud_backup.repository.repository import Repository
+from goud_backup.repository.repository import Repository, initialize
 from goud_backup.targets import open_target
+from goud_node.chain.block import Block
+from goud_node.chain.indexes import height_key
 from goud_node.errors import CorruptStore, GoudError, WrongChain
+from goud_node.store import Batch, Family, RocksStore
 
 from .conftest import Cloud
 from .support import GENESIS, backup, certificate_of, grow, make_repository, reopened, restore, ship, tip_of
@@ -151,16 +154,11 @@ def test_a_certificate_in_the_manifest(history: Repository, kind: str, grown: Pa
 
 def test_a_certificate_in_the_data(tmp_path: Path, repository: Repository, cache: Path) -> None:
     """A chain whose last certificate is signed by one node alone: only the deep verification can know."""
-    from goud_node.chain.indexes import height_key  # noqa: PLC0415  # one use
-    from goud_node.store import Batch, Family, RocksStore  # noqa: PLC0415  # one use
-
     data = tmp_path / "data"
     grow(data, 20)
     store = RocksStore.open(data / "rocksdb")
     raw = store.get(Family.BLOCKS, height_key(11))
     assert raw is not None
-    from goud_node.chain.block import Block  # noqa: PLC0415  # one use
-
     batch = Batch()
     batch.put(Family.CERTIFICATES, height_key(11), certificate_of(Block.decode(raw), ("node1",)).encode())
     store.write(batch)
@@ -201,8 +199,6 @@ def test_a_wrong_key(tmp_path: Path, chain: Path, cache: Path) -> None:
 
 
 def test_an_expired_credential(google: Cloud, gs_url: str, chain: Path, cache: Path, tmp_path: Path) -> None:
-    from goud_backup.repository.repository import initialize  # noqa: PLC0415  # one use
-
     repository = initialize(open_target(gs_url), GENESIS, encrypted=False)
     backup(repository, chain, cache)
     google.refuse()
@@ -222,8 +218,6 @@ def test_an_expired_credential(google: Cloud, gs_url: str, chain: Path, cache: P
 
 
 def test_every_verb_on_s3(s3_url: str, chain: Path, cache: Path, tmp_path: Path) -> None:
-    from goud_backup.repository.repository import initialize  # noqa: PLC0415  # one use
-
     repository = initialize(open_target(s3_url), GENESIS, encrypted=True, recipients=(RECIPIENT,))
     backup(repository, chain, cache, (RECIPIENT,))
     assert ship(repository, chain, (RECIPIENT,), from_genesis=True).blocks == 59
