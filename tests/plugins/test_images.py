@@ -136,7 +136,7 @@ def test_closure_of_the_node_holds_what_it_imports_and_no_tool() -> None:
     text = image_inputs.node_requirements()
     names = {line.split("==")[0] for line in text.splitlines() if "==" in line}
     assert {"fastapi", "starlette", "rocksdict", "grpcio", "uvloop", "cryptography"} <= names
-    assert not names & {"ansible", "ansible-core", "pytest", "uv", "setuptools", "mypy", "boto3"}
+    assert not names & {"ansible", "ansible-core", "pytest", "uv", "setuptools", "mypy", "moto"}
     assert text.count("--hash=sha256:") >= len(names)
 
 

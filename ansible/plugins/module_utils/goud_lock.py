@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ def holder(path: Path) -> dict[str, Any] | None:
 
 
 def take(path: Path, verb: str, pid: int) -> dict[str, Any] | None:
-    """Take the lock for the process `pid`, which holds it for as long as it lives; the holder when another one has it."""
+    """Take the lock for the process `pid`, which holds it as long as it lives; the holder when another has it."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)  # for the moment of looking and writing only

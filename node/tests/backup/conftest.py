@@ -31,6 +31,15 @@ from goud_sandbox.settings import Settings
 
 from .support import backup, grow, make_repository, reopened, ship
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """These take minutes together: they are a stage of their own (`pytest -m backup`)."""
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.backup)
+
+
 with warnings.catch_warnings():
     # Google's library misses an optional package, which is no fault of a test that happens to import it first.
     warnings.simplefilter("ignore", ImportWarning)
