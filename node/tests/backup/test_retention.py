@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -76,6 +77,7 @@ def test_the_promises(candidates: list[Candidate], policy: Policy, segments: lis
         return
     assert max(whole, key=lambda one: one.sequence).id in stay
     assert max(candidates, key=lambda one: one.sequence).id in stay
+    assert max(whole, key=lambda one: (one.height, one.sequence)).id in stay
     proven = [one for one in whole if one.proven]
     assert not proven or max(proven, key=lambda one: one.sequence).id in stay
     assert {one.id for one in sorted(whole, key=lambda one: -one.sequence)[: policy.last]} <= stay
@@ -148,7 +150,8 @@ def test_a_damaged_newest_is_not_the_last_good() -> None:
 def test_a_backup_that_segments_need_stays() -> None:
     # Shipping began at 21 and stopped at 60; nothing newer holds those blocks.
     history = [candidate(1, height=10), candidate(2, height=20), candidate(3, height=15, kept=True)]
-    history.append(candidate(4, height=5))
+    # The highest holds block 30, but its certificates end below what was shipped.
+    history += [replace(candidate(4, height=30), certified_height=10), candidate(5, height=5)]
     assert "b2" in staying(history, Policy(days=0), [segment(21, 40), segment(41, 60)])
     assert "b2" not in staying(history, Policy(days=0))
 

@@ -13,7 +13,7 @@ from goud_backup.targets import Target, open_target
 from goud_backup.targets.base import check_key
 from goud_node.errors import ConfigurationError
 
-from .conftest import Cloud
+from .conftest import Cloud, collect_refused
 
 
 @pytest.mark.parametrize("size", [0, 1, 70_000, 9 * 1024 * 1024 - 1])
@@ -147,6 +147,7 @@ def test_a_missing_bucket_is_named(s3_url: str, gs_url: str) -> None:
         target.close()
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of Google's library, see collect_refused
 def test_a_refused_credential_is_told_as_such(google: Cloud, gs_url: str) -> None:
     target = open_target(gs_url)
     google.refuse()
@@ -161,6 +162,7 @@ def test_a_refused_credential_is_told_as_such(google: Cloud, gs_url: str) -> Non
         google.accept()
     target.put("x", b"1")
     target.close()
+    collect_refused()
 
 
 def test_an_unreachable_store_is_told_as_such(monkeypatch: pytest.MonkeyPatch, s3_url: str) -> None:

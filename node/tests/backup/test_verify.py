@@ -28,7 +28,7 @@ from goud_node.chain.indexes import height_key
 from goud_node.errors import CorruptStore, GoudError, WrongChain
 from goud_node.store import Batch, Family, RocksStore
 
-from .conftest import Cloud
+from .conftest import Cloud, collect_refused
 from .support import GENESIS, backup, certificate_of, grow, make_repository, reopened, restore, ship, tip_of
 
 IDENTITY = pyrage.x25519.Identity.generate()
@@ -198,6 +198,7 @@ def test_a_wrong_key(tmp_path: Path, chain: Path, cache: Path) -> None:
         restore(sealed, tmp_path / "out", None, wrong)
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of Google's library, see collect_refused
 def test_an_expired_credential(google: Cloud, gs_url: str, chain: Path, cache: Path, tmp_path: Path) -> None:
     repository = initialize(open_target(gs_url), GENESIS, encrypted=False)
     backup(repository, chain, cache)
@@ -215,6 +216,7 @@ def test_an_expired_credential(google: Cloud, gs_url: str, chain: Path, cache: P
         google.accept()
     assert restore(repository, tmp_path / "out").height == 60
     repository.close()
+    collect_refused()
 
 
 def test_every_verb_on_s3(s3_url: str, chain: Path, cache: Path, tmp_path: Path) -> None:

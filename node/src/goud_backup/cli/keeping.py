@@ -30,8 +30,8 @@ def prune(
 ) -> None:
     """Forget backups that no rule keeps, and remove objects that nothing has named for the grace period.
 
-    Never removed: the newest, the last good one, the last one proven by a deep verification, those marked keep, and
-    those that shipped segments need.
+    Never removed: the newest, the last good one, the highest, the last one proven by a deep verification, those marked
+    keep, and those that shipped segments need.
     """
     policy = Policy(keep_days, keep_last, keep_daily, keep_weekly, keep_monthly)
     with options.repository(url) as repository:

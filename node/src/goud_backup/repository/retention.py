@@ -58,6 +58,8 @@ def reasons_to_keep(
 def _always(newest_first: Sequence[Candidate], whole: Sequence[Candidate]) -> Iterator[tuple[Candidate, str]]:
     yield newest_first[0], "newest"
     yield whole[0], "last good"
+    # A node that lagged may have been the source of the newest one.
+    yield max(whole, key=lambda one: (one.height, one.sequence)), "highest"
     for one in [one for one in whole if one.proven][:1]:
         yield one, "last proven by a restore"
     for one in newest_first:
