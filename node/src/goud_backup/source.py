@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import multiprocessing
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,8 @@ CHECKPOINT: Final = "checkpoint"
 DIRECTORY: Final = "directory"
 RESTORED: Final = "goud-restored.json"
 """Beside a database that a restore put there: which restore it was."""
+_FEW_BLOCKS: Final = 2000
+"""Fewer blocks than this are read in this process: starting another takes longer."""
 _NOT_DATA: Final = ("LOCK", "LOG", "IDENTITY", RESTORED)
 
 
@@ -190,15 +194,31 @@ class Examination:
 
     def read_through(self, start: int) -> None:
         """Read every block from `start` on, checksums and all. Raises CorruptStore: damage must not become a backup."""
-        expected = start
-        for key, _ in self._store.scan(Family.BLOCKS, height_key(start)):
-            if key != height_key(expected):
-                raise CorruptStore(
-                    f"Block {expected} is missing from the source. Refill this node from its peers first."
-                )
-            expected += 1
-        if expected != max(self._height + 1, start):
-            raise CorruptStore(f"The source holds blocks up to {expected - 1}; its state says {self._height}.")
+        if self._height - start < _FEW_BLOCKS:
+            _read_through(self._store, start, self._height)
+            return
+        # The library reads while it holds the interpreter lock: beside threads that store files, only a process of
+        # its own lets both use a core.
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+            executor.submit(_read_through_at, str(self._store.path), start, self._height).result()
+
+
+def _read_through_at(path: str, start: int, height: int) -> None:
+    store = RocksStore.open(Path(path), read_only=True)
+    try:
+        _read_through(store, start, height)
+    finally:
+        store.close()
+
+
+def _read_through(store: RocksStore, start: int, height: int) -> None:
+    expected = start
+    for key, _ in store.scan(Family.BLOCKS, height_key(start)):
+        if key != height_key(expected):
+            raise CorruptStore(f"Block {expected} is missing from the source. Refill this node from its peers first.")
+        expected += 1
+    if expected != max(height + 1, start):
+        raise CorruptStore(f"The source holds blocks up to {expected - 1}; its state says {height}.")
 
 
 @contextmanager

@@ -311,6 +311,13 @@ def test_a_damaged_manifest_does_not_keep_new_backups_from_being_made(
     assert key in repository.manifests().bad
 
 
+@pytest.fixture(params=[2000, 10], ids=["in this process", "in another"])
+def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Either way of reading the source through."""
+    monkeypatch.setattr("goud_backup.source._FEW_BLOCKS", request.param)
+
+
+@pytest.mark.usefixtures("reading")
 @pytest.mark.parametrize("kind", ["flip", "cut", "remove"])
 def test_damage_in_the_source_does_not_become_a_backup(
     repository: Repository, data: Path, cache: Path, kind: str
