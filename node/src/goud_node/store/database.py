@@ -71,10 +71,13 @@ class RocksStore:
                 "Check that the right volume is mounted; if the file was lost, restore a backup or let the node refill "
                 "from its peers on an empty volume (`goud-node init`)."
             )
-        on_disk = {file.name for file in path.glob("*.sst")}
+        if not read_only:
+            # A writable open merges files at once and deletes those it does not name: judge what is there before.
+            cls.open(path, read_only=True).close()
         store = cls._opened(path, create=False, read_only=read_only)
         try:
-            store._check_freshness(on_disk)
+            if read_only:
+                store._check_freshness()
             floor.check(path, store.sequence_number())
             if not read_only:
                 floor.raise_to(path, store.sequence_number())
@@ -216,8 +219,9 @@ class RocksStore:
         finally:
             self._release()
 
-    def _check_freshness(self, on_disk: set[str]) -> None:
+    def _check_freshness(self) -> None:
         """A MANIFEST cut back to the creation looks like a new database; files it no longer names tell otherwise."""
+        on_disk = {file.name for file in self.path.glob("*.sst")}
         unnamed = on_disk - {str(file["name"]).lstrip("/") for file in self.live_files()}
         if self.fresh and unnamed:
             raise CorruptStore(
