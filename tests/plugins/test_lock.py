@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ import goud_lock
 def other() -> Iterator[int]:
     """A process that looks like a playbook's."""
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "ansible-playbook"])
+    while b"ansible" not in Path(f"/proc/{process.pid}/cmdline").read_bytes():
+        time.sleep(0.01)  # for a moment after its start a process has no command line
     yield process.pid
     process.kill()
     process.wait()
