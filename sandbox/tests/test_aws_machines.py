@@ -17,7 +17,7 @@ from goud_sandbox.room.engine import Engine
 from .aws_machines import ZONE, AwsBox
 from .machines import until
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.cloud, pytest.mark.filterwarnings("default")]
 
 GIB = 1 << 30
 
