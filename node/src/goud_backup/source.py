@@ -79,7 +79,7 @@ class NodeSource:
 
     @contextmanager
     def open(self, genesis: Genesis) -> Iterator[Snapshot]:
-        marker.require(self._data_dir, genesis.chain_id, must_be_mount=False)
+        marker.require(self._data_dir, genesis.chain_id, must_be_mount=False, writable=False)
         made = self._client.create_checkpoint(self._ttl)
         try:
             path = self._data_dir / marker.CHECKPOINTS / made.id

@@ -95,7 +95,7 @@ def inspect(data_dir: Path, genesis: Genesis, progress: Progress | None = None) 
     began = time.monotonic()
     store: RocksStore | None = None
     try:
-        marker.require(data_dir, genesis.chain_id, must_be_mount=False)
+        marker.require(data_dir, genesis.chain_id, must_be_mount=False, writable=False)
         store = RocksStore.open(marker.database_path(data_dir), read_only=True)
         verify_store(store, genesis, report, progress)
     except GoudError as error:

@@ -47,8 +47,8 @@ def initialize(data_dir: Path, genesis: HasChainId) -> None:
         raise _other_chain(data_dir, marked, genesis.chain_id)
 
 
-def require(data_dir: Path, chain_id: str, must_be_mount: bool) -> None:
-    """Prove that `data_dir` is this chain's volume before anything is opened or written.
+def require(data_dir: Path, chain_id: str, must_be_mount: bool, *, writable: bool = True) -> None:
+    """Prove that `data_dir` is this chain's volume before anything is opened or written; `writable`: and can be.
 
     Raises ConfigurationError (missing, or no mount when one is expected), UninitializedVolume (empty), WrongChain.
     """
@@ -68,7 +68,7 @@ def require(data_dir: Path, chain_id: str, must_be_mount: bool) -> None:
         )
     if marked != chain_id:
         raise _other_chain(data_dir, marked, chain_id)
-    if not os.access(data_dir, os.W_OK):
+    if writable and not os.access(data_dir, os.W_OK):
         raise ConfigurationError(f"{data_dir} is not writable for user id {os.geteuid()}. Change its owner.")
 
 
