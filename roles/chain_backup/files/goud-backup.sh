@@ -1,0 +1,70 @@
+#!/bin/sh
+# goud-backup for one node of this host: the tool in the node's own image, with this node's data, key and repository.
+# Operators, playbooks and timers all call it; `goud-backup --help` tells the verbs. config/command beside it says what is what.
+#
+# A running node's data is mounted read-only; a stopped one's can be backed up as it lies, and restored.
+set -eu
+
+home=$(dirname "$(readlink -f "$0")")
+container='' volume='' image='' network='' user='' memory='' label='' directory='' metrics='' scratch='' authority=''
+# shellcheck source=/dev/null
+. "$home/config/command"
+
+verb=''
+for word in "$@"; do
+    case $word in
+    -*) ;;
+    *)
+        verb=$word
+        break
+        ;;
+    esac
+done
+running=$(docker container inspect --format '{{.State.Running}}' "$container" 2>/dev/null || echo false)
+case "$verb: $* " in
+restore:*\ --yes\ * | restore-archive:*\ --yes\ * | undo:* | cleanup:*)
+    if [ "$running" = true ]; then
+        echo "goud-backup: in-use: $container is running: stop it first (restore.yml does that in the right order)" >&2
+        exit 15
+    fi
+    ;;
+esac
+
+# Work that can wait takes neither disk nor processor from the node.
+before='exec'
+case $verb in
+create | ship | verify | prune | drill | import | export) before='exec ionice -c 3 nice -n 10' ;;
+esac
+if [ -n "$authority" ]; then
+    before="cat /etc/ssl/certs/ca-certificates.crt /etc/goud-backup/ca.pem >/tmp/ca.pem; $before"
+fi
+# The tool's words stay words: the shell in the container gets them as its own arguments.
+set -- --entrypoint /bin/sh "$image" -c "$before goud-backup \"\$@\"" goud-backup "$@"
+
+if [ "$running" = true ]; then
+    mode=,readonly
+else
+    mode=''
+    set -- --env GOUD_BACKUP_NODE_URL= "$@" # nobody to ask for a checkpoint: the data directory itself is the source
+fi
+if [ -n "$volume" ] && [ "$verb" != drill ]; then # what is not mounted cannot be named by a drill
+    set -- --mount "type=volume,source=$volume,target=/data,volume-nocopy$mode" "$@"
+fi
+if [ -n "$directory" ]; then
+    set -- --mount "type=bind,source=$directory,target=$directory" "$@"
+fi
+if [ -n "${GOUD_BACKUP_INCOMING:-}" ]; then # a directory with an archive, or with the identity that decrypts
+    set -- --mount "type=bind,source=$GOUD_BACKUP_INCOMING,target=/incoming" "$@"
+fi
+if [ -t 0 ] && [ -t 1 ]; then
+    set -- --interactive --tty "$@"
+fi
+exec docker run --rm --name "${container:-goud}-backup-$$" --label "$label" --hostname "$(hostname)" --network "$network" \
+    --user "$user" --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
+    --memory "$memory" --cpu-shares 256 --log-driver none --env-file "$home/config/environment" \
+    --mount "type=bind,source=$home/config,target=/etc/goud-backup,readonly" \
+    --mount "type=bind,source=$home/cache,target=/var/cache/goud-backup" \
+    --mount "type=bind,source=$home/reports,target=/var/lib/goud-backup/reports" \
+    --mount "type=bind,source=$metrics,target=/var/lib/goud-backup/metrics" \
+    --mount "type=bind,source=$scratch,target=/var/lib/goud-backup/scratch" \
+    "$@"
