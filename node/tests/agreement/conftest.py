@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
@@ -12,6 +12,7 @@ from goud_node.agreement.kv import Delete, Kv
 from goud_node.store.memory import MemoryStore
 
 from .etcd_cluster import Cluster, running
+from .trio import Shared
 
 
 @pytest.fixture(scope="session")
@@ -30,3 +31,12 @@ async def kv(request: pytest.FixtureRequest) -> AsyncIterator[Kv]:
         await made.txn([], [Delete(b"/", b"0")])
     yield made
     await made.close()
+
+
+@pytest.fixture(params=["embedded", pytest.param("etcd", marks=pytest.mark.etcd)])
+def connect(request: pytest.FixtureRequest) -> Iterator[Callable[[], Kv]]:
+    if request.param == "embedded":
+        yield Shared()
+    else:
+        endpoints = request.getfixturevalue("cluster").endpoints
+        yield lambda: EtcdKv(endpoints)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from goud_node.agreement.embedded import EmbeddedKv
-from goud_node.agreement.etcd import EtcdKv
 from goud_node.agreement.kv import Kv
 from goud_node.chain.transactions import AccountCreate
 from goud_node.errors import (
@@ -25,30 +23,10 @@ from goud_node.errors import (
 )
 from goud_node.replica.events import SlowSubscriber
 from goud_node.replica.types import Options
-from goud_node.store.memory import MemoryStore
 
-from .trio import NAMES, Trio, Writers, account
+from .trio import NAMES, Shared, Trio, Writers, account
 
 FAST = Options(kept_tail=4, maintain_interval=0.2)
-
-
-class Shared:
-    """One embedded log under several nodes: nobody closes it."""
-
-    def __init__(self) -> None:
-        self._kv = EmbeddedKv(MemoryStore())
-
-    def __call__(self) -> Kv:
-        return self._kv
-
-
-@pytest.fixture(params=["embedded", pytest.param("etcd", marks=pytest.mark.etcd)])
-def connect(request: pytest.FixtureRequest) -> Iterator[Callable[[], Kv]]:
-    if request.param == "embedded":
-        yield Shared()
-    else:
-        endpoints = request.getfixturevalue("cluster").endpoints
-        yield lambda: EtcdKv(endpoints)
 
 
 @pytest.fixture

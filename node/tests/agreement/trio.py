@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from goud_node.agreement.embedded import EmbeddedKv
 from goud_node.agreement.kv import Kv
 from goud_node.agreement.sequencer import Sequencer
 from goud_node.chain.block import Block
@@ -31,6 +32,16 @@ def account(label: str) -> bytes:
     """An encoded transaction; equal labels give equal bytes."""
     digest = hashlib.sha256(label.encode()).digest()
     return AccountCreate(label, digest, digest, 1).encode()
+
+
+class Shared:
+    """One embedded log under several nodes: nobody closes it."""
+
+    def __init__(self) -> None:
+        self._kv = EmbeddedKv(MemoryStore())
+
+    def __call__(self) -> Kv:
+        return self._kv
 
 
 class DirectPeers:
@@ -144,6 +155,11 @@ class Trio:
         member = self.members[name]
         assert not member.running
         member.store = MemoryStore()
+
+    def ledger_of(self, name: str) -> Ledger:
+        """A stopped member's chain, as on its disk."""
+        assert not self.members[name].running
+        return Ledger(self.members[name].store, self.genesis)
 
     def replica(self, name: str) -> Replica:
         replica = self.members[name].replica

@@ -9,6 +9,7 @@ from goud_node.agreement.sequencer import HeightTrimmed, Sequencer
 from goud_node.errors import EpochMismatch, GoudError, NotLeader, OutcomeUnknown, Unavailable
 from goud_node.replica import lead, steps
 
+from .restore import restore_all
 from .world import ENTRIES, Node, Propose, Unit, Violation, World, lost
 
 HEALING_ROUNDS = 120
@@ -54,6 +55,7 @@ class Model:
             (250, lambda: self.hand_over(node)),
             (253, lambda: self.world.wipe(node)),
             (254, self.lose_log),
+            (255, lambda: restore_all(self.world, target)),
             (256, self.world.tick),
         )
         next(meaning for limit, meaning in meanings if action < limit)()
@@ -77,7 +79,7 @@ class Model:
             node.renewed = False
 
     def lose_log(self) -> None:
-        """The log is replaced; the operator begins a new epoch on the longest chain."""
+        """The log is replaced; the operator begins a new epoch on the longest chain, of equals the latest."""
         world = self.world
         highest = max(node.ledger.height for node in world.nodes)
         promised = max((receipt.height for receipt in world.acknowledged.values()), default=0)
@@ -88,9 +90,7 @@ class Model:
         for node in world.nodes:
             world.start(node)
             node.cut = False  # whoever decides this must see every node
-        longest = max((n for n in world.nodes if n.validator), key=lambda n: n.ledger.height)
-        if longest.ledger.height < max(n.ledger.height for n in world.nodes):
-            longest = max(world.nodes, key=lambda n: n.ledger.height)
+        longest = max(world.nodes, key=lambda n: (n.ledger.height, n.ledger.epoch.number if n.ledger.epoch else 0))
         if longest.core is None:
             raise Violation("a started node has no core")
         step = steps.start_epoch(longest.core)

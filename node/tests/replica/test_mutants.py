@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from goud_node.agreement.kv import Compare, Operation, Put
-from goud_node.agreement.sequencer import Sequencer, Term
+from goud_node.agreement.sequencer import Head, Sequencer, Term
 from goud_node.chain.block import Block
 from goud_node.chain.ledger import Ledger, Receipt
 from goud_node.errors import OutcomeUnknown
-from goud_node.replica import lead
+from goud_node.replica import epochs, lead
 from goud_node.replica.batch import Batch, Waiting, compose
 from goud_node.replica.core import Core
 
@@ -109,6 +109,14 @@ async def highest_progress(core: Core) -> int:
     return max((await core.sequencer.progress()).values(), default=0)
 
 
+async def only_the_block_itself(sequencer: Sequencer, head: Head, height: int) -> bytes | None:
+    """Does not see that the block above names the one below: restored nodes then wait for one another."""
+    if height == head.height:
+        return head.hash
+    tail = await sequencer.tail(height, 1)
+    return Block.decode(tail.blocks[0]).hash if tail.blocks else None
+
+
 def test_the_faithful_copy_is_no_bug() -> None:
     for seed in range(150):
         Model(random.Random(seed).randbytes(2401), sequencer=AllConditions).run()  # noqa: S311  # repeatable
@@ -134,3 +142,8 @@ def test_trimming_before_a_majority_has_persisted_is_found(
 ) -> None:
     monkeypatch.setattr(lead, "safe_height", planted)
     assert caught(lambda schedule: Model(schedule).run())
+
+
+def test_restored_nodes_that_wait_for_one_another_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(epochs, "ordered_hash", only_the_block_itself)
+    assert "no progress" in caught(lambda schedule: Model(schedule).run())

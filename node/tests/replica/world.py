@@ -314,9 +314,10 @@ class World:
         return [peer for peer in self.nodes if peer is not node and peer.alive and not (peer.paused or peer.cut)]
 
     def serve(self, node: Node, start: int, limit: int) -> list[tuple[Block, Certificate]]:
-        """What the peer with the most certified blocks, in the same epoch, answers."""
+        """What the peer with the most certified blocks, in the same epoch, answers; who is in none serves nothing."""
         epoch = node.core.epoch if node.core is not None else None
-        peers = [p for p in self.reachable(node) if p.core is not None and epoch in (None, p.core.epoch)]
+        joined = [p for p in self.reachable(node) if p.core is not None and p.core.epoch is not None]
+        peers = [p for p in joined if p.core is not None and epoch in (None, p.core.epoch)]
         if not peers:
             raise Unavailable("no peer answers")
         best = max(peers, key=lambda peer: peer.ledger.certified_height).ledger

@@ -99,7 +99,17 @@ def test_documents_are_printed(command: Run) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [(), ("serve",), ("init",), ("keygen",), ("genesis", "create"), ("inspect",), ("admin",), ("admin", "drain")],
+    [
+        (),
+        ("serve",),
+        ("init",),
+        ("keygen",),
+        ("genesis", "create"),
+        ("inspect",),
+        ("admin",),
+        ("admin", "drain"),
+        ("epoch", "start"),
+    ],
 )
 def test_help_teaches(command: Run, arguments: tuple[str, ...]) -> None:
     code, out, _ = command(*arguments, "--help")

@@ -189,9 +189,10 @@ class Sequencer:
         return Tail(None if head is None or head.height < start else head.height + 1, [])
 
     async def republish(self, epoch: Epoch, block: Block) -> bool:
-        """Put back a block at or below the epoch's base that has no certificate yet; False if it was not needed.
+        """Put back an ordered block that has no certificate yet; False if it was not needed.
 
-        A new epoch drops the log's blocks, but whoever lacks an uncertified one can get it nowhere else.
+        A new epoch drops the log's blocks, and a restore takes nodes back to before they were certified: whoever
+        lacks an uncertified one can get it nowhere else.
         """
         key = self._block_key(block.header.height)
         guards = [Compare(self._epoch, "value", epoch.encode()), Compare(key, "version", 0)]
@@ -222,6 +223,16 @@ class Sequencer:
         """Read the certified height each node reports."""
         found = await self._kv.range(self._nodes, prefix_end(self._nodes))
         return {kv.key[len(self._nodes) :].decode(): int(cbor2.loads(kv.value)) for kv in found}
+
+    async def forget_progress(self, epoch: Epoch) -> None:
+        """Drop what nodes reported to hold, for nodes that were restored and hold less; each reports when it joins."""
+        guard = Compare(self._epoch, "value", epoch.encode())
+        if not (await self._kv.txn([guard], [Delete(self._nodes, prefix_end(self._nodes))])).succeeded:
+            raise Unavailable("the log's epoch changed meanwhile: does a node run? Look again")
+
+    async def held_above(self, height: int) -> int:
+        """How many blocks above that height the log still holds."""
+        return len(await self._kv.range(self._block_key(height + 1), prefix_end(self._blocks), keys_only=True))
 
     async def trim(self, epoch: Epoch, up_to: int) -> bool:
         """Drop blocks and signatures up to that height from the log; False if the epoch changed."""

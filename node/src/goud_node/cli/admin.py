@@ -144,7 +144,7 @@ def start_epoch(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Begin a new agreement epoch from this node's tip, after a restore.
+    """Begin a new agreement epoch from this node's tip; after a restore, `goud-node epoch start` does it at rest.
 
     The ordering service forgets what it ordered before, so run it once, on the node with the longest chain. A node
     whose chain is not part of the new epoch refuses to join.

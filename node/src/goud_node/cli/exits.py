@@ -19,6 +19,11 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "unreachable": (12, "the node does not answer, or refused the call"),
     "wrong-key": (13, "the private key is not that of this node"),
     "service-failed": (14, "a part of the running node broke down"),
+    "unavailable": (15, "no majority of etcd answers, or the log changed meanwhile; nothing was done"),
+    "coordination-full": (16, "etcd has no space left; nothing was done"),
+    "outcome-unknown": (17, "etcd's answer was lost: look before you repeat it"),
+    "epoch-mismatch": (18, "the log and this node's chain contradict each other"),
+    "proposer-runs": (19, "another node runs and leads; stop it first"),
 }
 OTHER: Final = 1
 

@@ -15,7 +15,7 @@ from goud_node.api.app import openapi_document
 from goud_node.chain import genesis as genesis_document
 from goud_node.chain import inspect as inspection
 from goud_node.chain.volume import initialize_volume
-from goud_node.cli import admin, config, exits, keys, output
+from goud_node.cli import admin, config, epoch, exits, keys, output
 from goud_node.cli.output import AsJson
 from goud_node.errors import ConfigurationError, GoudError
 from goud_node.service import serve as run_service
@@ -33,6 +33,7 @@ app = typer.Typer(
 )
 app.add_typer(keys.genesis_app, name="genesis")
 app.add_typer(admin.app, name="admin")
+app.add_typer(epoch.app, name="epoch")
 app.command("keygen")(keys.keygen)
 
 DataDir = Annotated[Path, typer.Option("--data-dir", envvar="GOUD_DATA_DIR", help="The data directory.")]

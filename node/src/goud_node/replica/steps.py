@@ -14,9 +14,13 @@ from goud_node.chain.block import Block, Header
 from goud_node.chain.certificate import Certificate, countersign, countersigned
 from goud_node.chain.ledger import Epoch
 from goud_node.errors import ConflictingBlock, EpochMismatch, InvalidBlock, Unavailable
+from goud_node.replica import epochs
 from goud_node.replica.core import Core
 
-_START_EPOCH = "run `goud-node admin start-epoch` on the node with the longest chain"
+_START_EPOCH = (
+    "run `goud-node admin start-epoch` on the node with the longest chain (of equals, the one of the latest epoch), "
+    "or after a restore, before any node is started, `goud-node epoch start`"
+)
 
 
 async def join(core: Core) -> None:
@@ -37,10 +41,7 @@ async def join(core: Core) -> None:
     await _check_ancestry(core, epoch, head)
     if core.ledger.epoch != epoch:
         await core.disk(lambda: core.ledger.set_epoch(epoch))
-    for height in range(core.ledger.certified_height + 1, min(core.ledger.height, epoch.base_height) + 1):
-        block = core.ledger.block(height)
-        if block is not None:
-            await core.sequencer.republish(epoch, block)
+    await epochs.republish(core.ledger, core.sequencer, epoch, epoch.base_height)
     core.signed, core.reported, core.trimmed = core.ledger.certified_height, None, 0
     core.observe(state)
     core.epoch = epoch
@@ -48,12 +49,9 @@ async def join(core: Core) -> None:
 
 async def start_epoch(core: Core) -> Epoch:
     """Begin a new epoch from the local tip and leave the old one; `join` takes this node into it."""
-    state = await core.sequencer.state()
-    numbers = [epoch.number for epoch in (state.epoch, core.ledger.epoch) if epoch is not None]
-    tip = core.ledger.tip
-    new = Epoch(max(numbers, default=0) + 1, tip.height, tip.hash)
-    await core.sequencer.begin_epoch(new, state.epoch)
+    new = await epochs.begin(core.ledger, core.sequencer)
     core.epoch = None
+    await core.disk(lambda: core.ledger.set_epoch(new))
     return new
 
 
@@ -162,12 +160,10 @@ async def _begin_first_epoch(core: Core) -> None:
 
 async def _check_ancestry(core: Core, epoch: Epoch, head: Head) -> None:
     """Raise EpochMismatch unless the local chain is a beginning of the chain that the log continues."""
-    mine, tip = core.ledger.epoch, core.ledger.tip
-    if mine is not None and (mine.number > epoch.number or (mine.number == epoch.number and mine != epoch)):
-        raise EpochMismatch(
-            f"this node is in epoch {mine.number}, the log in epoch {epoch.number}: the log was replaced; "
-            f"{_START_EPOCH}"
-        )
+    tip = core.ledger.tip
+    stale = epochs.superseded(core.ledger.epoch, epoch)
+    if stale is not None:
+        raise EpochMismatch(f"{stale}; {_START_EPOCH}")
     if tip.height > head.height:
         raise EpochMismatch(
             f"this node holds {tip.height} blocks, the log ends at {head.height}: the log lost blocks; {_START_EPOCH}"
@@ -177,13 +173,11 @@ async def _check_ancestry(core: Core, epoch: Epoch, head: Head) -> None:
             f"epoch {epoch.number} began on another block {epoch.base_height} than this node holds; "
             "restore it from the same backup as the others, or empty its volume"
         )
-    if mine == epoch or tip.height <= epoch.base_height:
+    if tip.height <= epoch.base_height:
         return
-    # Blocks beyond the base, from another epoch: only if they are the very blocks of this one.
-    tail = await core.sequencer.tail(tip.height, 1)
-    ordered = Block.decode(tail.blocks[0]).hash if tail.blocks else None
-    if ordered is None and head.height == tip.height:
-        ordered = head.hash
+    # Blocks beyond the base: only if they are the very blocks of this epoch. Its number is no proof: when a log was
+    # lost, the epoch that began from a restored tip may be called like one that only nodes left behind remember.
+    ordered = await epochs.ordered_hash(core.sequencer, head, tip.height)
     if ordered is None:
         pairs = await core.peers.fetch(tip.height, 1)
         ordered = next((block.hash for block, _ in pairs if block.height == tip.height), None)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 
 from fastapi import FastAPI
 
-from goud_node.agreement.channels import TlsFiles
-from goud_node.agreement.embedded import EmbeddedKv
-from goud_node.agreement.etcd import EtcdKv
 from goud_node.agreement.kv import Kv
 from goud_node.agreement.sequencer import Sequencer
 from goud_node.api.app import create_app
@@ -23,13 +18,13 @@ from goud_node.api.secrets import Keyring
 from goud_node.api.tokens import Tokens
 from goud_node.chain.ledger import Ledger
 from goud_node.chain.volume import open_volume
-from goud_node.errors import ConfigurationError
 from goud_node.peer.checkpoints import OperatorCheckpoints
 from goud_node.peer.client import PeerClient
 from goud_node.peer.server import PeerContext, create_peer_app
 from goud_node.peer.tokens import OPERATOR, Signer, Verifier
 from goud_node.replica.replica import Replica
 from goud_node.replica.types import Hooks, Options
+from goud_node.service import ordering
 from goud_node.service.identity import Identity
 from goud_node.settings import Settings
 from goud_node.store import RocksStore
@@ -37,8 +32,6 @@ from goud_node.store.checkpoint import Checkpoints
 from goud_node.store.schema import SchemaPolicy
 from goud_node.store.volume import Volume
 from goud_node.telemetry import Metrics
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -86,11 +79,7 @@ def _assemble(settings: Settings, identity: Identity, store: RocksStore, ledger:
     # Only now: a secret is never generated on a volume that has not been proven to be ours.
     tokens = _tokens(settings)
     executor = ThreadPoolExecutor(1, thread_name_prefix="ledger")
-    kv: Kv
-    if settings.etcd_endpoints:
-        kv = EtcdKv(settings.etcd_endpoints, _tls(settings), timeout=settings.etcd_timeout_seconds)
-    else:
-        kv = EmbeddedKv(store, executor=executor)
+    kv = ordering.connect(settings, store, executor)
     metrics = Metrics()
     signer = Signer(identity.key, settings.node_id)
     verifier = _verifier(settings, identity)
@@ -167,20 +156,3 @@ def _verifier(settings: Settings, identity: Identity) -> Verifier:
     if settings.operator_public_key is not None:
         keys[OPERATOR] = bytes.fromhex(settings.operator_public_key)
     return Verifier(settings.node_id, keys)
-
-
-def _tls(settings: Settings) -> TlsFiles | None:
-    files = (settings.etcd_ca_file, settings.etcd_cert_file, settings.etcd_key_file)
-    if settings.etcd_endpoints and not any(files):
-        _log.warning("etcd is used without TLS: set GOUD_ETCD_CA_FILE, GOUD_ETCD_CERT_FILE and GOUD_ETCD_KEY_FILE")
-    if not all(files):
-        return None
-    authority, certificate, key = (_read(path) for path in files if path is not None)
-    return TlsFiles(authority, certificate, key)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"Cannot read {path}: {error.strerror}.") from error
