@@ -240,6 +240,22 @@ def unpack(archive: Path, folder: Path, volume: str | None) -> Unpacked:
     return reader.result(archive)
 
 
+def metadata(archive: Path) -> dict[str, Any]:
+    """What the archive says of itself: its first pages are enough. Raises Damaged; empty for one without metadata."""
+    try:
+        with _gzip(archive, "rb", threads=1) as plain, tarfile.open(fileobj=plain, mode="r|") as outer:
+            for member in outer:
+                name = PurePosixPath(member.name).name
+                content = outer.extractfile(member) if name == _METADATA and member.size <= _MOST_TEXT else None
+                if content is not None:
+                    return dict(json.loads(content.read()))
+                if name.endswith((".tar", ".tar.gz")):
+                    break
+    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+        raise Damaged(f"{archive} is damaged or cut short: {error}.") from error
+    return {}
+
+
 def compare(unpacked: Unpacked, height: int, tip_hash: str) -> None:
     """Raises NotVerified unless the data is what the archive's metadata says; one without metadata says nothing."""
     for name, found in (("height", height), ("tip_hash", tip_hash)):

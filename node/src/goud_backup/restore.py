@@ -148,15 +148,22 @@ def live_height(data_dir: Path, genesis: Genesis) -> int | str | None:
 
 def plan_document(repository: Repository, plan: Plan, data_dir: Path) -> dict[str, Any]:
     """The plan, with what is live now and the space there is."""
-    if not data_dir.is_dir():
-        raise SourceError(f"The data directory {data_dir} does not exist. Mount the volume or correct --data-dir.")
-    live = live_height(data_dir, repository.config.genesis)
-    lost = live - plan.height if isinstance(live, int) and plan.height is not None else None
     return {
         "repository": repository.url,
         "chain": repository.config.chain_id,
         "data_dir": str(data_dir),
         **plan.document(),
+        **live_document(data_dir, repository.config.genesis, plan.height),
+    }
+
+
+def live_document(data_dir: Path, genesis: Genesis, height: int | None) -> dict[str, Any]:
+    """What is live now, what of it a restore to `height` would lose, and the space there is."""
+    if not data_dir.is_dir():
+        raise SourceError(f"The data directory {data_dir} does not exist. Mount the volume or correct --data-dir.")
+    live = live_height(data_dir, genesis)
+    lost = live - height if isinstance(live, int) and height is not None else None
+    return {
         "live_height": live if isinstance(live, int) else None,
         "live_problem": live if isinstance(live, str) else None,
         "live_blocks_not_in_the_restore": None if lost is None else max(0, lost),

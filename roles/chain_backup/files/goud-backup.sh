@@ -47,7 +47,10 @@ else
     mode=''
     set -- --env GOUD_BACKUP_NODE_URL= "$@" # nobody to ask for a checkpoint: the data directory itself is the source
 fi
-if [ -n "$volume" ] && [ "$verb" != drill ]; then # what is not mounted cannot be named by a drill
+if [ -n "$volume" ] && ! docker volume inspect "$volume" >/dev/null 2>&1; then
+    # The engine would make one, without label or disk: that is the node's deployment's to do.
+    set -- --tmpfs /data:ro "$@"
+elif [ -n "$volume" ] && [ "$verb" != drill ]; then # what is not mounted cannot be named by a drill
     set -- --mount "type=volume,source=$volume,target=/data,volume-nocopy$mode" "$@"
 fi
 if [ -n "$directory" ]; then

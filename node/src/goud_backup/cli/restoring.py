@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +15,8 @@ from goud_backup.cli.options import DATA, AsJson, Backup, DataDir, GenesisFile, 
 from goud_backup.errors import BackupError
 from goud_backup.settings import WORKERS
 from goud_node.chain import genesis as genesis_document
-from goud_node.errors import ConfigurationError
+from goud_node.chain.genesis import Genesis
+from goud_node.errors import ConfigurationError, WrongChain
 
 Confirm = Annotated[bool, typer.Option("--yes", help="Do it; without this the plan is printed and nothing happens.")]
 
@@ -71,8 +73,7 @@ def restore_archive(
     chain = genesis_document.load(genesis)
     swap.require_chain(data_dir, chain.chain_id)
     if not confirm:
-        document: dict[str, Any] = {"archive": str(path), "data_dir": str(data_dir), "chain": chain.chain_id}
-        document["live_height"] = restoring.live_height(data_dir, chain)
+        document = _archive_plan(path, chain, data_dir)
         output.emit("plan (nothing was done; add --yes)", document, as_json=as_json)
         return
     with output.progress() as progress, swap.exclusive(data_dir) as folder:
@@ -83,6 +84,27 @@ def restore_archive(
         restored = restoring.Restored(height, tip, "archive", str(unpacked.metadata.get("backup_id")), None)
         done = restoring.put_in_place(data_dir, folder, chain, restored, tools)
     output.emit("restored", done.document(), as_json=as_json)
+
+
+def _archive_plan(path: Path, genesis: Genesis, data_dir: Path) -> dict[str, Any]:
+    """As far as the archive's metadata tells; in the words of a repository's plan."""
+    told = archive.metadata(path)
+    if told.get("chain_id", genesis.chain_id) != genesis.chain_id:
+        raise WrongChain(f"{path} is a backup of chain {told['chain_id']}, this node's is {genesis.chain_id}.")
+    made = datetime.fromisoformat(told["timestamp"]) if "timestamp" in told else None
+    return {
+        "archive": str(path),
+        "chain": genesis.chain_id,
+        "data_dir": str(data_dir),
+        "how": "archive",
+        "backup": None,
+        "created": told.get("timestamp"),
+        "age_seconds": None if made is None else int((datetime.now(UTC) - made).total_seconds()),
+        "schema": told.get("schema_version"),
+        "to_height": told.get("height"),
+        "fetch_bytes": path.stat().st_size,
+        **restoring.live_document(data_dir, genesis, told.get("height")),
+    }
 
 
 def undo(data_dir: DataDir = DATA, as_json: AsJson = False) -> None:
