@@ -330,3 +330,17 @@ def test_on_etcd_a_proposer_that_runs_is_named(restored: Restored, settle: Verb)
     code, _, err = settle("start", "--yes", GOUD_LEASE_SECONDS="1")
     assert (code, "other is the proposer" in err) == (exits.CODES["proposer-runs"][0], True)
     assert settle("show")[1]["log_epoch"] == 1
+
+
+@pytest.mark.etcd
+def test_on_etcd_a_member_alone_decides_nothing(restored: Restored, settle: Verb, cluster: Cluster) -> None:
+    for name in cluster.names[1:]:
+        cluster.kill(name)
+    try:
+        for arguments in (("show",), ("start", "--if-needed", "--yes"), ("start", "--yes")):
+            code, _, err = settle(*arguments)
+            assert (code, "goud-node: unavailable: " in err) == (exits.CODES["unavailable"][0], True)
+    finally:
+        cluster.heal()
+    answer = settle("show")[1]
+    assert (answer["relation"], answer["node_id"]) == ("continues", restored.settings.node_id)

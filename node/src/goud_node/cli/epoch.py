@@ -41,9 +41,10 @@ def start(
 ) -> None:
     """Begin a new agreement epoch from this node's tip, after a restore, before any node is started.
 
-    Run it once, on the restored node with the longest chain. The log drops what it ordered above the tip, for good; nodes that hold
-    more than the tip will not take part. With `--if-needed` nothing is lost that the log can still give: a log that
-    continues this chain is kept (`continued`), and a new epoch begins only when no node could join (`started`).
+    Run it once, on the restored node with the longest chain. The log drops what it ordered above the tip, for good;
+    nodes that hold more than the tip will not take part. With `--if-needed` nothing is lost that the log can still
+    give: a log that continues this chain is kept (`continued`), and a new epoch begins only when no node could join
+    (`started`).
     """
     if not confirm:
         raise typer.Abort
