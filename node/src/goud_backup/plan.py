@@ -93,10 +93,11 @@ def make(repository: Repository, wish: Wish, opener: Opener | None) -> Plan:
 def _candidates(repository: Repository, wish: Wish) -> list[Manifest]:
     if wish.backup != "latest":
         return [repository.find(wish.backup)]
-    found = repository.manifests()
-    if not found.good and found.bad:
+    found, past = repository.manifests(), repository.abandoned_backups()
+    present = [one for one in found.good if one.id not in past]
+    if not present and found.bad:
         raise Damaged(next(iter(found.bad.values())))
-    return found.good
+    return present
 
 
 def _newest(repository: Repository, wish: Wish, references: Sequence[Reference]) -> Plan:

@@ -139,8 +139,9 @@ def _checked(pairs: Iterator[Pair], genesis: Genesis, start: int, previous_hash:
         elif previous_hash is not None and block.header.previous.hex() != previous_hash:
             raise InvalidBlock(
                 f"Block {start} of the source does not follow what was shipped before (block {start - 1} there has the "
-                f"hash {previous_hash[:16]}…). The chain was restored to an earlier height and went another way: begin "
-                "a new repository with `goud-backup init`, and keep this one."
+                f"hash {previous_hash[:16]}…), so nothing was shipped. If the chain was restored to an earlier height "
+                "and went another way, say so with `goud-backup fork`, which keeps what was stored; else compare the "
+                "nodes."
             )
         if (certificate.height, certificate.block_hash) != (block.height, block.hash):
             raise SourceError(f"The source gave a certificate for another block than {block.height}.")

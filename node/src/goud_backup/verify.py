@@ -68,6 +68,7 @@ class Depth:
 def verify(repository: Repository, depth: Depth, tools: restore.Tools) -> Report:
     """Problems are collected, never raised, as long as the store answers at all. Nothing to verify is a problem."""
     report = Report("deep" if depth.deep else "data" if depth.data else "listing")
+    _forks(repository, report)
     manifests = _manifests(repository, report)
     objects = {name: entry for manifest in manifests for name, entry in manifest.objects.items()}
     bad = _objects(repository, objects, report, depth, tools)
@@ -78,6 +79,14 @@ def verify(repository: Repository, depth: Depth, tools: restore.Tools) -> Report
     if depth.record:
         _record(repository, manifests, report, bad, depth=depth, chosen=chosen)
     return report
+
+
+def _forks(repository: Repository, report: Report) -> None:
+    for key in repository.fork_keys():
+        try:
+            repository.read_fork(key)
+        except GoudError as error:
+            report.add(key, error)
 
 
 def _manifests(repository: Repository, report: Report) -> list[Manifest]:
@@ -93,7 +102,7 @@ def _manifests(repository: Repository, report: Report) -> list[Manifest]:
         if wrong is not None:
             report.add(manifest.id, wrong)
     report.backups = len(found.good)
-    if not found.good and not found.bad and not repository.segments():
+    if not found.good and not found.bad and not repository.segments(every=True):
         # What is empty verifies by itself; that must not look like a success.
         report.add(repository.url, "The repository holds no backup and no segment: there is nothing to verify.")
     _check_latest(repository, found.good, report)
@@ -170,7 +179,7 @@ def _look(repository: Repository, name: str, entry: StoredObject) -> str | None:
 
 
 def _segments(repository: Repository, report: Report, depth: Depth, tools: restore.Tools) -> None:
-    references = repository.segments()
+    references = repository.segments(every=True)
     report.segments = len(references)
 
     def look(segment: Reference) -> tuple[str, str] | None:

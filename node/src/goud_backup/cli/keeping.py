@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from goud_backup import fork as forking
 from goud_backup import prune as pruning
 from goud_backup.cli import options, output
 from goud_backup.cli.options import AsJson, Backup, Url, Wait
@@ -55,6 +56,23 @@ def keep(
     with options.repository(url) as repository:
         manifest = pruning.keep(repository, backup, wanted=not remove)
     output.emit("keep", {"id": manifest.id, "kept": not remove}, as_json=as_json)
+
+
+def fork(
+    url: Url,
+    height: Annotated[int, typer.Option(min=0, help="The last block that both histories share.")],
+    block_hash: Annotated[str, typer.Option("--hash", help="Its hash, as the node serves it.")],
+    wait: Wait = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Let the repository follow a chain that was restored to an earlier block and goes on in another way.
+
+    Nothing is removed: backups and blocks above are kept as an abandoned history, restorable by a backup's id.
+    """
+    with options.repository(url) as repository:
+        made = forking.fork(repository, height, block_hash, wait=wait)
+    abandoned = {"segments": len(made.segments), "backups": list(made.backups)} if made is not None else None
+    output.emit("fork", {"height": height, "hash": block_hash, "abandoned": abandoned}, as_json=as_json)
 
 
 def unlock(

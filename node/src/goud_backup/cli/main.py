@@ -44,6 +44,7 @@ COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "import": making.import_archive,
     "prune": keeping.prune,
     "keep": keeping.keep,
+    "fork": keeping.fork,
     "unlock": keeping.unlock,
 }
 for name, command in COMMANDS.items():

@@ -12,6 +12,7 @@ MARKS: Final = "marks.json"
 OBJECTS: Final = "objects/"
 MANIFESTS: Final = "manifests/"
 SEGMENTS: Final = "segments/"
+FORKS: Final = "forks/"
 KEEPS: Final = "keep/"
 CHECKS: Final = "checks/"
 LOCKS: Final = "locks/"
@@ -46,6 +47,10 @@ def manifest_parts(key: str) -> tuple[int, str] | None:
 
 def segment_key(first: int, last: int, name: str) -> str:
     return f"{SEGMENTS}{first:012d}-{last:012d}-{name}.seg"
+
+
+def fork_key(height: int, name: str) -> str:
+    return f"{FORKS}{height:012d}-{name}.json"
 
 
 def segment_parts(key: str) -> tuple[int, int, str] | None:

@@ -22,9 +22,11 @@ from goud_backup.errors import (
     RepositoryMissing,
     TargetError,
 )
+from goud_backup.repository import forks as forked
 from goud_backup.repository import layout
 from goud_backup.repository import manifest as manifests
 from goud_backup.repository import segments as shipped
+from goud_backup.repository.forks import Fork
 from goud_backup.repository.manifest import Manifest, StoredObject, canonical
 from goud_backup.targets import Target
 from goud_node.chain.genesis import Genesis, Validator
@@ -129,17 +131,23 @@ class Repository:
         return found
 
     def newest(self) -> Manifest | None:
-        """The newest backup; None when there is none. A damaged newest manifest raises: it is never passed over."""
-        keys = self.manifest_keys()
-        return self.read_manifest(keys[-1][2]) if keys else None
+        """The newest backup of the present history; None when there is none.
+
+        A damaged newest manifest raises: it is never passed over.
+        """
+        past = self.abandoned_backups()
+        keys = [key for _, backup_id, key in self.manifest_keys() if backup_id not in past]
+        return self.read_manifest(keys[-1]) if keys else None
 
     def last_readable(self) -> tuple[Manifest | None, int]:
-        """The newest backup that can be read, and the greatest sequence in use (0 without any).
+        """The newest backup of the present history that can be read, and the greatest sequence in use (0 without any).
 
         For who adds a backup: a damaged manifest must not keep new ones from being made. Verification tells of it.
         """
-        keys = self.manifest_keys()
-        for _, _, key in reversed(keys):
+        keys, past = self.manifest_keys(), self.abandoned_backups()
+        for _, backup_id, key in reversed(keys):
+            if backup_id in past:
+                continue
             try:
                 return self.read_manifest(key), keys[-1][0]
             except (Damaged, WrongChain) as error:
@@ -177,10 +185,26 @@ class Repository:
         document = {"format": layout.FORMAT, "id": newest.id, "sequence": newest.sequence, "sha256": digest}
         self.target.put(layout.LATEST, canonical(document))
 
-    def segments(self) -> list[shipped.Reference]:
-        """Every segment, by height."""
+    def forks(self) -> list[Fork]:
+        """Every fork. Raises Damaged: without one, an abandoned history would pass for the present one."""
+        return [self.read_fork(key) for key in self.fork_keys()]
+
+    def fork_keys(self) -> list[str]:
+        return [stat.key for stat in self.target.list(layout.FORKS)]
+
+    def read_fork(self, key: str) -> Fork:
+        """Raises Damaged, Missing."""
+        return forked.load(self.target.get(key), key)
+
+    def abandoned_backups(self) -> set[str]:
+        """Ids of backups that a fork left behind: still whole, no longer the chain's present history."""
+        return forked.abandoned_backups(self.forks())
+
+    def segments(self, *, every: bool = False) -> list[shipped.Reference]:
+        """The segments of the present history, by height; `every`: those of abandoned ones, too."""
+        past = set() if every else forked.abandoned_segments(self.forks())
         found = (shipped.reference(stat) for stat in self.target.list(layout.SEGMENTS))
-        return [segment for segment in found if segment is not None]
+        return [segment for segment in found if segment is not None and segment.key not in past]
 
     def segment_header(self, segment: shipped.Reference) -> shipped.Header:
         """Raises Damaged, WrongChain."""

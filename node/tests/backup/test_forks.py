@@ -1,0 +1,106 @@
+"""A chain that was restored to an earlier block goes on in another way, and the repository follows it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from goud_backup import verify as verifying
+from goud_backup.errors import Damaged, NotVerified
+from goud_backup.fork import fork
+from goud_backup.plan import Wish
+from goud_backup.repository import layout
+from goud_backup.repository.repository import Repository
+from goud_backup.restore import Tools
+from goud_node.chain.block import Header
+from goud_node.errors import InvalidBlock
+
+from .support import backup, grow, restore, ship, tip_of
+
+BASE = 25
+
+
+@pytest.fixture
+def forked(repository: Repository, cache: Path, tmp_path: Path) -> tuple[Path, Header]:
+    """Backed up at 20, shipped to 30, backed up at 40; restored to 25, from where another chain has grown to 35."""
+    data = tmp_path / "data"
+    grow(data, 20)
+    backup(repository, data, cache)
+    grow(data, 10)
+    ship(repository, data)
+    grow(data, 10)
+    backup(repository, data, cache)
+    other = tmp_path / "other"
+    restore(repository, other, Wish(to_height=BASE))
+    base = tip_of(other)
+    grow(other, 10, size=500)
+    return other, base
+
+
+def test_what_is_shipped_next_needs_the_fork(repository: Repository, forked: tuple[Path, Header]) -> None:
+    other, base = forked
+    with pytest.raises(InvalidBlock, match="goud-backup fork"):
+        ship(repository, other)
+    made = fork(repository, BASE, base.hash.hex())
+    assert made is not None
+    assert len(made.backups) == 1
+    assert ship(repository, other).last == 35
+
+
+def test_latest_is_the_present_history(
+    repository: Repository, forked: tuple[Path, Header], cache: Path, tmp_path: Path
+) -> None:
+    other, base = forked
+    abandoned = repository.find("latest")
+    fork(repository, BASE, base.hash.hex())
+    ship(repository, other)
+    present = tip_of(other)
+    assert repository.find("latest").chain.height == 20
+    assert restore(repository, tmp_path / "again").tip_hash == present.hash.hex()
+    made = backup(repository, other, cache)
+    assert repository.find("latest").id == made.id
+    assert made.chain.tip_hash == present.hash.hex()
+    # The old history stays whole: a backup of it is restored by its name.
+    old = restore(repository, tmp_path / "old", Wish(abandoned.id))
+    assert (old.height, old.tip_hash) == (40, abandoned.chain.tip_hash)
+
+
+def test_every_height_of_the_present_history_is_exact(
+    repository: Repository, forked: tuple[Path, Header], tmp_path: Path
+) -> None:
+    other, base = forked
+    fork(repository, BASE, base.hash.hex())
+    ship(repository, other)
+    for height in (21, BASE, BASE + 1, 30, 35):
+        done = restore(repository, tmp_path / f"to-{height}", Wish(to_height=height))
+        assert done.height == height
+    assert restore(repository, tmp_path / "base", Wish(to_height=BASE)).tip_hash == base.hash.hex()
+
+
+def test_nothing_above_is_no_fork(repository: Repository, forked: tuple[Path, Header]) -> None:
+    other, base = forked
+    assert fork(repository, BASE, base.hash.hex()) is not None
+    assert fork(repository, BASE, base.hash.hex()) is None
+    assert len(repository.forks()) == 1
+    ship(repository, other)
+    assert fork(repository, 35, tip_of(other).hash.hex()) is None
+
+
+@pytest.mark.usefixtures("forked")
+def test_another_block_at_the_base_is_refused(repository: Repository) -> None:
+    with pytest.raises(NotVerified, match="was not restored from"):
+        fork(repository, 20, "ab" * 32)
+    assert repository.forks() == []
+
+
+def test_a_damaged_fork_is_named(repository: Repository, forked: tuple[Path, Header]) -> None:
+    _, base = forked
+    fork(repository, BASE, base.hash.hex())
+    key = next(iter(repository.target.list(layout.FORKS))).key
+    repository.target.put(key, bytes(repository.target.get(key)).replace(b'"height":25', b'"height":24'))
+    with pytest.raises(Damaged, match=key):
+        repository.segments()
+    report = verifying.verify(repository, verifying.Depth(True, False, "latest", None, False), Tools(None))
+    assert not report.ok
+    assert any(problem.thing == key for problem in report.problems)
