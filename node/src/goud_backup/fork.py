@@ -48,5 +48,5 @@ def _check_base(repository: Repository, height: int, block_hash: str) -> None:
         thing, found = next(iter(known.items()))
         raise NotVerified(
             f"Block {height} has the hash {found[:16]}… in {thing}, not {block_hash[:16]}…: this chain was not "
-            f"restored from {repository.url}. Begin a new repository for it with `goud-backup init`; nothing was changed."
+            f"restored from {repository.url}. Begin a new repository for it (`goud-backup init`); nothing was changed."
         )
