@@ -13,13 +13,14 @@ import typer
 from goud_backup import archive, walk
 from goud_backup import create as creating
 from goud_backup import ship as shipping
-from goud_backup.cli import options, output
+from goud_backup.cli import choosing, options, output
 from goud_backup.cli.options import (
     CACHE,
     DATA,
     AsJson,
     Backup,
     CacheDir,
+    Candidates,
     DataDir,
     GenesisFile,
     IdentityFile,
@@ -65,6 +66,7 @@ def create(
     node: NodeName = None,
     key: KeyFile = None,
     operator: Operator = False,
+    candidate: Candidates = None,
     genesis: GenesisFile = None,
     recipient: Recipients = "",
     secret: Annotated[
@@ -78,8 +80,11 @@ def create(
 ) -> None:
     """Back up a running node (by a checkpoint it makes; nothing stops), or the data directory of a stopped one.
 
-    With --node-url, --node and --key the node makes the checkpoint, and --data-dir is its volume as mounted here.
+    With --node-url, --node and --key the node makes the checkpoint, and --data-dir is its volume as mounted here. With
+    candidates every host may run the same command at the same time: it backs up on one, and ends with 0 on the others.
     """
+    if not choosing.is_chosen(candidate, node, as_json=as_json):
+        return
     began = time.monotonic()
     with ExitStack() as stack:
         repository = stack.enter_context(options.repository(url, genesis))
@@ -103,6 +108,7 @@ def ship(
     node: NodeName = None,
     key: KeyFile = None,
     operator: Operator = False,
+    candidate: Candidates = None,
     genesis: GenesisFile = None,
     recipient: Recipients = "",
     from_genesis: Annotated[
@@ -112,6 +118,8 @@ def ship(
     as_json: AsJson = False,
 ) -> None:
     """Store the certified blocks that are not in the repository yet. Run it every minute; again is harmless."""
+    if not choosing.is_chosen(candidate, node, as_json=as_json):
+        return
     with ExitStack() as stack:
         repository = stack.enter_context(options.repository(url, genesis))
         progress = stack.enter_context(output.progress())

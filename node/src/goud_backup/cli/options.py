@@ -57,6 +57,16 @@ NodeName = Annotated[str | None, typer.Option("--node", envvar="GOUD_BACKUP_NODE
 KeyFile = Annotated[
     Path | None, typer.Option("--key", envvar="GOUD_BACKUP_KEY_FILE", help="Private key that signs the calls to it.")
 ]
+Candidates = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--candidate",
+        envvar="GOUD_BACKUP_CANDIDATES",
+        metavar="NAME=URL",
+        help="A node that may be worked on, and its public interface. Repeat it, or separate by commas. When given, "
+        "this runs only if --node is the one chosen now.",
+    ),
+]
 Operator = Annotated[
     bool, typer.Option("--operator/--own-key", envvar="GOUD_BACKUP_OPERATOR", help="Whose key --key is.")
 ]
