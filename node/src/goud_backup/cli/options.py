@@ -70,6 +70,13 @@ Candidates = Annotated[
 Operator = Annotated[
     bool, typer.Option("--operator/--own-key", envvar="GOUD_BACKUP_OPERATOR", help="Whose key --key is.")
 ]
+MetricsDir = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="GOUD_BACKUP_METRICS_DIR",
+        help="Directory of the node exporter's textfile collector: goud_backup_<verb>.prom is written there.",
+    ),
+]
 Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for the repository's lock.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Backup = Annotated[str, typer.Argument(metavar="BACKUP", help="A backup's id, the beginning of one, or `latest`.")]
