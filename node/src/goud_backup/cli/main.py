@@ -13,7 +13,7 @@ from typing import Annotated, Final
 
 import typer
 
-from goud_backup.cli import choosing, exits, keeping, looking, making, output, restoring
+from goud_backup.cli import choosing, drilling, exits, keeping, looking, making, output, restoring
 from goud_node.errors import GoudError
 
 app = typer.Typer(
@@ -36,6 +36,7 @@ COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "show": looking.show,
     "status": looking.status,
     "verify": looking.verify,
+    "drill": drilling.drill,
     "restore": restoring.restore,
     "restore-archive": restoring.restore_archive,
     "undo": restoring.undo,

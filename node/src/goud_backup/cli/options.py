@@ -74,7 +74,7 @@ MetricsDir = Annotated[
     Path | None,
     typer.Option(
         envvar="GOUD_BACKUP_METRICS_DIR",
-        help="Directory of the node exporter's textfile collector: goud_backup_<verb>.prom is written there.",
+        help="Directory of the node exporter's textfile collector: goud_backup_VERB.prom is written there.",
     ),
 ]
 Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for the repository's lock.")]
