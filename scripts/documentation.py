@@ -24,7 +24,7 @@ FOLDERS = {
     "ansible/playbooks": "a playbook and its arguments (`<verb>.meta.yml`) per verb; `boilerplate.yml` comes first",
     "ansible/plugins": "callback, action plugins, filters, modules, and the plain functions behind them",
     "ansible/tasks": "task files that several verbs share, one job each",
-    "docs": "architecture, the settings of a node",
+    "docs": "architecture, the format of backups, the settings of a node, the metrics of backups",
     "docs/decisions": "why it is so, and what would change it",
     "docs/runbooks": "one page per verb",
     "inventories/aws": "machines at Amazon, by their tags",
@@ -200,6 +200,24 @@ def settings_page() -> str:
     return f"{head}\n{_table(('variable', 'default', 'meaning'), rows)}\n"
 
 
+def metrics_page() -> str:
+    """Return the page of the backup engine's metrics, from the module that writes them."""
+    from goud_backup import metrics  # noqa: PLC0415 - only this part needs the node's packages
+
+    origin = (
+        "With `--metrics-dir` or `GOUD_BACKUP_METRICS_DIR`, `create`, `ship`, `prune`, `verify` and `drill` each write "
+        "`goud_backup_<verb>.prom` for the textfile collector of Prometheus' node exporter, however they end. Every "
+        "metric is a gauge with the label `verb`; `scripts/docs` reads them from `goud_backup.metrics`."
+    )
+    use = (
+        "Several hosts write these files, and one of them works at a time: look at the greatest value of all hosts, as "
+        'in `time() - max(goud_backup_last_success_timestamp_seconds{verb="ship"})`. On a chain that nobody writes to, '
+        "the recovery point is as old as its last block although nothing is missing."
+    )
+    rows = [(f"`{name}`", text) for name, text in metrics.document()]
+    return f"# Metrics of the backup engine\n\n{origin}\n\n{_table(('metric', 'meaning'), rows)}\n\n{use}\n"
+
+
 # -- writing -----------------------------------------------------------------------------------------------------------
 
 
@@ -222,6 +240,7 @@ def generated(root: Path = ROOT) -> dict[Path, str]:
         text = path.read_text(encoding="utf-8") if path.exists() else empty
         pages[path] = between(text, "variables", role_tables(root, role), str(path.relative_to(root)))
     pages[root / "docs/settings.md"] = settings_page()
+    pages[root / "docs/backup-metrics.md"] = metrics_page()
     return pages
 
 

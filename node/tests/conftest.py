@@ -73,8 +73,8 @@ class Live:
 
 
 @contextmanager
-def living(settings: Settings) -> Iterator[Live]:
-    """Run a node until the block ends; a failure of the node fails the block."""
+def living(settings: Settings, role: str = "proposer") -> Iterator[Live]:
+    """Run a node until the block ends, which begins when it has its role; a failure of the node fails the block."""
     ready = threading.Event()
     found: list[Live] = []
     failure: list[BaseException] = []
@@ -108,7 +108,7 @@ def living(settings: Settings) -> Iterator[Live]:
         ready.wait(30)
         if not found:
             raise failure[0]
-        wait_for(lambda: found[0].node.replica.status.role == "proposer")
+        wait_for(lambda: found[0].node.replica.status.role == role)
         yield found[0]
     finally:
         if found:

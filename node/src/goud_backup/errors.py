@@ -113,3 +113,15 @@ class SecretsRefused(BackupError):
     """Secrets may only go into an encrypted repository."""
 
     code = "secrets-refused"
+
+
+class NoCandidate(BackupError):
+    """None of the nodes that may be worked on is healthy."""
+
+    code = "no-candidate"
+
+
+class NodeFailed(BackupError):
+    """The throw-away node of a drill did not start, answer or end."""
+
+    code = "node-failed"

@@ -72,6 +72,15 @@ def put_in_place(data_dir: Path, folder: Path, genesis: Genesis, restored: Resto
 
 def prepare(repository: Repository, plan: Plan, folder: Path, tools: Tools) -> tuple[int, str]:
     """A proven database in `folder`, nothing live involved: its height and tip hash. Raises what damage raises."""
+    manifest, height = fetch(repository, plan, folder, tools)
+    return make_ready(marker.database_path(folder), repository.config.genesis, tools, manifest, height)
+
+
+def fetch(repository: Repository, plan: Plan, folder: Path, tools: Tools) -> tuple[Manifest | None, int | None]:
+    """The plan's database in `folder`, every object and block checked on the way but not the whole.
+
+    Returns what `make_ready` is to compare it with. Raises what damage raises.
+    """
     genesis = repository.config.genesis
     database = marker.database_path(folder)
     manifest = plan.manifest
@@ -81,20 +90,20 @@ def prepare(repository: Repository, plan: Plan, folder: Path, tools: Tools) -> t
         base.mkdir(exist_ok=True)
         _stage_base(repository, manifest, base, tools)
         if plan.how is How.BACKUP:
-            return make_ready(database, genesis, tools, manifest)
+            return manifest, None
         check_facts(marker.database_path(base), genesis, manifest)
         if plan.how is How.REBUILD:
             height = _rebuild_from(plan, base, database, genesis, tools)
             shutil.rmtree(base)
-            return make_ready(database, genesis, tools, None, height)
+            return None, height
     height = plan.height or 0
     rows = replay.rows_of_segments(repository, plan.segments, tools.opener, height)
     if manifest is None:
         replay.rebuild(database, genesis, rows, height, tools.progress)
-        return make_ready(database, genesis, tools, None, height)
+        return None, height
     replay.extend(database, genesis, rows, height, tools.progress)
     replay.check_tip(database, genesis, height, {manifest.chain.height: manifest.chain.tip_hash})
-    return make_ready(database, genesis, tools, None, height)
+    return None, height
 
 
 def make_ready(

@@ -76,7 +76,11 @@ class DirectoryBlocks:
 
 @dataclass(frozen=True)
 class Shipped:
-    """What one run has done. Heights are inclusive; `first` is None when there was nothing new."""
+    """What one run has done. Heights are inclusive; `first` is None when there was nothing new.
+
+    `recovery_point_ms` is the time of the newest block that can be restored now, whoever stored it; None when nothing
+    can be.
+    """
 
     first: int | None
     last: int
@@ -84,6 +88,7 @@ class Shipped:
     segments: int
     stored_bytes: int
     last_ms: int | None
+    recovery_point_ms: int | None
 
     def document(self) -> dict[str, Any]:
         return asdict(self)
@@ -102,14 +107,15 @@ def ship(
     """Store every certified block that is not shipped yet. Raises Locked, SourceError, InvalidBlock, the target's."""
     sealer = repository.sealer(recipients)
     with locks.Lock(repository.target, locks.SHIP, "ship", wait=wait) as lock:
-        start, previous_hash = _begin(repository, from_genesis=from_genesis)
+        start, previous_hash, before_ms = _begin(repository, from_genesis=from_genesis)
         run = _Run(repository, sealer, lock, segment_bytes, progress or Silent())
         run.all(_checked(blocks.from_height(start), repository.config.genesis, start, previous_hash))
-        return run.result(start)
+        return run.result(start, before_ms)
 
 
-def _begin(repository: Repository, *, from_genesis: bool) -> tuple[int, str | None]:
-    """The first height to ship and the hash it must follow (None: whatever the source has, certified).
+def _begin(repository: Repository, *, from_genesis: bool) -> tuple[int, str | None, int | None]:
+    """The first height to ship, the hash it must follow (None: whatever the source has, certified), and the time of
+    the newest block that can be restored already.
 
     After a restore to a lower height the chain may grow another way; then the hash does not fit: the run is refused.
     """
@@ -117,11 +123,11 @@ def _begin(repository: Repository, *, from_genesis: bool) -> tuple[int, str | No
     if references:
         chain = _newest_run(references)
         header = repository.segment_header(chain)
-        return header.last + 1, header.last_hash
+        return header.last + 1, header.last_hash, header.last_ms
     newest = None if from_genesis else repository.last_readable()[0]
     if newest is None:
-        return 1, repository.config.genesis.block().hash.hex()
-    return newest.chain.certified_height + 1, newest.chain.certified_hash
+        return 1, repository.config.genesis.block().hash.hex(), None
+    return newest.chain.certified_height + 1, newest.chain.certified_hash, newest.chain.tip_ms
 
 
 def _newest_run(references: Sequence[Reference]) -> Reference:
@@ -188,8 +194,9 @@ class _Run:
         self._last = batch[-1][0]
         self._progress.advance(len(batch))
 
-    def result(self, start: int) -> Shipped:
+    def result(self, start: int, before_ms: int | None) -> Shipped:
         if self._last is None:
-            return Shipped(None, start - 1, 0, 0, 0, None)
-        last = self._last
-        return Shipped(start, last.height, self._blocks, self._segments, self._bytes, last.header.timestamp_ms)
+            return Shipped(None, start - 1, 0, 0, 0, None, before_ms)
+        last, last_ms = self._last.height, self._last.header.timestamp_ms
+        reached = max(last_ms, before_ms or 0)
+        return Shipped(start, last, self._blocks, self._segments, self._bytes, last_ms, reached)

@@ -7,7 +7,6 @@ import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from goud_backup import pool, restore
 from goud_backup.errors import BackupError, Missing
 from goud_backup.plan import How, Plan
 from goud_backup.repository import layout, locks
-from goud_backup.repository.manifest import Manifest, StoredObject, canonical
+from goud_backup.repository.manifest import Manifest, StoredObject
 from goud_backup.repository.repository import Repository, check_object
 from goud_backup.repository.segments import Reference
 from goud_node.chain.certificate import Certificate
@@ -228,7 +227,7 @@ def _record(
     depth: Depth,
     chosen: Manifest | None,
 ) -> None:
-    """Note the result beside each backup: retention never counts a damaged one as the last good one."""
+    """Note the result beside each backup."""
     before = repository.checks()
     looked = "data" if depth.data else "listing"
     for manifest in manifests:
@@ -239,14 +238,7 @@ def _record(
         if looked == "listing" and not broken and not restored:
             # A listing says too little to replace what a better look has found.
             continue
-        level = "deep" if proven else looked
-        document = {
-            "id": manifest.id,
-            "ok": not broken,
-            "level": level,
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        repository.target.put(f"{layout.CHECKS}{manifest.id}.json", canonical(document))
+        repository.put_check(manifest.id, ok=not broken, level="deep" if proven else looked)
 
 
 def quarantine(repository: Repository, report: Report, *, wait: float = 0.0) -> list[str]:

@@ -82,8 +82,8 @@ class Settings(DataDirectory):
     )
     standalone: bool = Field(
         default=False,
-        description="Without etcd, order blocks alone although the genesis document names several validators: for a "
-        "drill on a copy, never beside the other nodes.",
+        description="Without etcd, order blocks alone although the genesis document names several validators, or, as "
+        "an observer, only serve the blocks that are there: for a drill on a copy, never beside the other nodes.",
     )
     etcd_ca_file: Path | None = Field(default=None, description="Certificate authority of etcd, PEM.")
     etcd_cert_file: Path | None = Field(default=None, description="This node's client certificate for etcd, PEM.")

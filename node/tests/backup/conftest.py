@@ -29,6 +29,7 @@ from goud_sandbox.documents import Documents
 from goud_sandbox.gcp.app import Google
 from goud_sandbox.settings import Settings
 
+from .command import Command
 from .support import backup, grow, make_repository, reopened, ship
 
 
@@ -221,3 +222,11 @@ def grown(tmp_path: Path, history: Repository) -> Path:
     """The data directory of `history`, at height 130."""
     assert history.url.endswith("history")
     return tmp_path / "grown"
+
+
+@pytest.fixture
+def goud_backup(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    assert data == tmp_path / "data"
+    return Command(tmp_path, monkeypatch, capsys)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import pyrage
 import pytest
@@ -15,47 +13,9 @@ from goud_backup.cli import exits
 from goud_backup.cli.main import COMMANDS
 from goud_backup.repository import locks
 from goud_backup.targets import open_target
-from goud_node.chain import genesis as documents
 
+from .command import Command
 from .support import GENESIS, grow, tip_of
-
-
-class Command:
-    """`goud-backup …`, in this process, with one repository and data directory."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.folder = folder
-        self._patch = monkeypatch
-        self._capsys = capsys
-        self.error = ""
-        documents.dump(GENESIS, folder / "genesis.json")
-        monkeypatch.setenv("GOUD_BACKUP_REPOSITORY", f"file://{folder}/repository")
-        monkeypatch.setenv("GOUD_BACKUP_CACHE_DIR", str(folder / "cache"))
-        monkeypatch.setenv("GOUD_GENESIS_FILE", str(folder / "genesis.json"))
-        monkeypatch.setenv("GOUD_DATA_DIR", str(folder / "data"))
-
-    def __call__(self, *arguments: str, code: int = 0) -> Any:
-        self._patch.setattr(sys, "argv", ["goud-backup", *arguments])
-        found = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            found = int(end.code or 0)
-        captured = self._capsys.readouterr()
-        self.error = captured.err
-        assert found == code, captured.err
-        lines = [line for line in captured.out.splitlines() if line]
-        if not lines:
-            return None
-        return json.loads(captured.out) if "--json" in arguments else json.loads(lines[-1])
-
-
-@pytest.fixture
-def goud_backup(
-    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
-    assert data == tmp_path / "data"
-    return Command(tmp_path, monkeypatch, capsys)
 
 
 def test_from_nothing_to_a_restore(goud_backup: Command, tmp_path: Path, data: Path) -> None:

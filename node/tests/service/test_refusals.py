@@ -15,6 +15,7 @@ from goud_node.chain import genesis as genesis_document
 from goud_node.chain.genesis import Genesis, Validator
 from goud_node.chain.keys import SigningKey
 from goud_node.cli import exits
+from goud_node.service import identity
 from goud_node.settings import Settings
 from goud_node.store import SCHEMA_KEY, Batch, Family, RocksStore
 
@@ -170,7 +171,29 @@ def test_an_observer_without_etcd(make_settings: MakeSettings, serve: Serve, tmp
         "GOUD_NODE_KEY_FILE": str(tmp_path / "watcher.key"),
         "GOUD_PEERS_FILE": str(tmp_path / "peers.json"),
     }
-    refused(serve(settings, **variables), "configuration", "observer", "GOUD_ETCD_ENDPOINTS")
+    refused(serve(settings, **variables), "configuration", "observer", "GOUD_ETCD_ENDPOINTS", "GOUD_STANDALONE")
+
+
+def test_an_observer_alone_serves_what_is_there(
+    make_settings: MakeSettings, tmp_path: Path, run_node: Callable[..., AbstractContextManager[Any]]
+) -> None:
+    """A drill's node: no key of the chain's, no etcd; it reads the copy and orders nothing."""
+    settings = make_settings()
+    with run_node(settings) as live, live.client() as client:
+        assert client.post("/api/accounts").status_code == 201
+        tip = client.get("/health").json()["latest_block"]
+    watcher = SigningKey.generate()
+    watcher.save(tmp_path / "watcher.key")
+    peers = [{"node_id": "watcher", "url": "http://127.0.0.1:1", "public_key": watcher.public.hex()}]
+    (tmp_path / "peers.json").write_text(json.dumps(peers))
+    change = {"node_id": "watcher", "node_key_file": tmp_path / "watcher.key", "peers_file": tmp_path / "peers.json"}
+    alone = settings.model_copy(update={**change, "standalone": True, "submit_deadline_seconds": 0.5})
+    assert not identity.load(alone).validator
+    with run_node(alone, role="observer") as live, live.client() as client:
+        assert client.get("/health").json()["latest_block"] == tip
+        assert client.get(f"/api/blocks/{tip['height']}").json()["hash"] == tip["hash"]
+        assert client.post("/api/accounts").status_code == 503
+        assert client.get("/health").json()["latest_block"] == tip
 
 
 def test_after_every_refusal_the_same_volume_serves(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from typing import Final
+
+import typer
 
 from goud_backup.errors import TargetError
 from goud_node.errors import GoudError, StoreError
@@ -28,6 +31,8 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "schema-mismatch": (20, "the backup has a schema version that this version can not read"),
     "uninitialized-volume": (21, "the data directory is empty: not mounted, or not initialised"),
     "secrets-refused": (22, "secrets only go into an encrypted repository"),
+    "no-candidate": (23, "none of the candidates is healthy; the message says why, one by one"),
+    "node-failed": (24, "a drill's throw-away node did not start, answer or end"),
 }
 _SAME: Final = {
     "missing-object": "damaged",
@@ -49,6 +54,17 @@ def code_of(error: GoudError) -> int:
     if isinstance(error, TargetError):
         return CODES["target"][0]
     return CODES["corrupt-store"][0] if isinstance(error, StoreError) else OTHER
+
+
+def code_of_end(end: BaseException) -> int:
+    """The exit code of whatever ends a command."""
+    if isinstance(end, GoudError):
+        return code_of(end)
+    if isinstance(end, OSError):
+        return CODES["no-space"][0] if end.errno in {errno.ENOSPC, errno.EDQUOT} else OTHER
+    if isinstance(end, typer.Exit):
+        return end.exit_code
+    return end.code if isinstance(end, SystemExit) and isinstance(end.code, int) else OTHER
 
 
 def epilog() -> str:

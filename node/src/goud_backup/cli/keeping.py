@@ -10,7 +10,8 @@ import typer
 from goud_backup import fork as forking
 from goud_backup import prune as pruning
 from goud_backup.cli import options, output
-from goud_backup.cli.options import AsJson, Backup, Url, Wait
+from goud_backup.cli.measuring import measured
+from goud_backup.cli.options import AsJson, Backup, MetricsDir, Url, Wait
 from goud_backup.errors import Locked
 from goud_backup.repository import layout, locks
 from goud_backup.repository.locks import is_gone, read_holder
@@ -27,6 +28,7 @@ def prune(
     grace_hours: Annotated[float, typer.Option(min=0, help="How long unreferenced objects wait.")] = 24.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, exactly.")] = False,
     wait: Wait = 0.0,
+    metrics_dir: MetricsDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Forget backups that no rule keeps, and remove objects that nothing has named for the grace period.
@@ -35,8 +37,10 @@ def prune(
     keep, and those that shipped segments need.
     """
     policy = Policy(keep_days, keep_last, keep_daily, keep_weekly, keep_monthly)
-    with options.repository(url) as repository:
+    # A dry run is none of the runs that somebody waits for.
+    with measured("prune", None if dry_run else metrics_dir) as run, options.repository(url) as repository:
         plan = pruning.prune(repository, policy, dry_run=dry_run, grace=grace_hours * 3600, wait=wait)
+        run.set(removed=len(plan.forget) + len(plan.segments) + len(plan.sweep), removed_bytes=plan.swept_bytes)
     if as_json or not sys.stdout.isatty():
         output.emit("prune", {"dry_run": dry_run, **plan.document()}, as_json=as_json)
         return

@@ -12,7 +12,8 @@ from goud_backup import restore as restoring
 from goud_backup import verify as verifying
 from goud_backup.cli import exits, options, output
 from goud_backup.cli.making import summary
-from goud_backup.cli.options import AsJson, Backup, IdentityFile, Url, Wait, Workers
+from goud_backup.cli.measuring import measured
+from goud_backup.cli.options import AsJson, Backup, IdentityFile, MetricsDir, Url, Wait, Workers
 from goud_backup.repository import layout, locks
 from goud_backup.repository.locks import read_holder
 from goud_backup.repository.manifest import Manifest
@@ -118,14 +119,24 @@ def verify(
     identity: IdentityFile = None,
     workers: Workers = WORKERS,
     wait: Wait = 0.0,
+    metrics_dir: MetricsDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Verify every manifest, object and segment by its hash. Ends with 11, naming each thing that is wrong."""
-    with options.repository(url) as repository, output.progress() as progress:
-        depth = verifying.Depth(not quick, deep, backup, scratch, record)
+    depth = verifying.Depth(not quick, deep, backup, scratch, record)
+    with (
+        measured("verify", metrics_dir) as run,
+        options.repository(url) as repository,
+        output.progress() as progress,
+    ):
         tools = restoring.Tools(options.opener(identity), workers, progress)
         report = verifying.verify(repository, depth, tools)
+        run.set(problems=len(report.problems), bytes=report.bytes)
         moved = verifying.quarantine(repository, report, wait=wait) if quarantine and not report.ok else []
+        _tell(report, moved, as_json=as_json)
+
+
+def _tell(report: verifying.Report, moved: list[str], *, as_json: bool) -> None:
     output.emit("verification", {**report.document(), "quarantined": moved}, as_json=as_json)
     for problem in report.problems:
         output.errors.print(

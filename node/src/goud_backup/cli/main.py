@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import logging
 import signal
@@ -14,7 +13,7 @@ from typing import Annotated, Final
 
 import typer
 
-from goud_backup.cli import exits, keeping, looking, making, output, restoring
+from goud_backup.cli import choosing, drilling, exits, keeping, looking, making, output, restoring
 from goud_node.errors import GoudError
 
 app = typer.Typer(
@@ -30,12 +29,14 @@ app = typer.Typer(
 )
 COMMANDS: Final[dict[str, Callable[..., None]]] = {
     "init": making.init,
+    "choose": choosing.choose,
     "create": making.create,
     "ship": making.ship,
     "list": looking.listed,
     "show": looking.show,
     "status": looking.status,
     "verify": looking.verify,
+    "drill": drilling.drill,
     "restore": restoring.restore,
     "restore-archive": restoring.restore_archive,
     "undo": restoring.undo,
@@ -62,11 +63,11 @@ def main() -> None:
         app()
     except GoudError as error:
         output.errors.print(f"goud-backup: {error.code}: {error}", markup=False, highlight=False)
-        sys.exit(exits.code_of(error))
+        sys.exit(exits.code_of_end(error))
     except OSError as error:
         what = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
         output.errors.print(f"goud-backup: {what}. Check the disk and the owner.", markup=False, highlight=False)
-        sys.exit(exits.CODES["no-space"][0] if error.errno in {errno.ENOSPC, errno.EDQUOT} else exits.OTHER)
+        sys.exit(exits.code_of_end(error))
 
 
 def _terminated(number: int, _: FrameType | None) -> None:

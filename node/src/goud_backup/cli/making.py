@@ -13,17 +13,20 @@ import typer
 from goud_backup import archive, walk
 from goud_backup import create as creating
 from goud_backup import ship as shipping
-from goud_backup.cli import options, output
+from goud_backup.cli import choosing, options, output
+from goud_backup.cli.measuring import measured, seconds
 from goud_backup.cli.options import (
     CACHE,
     DATA,
     AsJson,
     Backup,
     CacheDir,
+    Candidates,
     DataDir,
     GenesisFile,
     IdentityFile,
     KeyFile,
+    MetricsDir,
     NodeName,
     NodeUrl,
     Operator,
@@ -65,6 +68,7 @@ def create(
     node: NodeName = None,
     key: KeyFile = None,
     operator: Operator = False,
+    candidate: Candidates = None,
     genesis: GenesisFile = None,
     recipient: Recipients = "",
     secret: Annotated[
@@ -74,14 +78,20 @@ def create(
     cache_dir: CacheDir = CACHE,
     workers: Workers = WORKERS,
     wait: Wait = 0.0,
+    metrics_dir: MetricsDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Back up a running node (by a checkpoint it makes; nothing stops), or the data directory of a stopped one.
 
-    With --node-url, --node and --key the node makes the checkpoint, and --data-dir is its volume as mounted here.
+    With --node-url, --node and --key the node makes the checkpoint, and --data-dir is its volume as mounted here. With
+    candidates every host may run the same command at the same time: it backs up on one, and ends with 0 on the others.
     """
     began = time.monotonic()
     with ExitStack() as stack:
+        run = stack.enter_context(measured("create", metrics_dir))
+        run.chosen = choosing.is_chosen(candidate, node, as_json=as_json)
+        if not run.chosen:
+            return
         repository = stack.enter_context(options.repository(url, genesis))
         progress = stack.enter_context(output.progress())
         source: Source = DirectorySource(data_dir, node=node or "", must_be_mount=must_be_mount)
@@ -91,6 +101,8 @@ def create(
             source = NodeSource(client, data_dir)
         given = creating.Options(options.recipients(recipient), tuple(secret or ()), cache_dir, workers, wait)
         manifest = creating.create(repository, source, given, progress)
+        run.set(bytes=manifest.totals["bytes"], new_bytes=manifest.totals["new_bytes"], height=manifest.chain.height)
+        run.set(recovery_point_timestamp_seconds=seconds(manifest.chain.tip_ms))
     output.emit("backup", summary(manifest, seconds=round(time.monotonic() - began, 3)), as_json=as_json)
 
 
@@ -103,16 +115,22 @@ def ship(
     node: NodeName = None,
     key: KeyFile = None,
     operator: Operator = False,
+    candidate: Candidates = None,
     genesis: GenesisFile = None,
     recipient: Recipients = "",
     from_genesis: Annotated[
         bool, typer.Option(help="The first time, begin at block 1 even though there is a backup.")
     ] = False,
     wait: Wait = 20.0,
+    metrics_dir: MetricsDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Store the certified blocks that are not in the repository yet. Run it every minute; again is harmless."""
     with ExitStack() as stack:
+        run = stack.enter_context(measured("ship", metrics_dir))
+        run.chosen = choosing.is_chosen(candidate, node, as_json=as_json)
+        if not run.chosen:
+            return
         repository = stack.enter_context(options.repository(url, genesis))
         progress = stack.enter_context(output.progress())
         blocks: shipping.Blocks
@@ -130,6 +148,8 @@ def ship(
             from_genesis=from_genesis,
             progress=progress,
         )
+        run.set(new_bytes=done.stored_bytes, shipped_height=done.last)
+        run.set(recovery_point_timestamp_seconds=seconds(done.recovery_point_ms))
     output.emit("shipped", done.document(), as_json=as_json)
 
 

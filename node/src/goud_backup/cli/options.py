@@ -57,8 +57,25 @@ NodeName = Annotated[str | None, typer.Option("--node", envvar="GOUD_BACKUP_NODE
 KeyFile = Annotated[
     Path | None, typer.Option("--key", envvar="GOUD_BACKUP_KEY_FILE", help="Private key that signs the calls to it.")
 ]
+Candidates = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--candidate",
+        envvar="GOUD_BACKUP_CANDIDATES",
+        metavar="NAME=URL",
+        help="A node that may be worked on, and its public interface. Repeat it, or separate by commas. When given, "
+        "this runs only if --node is the one chosen now.",
+    ),
+]
 Operator = Annotated[
     bool, typer.Option("--operator/--own-key", envvar="GOUD_BACKUP_OPERATOR", help="Whose key --key is.")
+]
+MetricsDir = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="GOUD_BACKUP_METRICS_DIR",
+        help="Directory of the node exporter's textfile collector: goud_backup_VERB.prom is written there.",
+    ),
 ]
 Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for the repository's lock.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]

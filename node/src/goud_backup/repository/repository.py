@@ -249,6 +249,12 @@ class Repository:
                 found[stat.key.removeprefix(layout.CHECKS).removesuffix(".json")] = document
         return found
 
+    def put_check(self, backup_id: str, *, ok: bool, level: str) -> None:
+        """Note a verification: retention never counts a damaged backup as the last good one."""
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        document = {"id": backup_id, "ok": ok, "level": level, "at": at}
+        self.target.put(f"{layout.CHECKS}{backup_id}.json", canonical(document))
+
     def close(self) -> None:
         self.target.close()
 

@@ -57,9 +57,10 @@ def load(settings: Settings) -> Identity:
 def _check_ordering(settings: Settings, genesis: Genesis, *, validator: bool) -> None:
     if settings.etcd_endpoints:
         return
-    if not validator:
+    if not validator and not settings.standalone:
         raise ConfigurationError(
-            f"{settings.node_id} is an observer, so it cannot order blocks by itself: set GOUD_ETCD_ENDPOINTS."
+            f"{settings.node_id} is an observer, so it cannot order blocks by itself: set GOUD_ETCD_ENDPOINTS, or "
+            "GOUD_STANDALONE=true for a drill that reads a copy of the data."
         )
     if len(genesis.validators) > 1 and not settings.standalone:
         # Each of them would make a history of its own.
