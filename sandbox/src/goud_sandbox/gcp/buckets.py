@@ -111,6 +111,7 @@ class Buckets:
         }
         bucket["locationType"] = "region" if "-" in bucket["location"] else "multi-region"
         bucket.setdefault("storageClass", "STANDARD")
+        bucket.setdefault("softDeletePolicy", {"retentionDurationSeconds": "604800", "effectiveTime": now()})
         uniform = bucket.setdefault("iamConfiguration", {})
         uniform.setdefault("uniformBucketLevelAccess", {"enabled": False})
         uniform.setdefault("publicAccessPrevention", "inherited")
