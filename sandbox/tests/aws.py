@@ -11,10 +11,11 @@ from typing import Any
 import boto3  # type: ignore[import-untyped] # it has no types
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from moto.sts.models import sts_backends
 
 from goud_sandbox.apifaults import ApiFaults
 from goud_sandbox.aws.app import Amazon
-from goud_sandbox.aws.context import Context, Key
+from goud_sandbox.aws.context import ACCOUNT, Context, Key
 from goud_sandbox.documents import Documents
 from goud_sandbox.settings import Settings
 
@@ -103,6 +104,13 @@ class Account:
         made = self.instance(**more)
         self.becomes(lambda: self.state(made), "running")
         return made
+
+    @staticmethod
+    def expire(key: str) -> None:
+        """Let the end of a session come."""
+        session = sts_backends[ACCOUNT]["aws"].get_assumed_role_from_access_key(key)
+        assert session is not None
+        session.expiration -= timedelta(hours=12)
 
     @staticmethod
     def becomes(look: Callable[[], Any], wanted: Any, seconds: float = 5.0) -> None:

@@ -163,6 +163,7 @@ class Box:
         one = self.wanted
         base = one.proxy_port
         ports = {"proxy_port": base, "admin_port": base + 1, "api_port": base + 2, "aws_port": base + 3}
+        ports["metadata_port"] = base + 4
         upstream = os.environ.get("HTTPS_PROXY", "")
         return {"name": one.name, "project": one.project, "loopback": one.loopback, "upstream_proxy": upstream} | ports
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,22 @@ def test_a_role_may_do_what_its_policies_say_and_nothing_else(account: Account) 
     assert "Errors" not in storage.delete_objects(Bucket="backups", Delete=batch)
     forged = account.client("s3", who[0], who[1], "another-token")
     assert refused(forged.list_objects_v2, Bucket="backups")[0] == "InvalidToken"
+
+
+def test_a_buckets_policy_denies_by_the_statements_that_hold(account: Account) -> None:
+    storage = bucket(account)
+
+    def deny(**condition: Any) -> None:
+        statement = {"Effect": "Deny", "Principal": "*", "Action": "s3:*", "Resource": "arn:aws:s3:::backups/*"}
+        document = {"Version": "2012-10-17", "Statement": [statement | condition]}
+        storage.put_bucket_policy(Bucket="backups", Policy=json.dumps(document))
+
+    deny(Condition={"Bool": {"aws:SecureTransport": "false"}})
+    storage.put_object(Bucket="backups", Key="one", Body=b"x")
+    deny(Condition={"Bool": {"aws:SecureTransport": "true"}})
+    assert refused(storage.get_object, Bucket="backups", Key="one")[0] in {"AccessDenied", "403"}
+    deny()
+    assert refused(storage.get_object, Bucket="backups", Key="one")[0] in {"AccessDenied", "403"}
 
 
 def plan(account: Account, days: int = 7) -> tuple[Any, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from goud_sandbox.room.firewall import render
-from goud_sandbox.room.model import Desired, Machine, Rule, Subnet
+from goud_sandbox.room.model import Desired, Door, Machine, Rule, Subnet
 
 SUBNET = Subnet("net", "10.1.0.0/24")
 ONE = Machine("one", "one", "net", "10.1.0.2", "127.0.1.1", running=True)
@@ -45,3 +45,19 @@ def test_a_cut_off_machine_is_dropped_before_established_connections() -> None:
         body = text.split(f"chain {chain} {{")[1].split("}\n  }")[0]
         assert body.index("ip daddr { 10.1.0.2 } drop") < body.index("ct state established")
     assert "ip saddr { 10.1.0.2 } drop" in text.split("chain input {")[1]
+
+
+def test_doors_lead_each_bridges_machines_to_its_own_address() -> None:
+    other = Subnet("more", "10.2.0.0/24")
+    text = render("box", Desired(subnets=(SUBNET, other), machines=(ONE,)), (Door("169.254.169.254", 80, 7084),))
+    lines = text.split("chain doors {")[1].split("}\n")[0]
+    assert "type nat hook prerouting" in lines
+    assert "ip saddr 10.1.0.0/24 ip daddr 169.254.169.254 tcp dport 80 dnat ip to 10.1.0.1:7084" in lines
+    assert "ip saddr 10.2.0.0/24 ip daddr 169.254.169.254 tcp dport 80 dnat ip to 10.2.0.1:7084" in lines
+
+
+def test_nothing_else_that_is_link_local_is_reached() -> None:
+    text = render("box", Desired(subnets=(SUBNET,), machines=(ONE,)))
+    forward = text.split("chain forward {")[1].split("}\n  }")[0]
+    assert "ip saddr { 10.1.0.2 } ip daddr 169.254.0.0/16 counter reject" in forward
+    assert forward.index("169.254.0.0/16") < forward.index("jump machine_out")

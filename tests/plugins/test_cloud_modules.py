@@ -80,7 +80,8 @@ def test_an_operation_that_ends_in_an_error_is_an_error() -> None:
 
 GIVEN: dict[str, Any] = {
     "name": "b", "location": "europe-west4", "storage_class": "STANDARD", "labels": {"a": "b"}, "lifecycle_rules": [],
-    "retention_days": 0, "retention_locked": False, "kms_key": "", "grants": [{"member": "m", "role": "r"}],
+    "retention_days": 0, "retention_locked": False, "soft_delete_days": 7, "kms_key": "",
+    "grants": [{"member": "m", "role": "r"}],
 }  # fmt: skip
 
 
@@ -120,6 +121,39 @@ def test_members_have_their_roles_and_no_others() -> None:
     policy = {"bindings": [{"role": "admin", "members": ["m", "someone"]}]}
     bindings = goud_gcs_bucket.policy_with(policy, GIVEN["grants"])
     assert bindings == [{"role": "admin", "members": ["someone"]}, {"role": "r", "members": ["m"]}]
+
+
+CONDITION = {"title": "t", "description": "d", "expression": "resource.name == 'a'"}
+
+
+def test_conditions_take_a_policy_of_version_three_and_are_told_apart() -> None:
+    grants = [*GIVEN["grants"], {"member": "m", "role": "r", "condition": CONDITION}]
+    policy = {"version": 1, "etag": "e", "bindings": [{"role": "r", "members": ["m"]}]}
+    session = Session(Answer(200, present()), Answer(200, policy), Answer(200, {}))
+    assert goud_gcs_bucket.settle(session, GIVEN | {"grants": grants}, "p", check=False)["differences"] == ["policy"]
+    assert "optionsRequestedPolicyVersion=3" in session.calls[1][1]
+    body = session.calls[2][2]
+    assert (body["version"], body["etag"]) == (3, "e")
+    assert body["bindings"] == [
+        {"role": "r", "members": ["m"]},
+        {"role": "r", "condition": CONDITION, "members": ["m"]},
+    ]
+    again = Session(Answer(200, present()), Answer(200, body))
+    assert not goud_gcs_bucket.settle(again, GIVEN | {"grants": grants}, "p", check=False)["changed"]
+
+
+def test_a_condition_that_is_no_longer_asked_for_goes() -> None:
+    policy = {"version": 3, "bindings": [{"role": "r", "members": ["m", "someone"], "condition": CONDITION}]}
+    assert goud_gcs_bucket.policy_with(policy, GIVEN["grants"]) == [
+        {"role": "r", "members": ["someone"], "condition": CONDITION},
+        {"role": "r", "members": ["m"]},
+    ]
+
+
+def test_what_was_deleted_is_kept_for_a_while() -> None:
+    assert goud_gcs_bucket.wanted(GIVEN)["softDeletePolicy"] == {"retentionDurationSeconds": "604800"}
+    other = goud_gcs_bucket.wanted(GIVEN | {"soft_delete_days": 0})
+    assert goud_gcs_bucket.differences(other, present()) == ["softDeletePolicy.retentionDurationSeconds"]
 
 
 def test_amazons_errors_are_sentences() -> None:

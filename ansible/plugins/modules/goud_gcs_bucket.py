@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ options:
   lifecycle_rules: {description: Rules as the API writes them., type: list, elements: dict, default: []}
   retention_days: {description: Days in which no object can be changed or deleted; 0 is none., type: int, default: 0}
   retention_locked: {description: Whether the retention is locked for good., type: bool, default: false}
+  soft_delete_days: {description: Days for which what was deleted for good is kept; 0 is none., type: int, default: 7}
   kms_key: {description: Key that encrypts; empty is Google's own., type: str, default: ""}
   grants:
     description: >-
@@ -34,6 +36,7 @@ options:
     suboptions:
       member: {description: The member., type: str, required: true}
       role: {description: The role., type: str, required: true}
+      condition: {description: "Where it holds: C(title), C(description), C(expression).", type: dict}
 author: [Goud Chain]
 """
 
@@ -65,6 +68,7 @@ def wanted(given: Mapping[str, Any]) -> dict[str, Any]:
             "publicAccessPrevention": "enforced",
         },
         "lifecycle": {"rule": list(given["lifecycle_rules"])},
+        "softDeletePolicy": {"retentionDurationSeconds": str(given["soft_delete_days"] * DAY)},
     }
     if given["retention_days"]:
         settings["retentionPolicy"] = {"retentionPeriod": str(given["retention_days"] * DAY)}
@@ -87,7 +91,7 @@ def differences(asked: Any, present: Any, path: str = "") -> list[str]:
     return [path]
 
 
-def policy_with(policy: Mapping[str, Any], grants: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+def policy_with(policy: Mapping[str, Any], grants: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The bindings in which each named member has exactly its roles."""
     ours = {grant["member"] for grant in grants}
     bindings = []
@@ -95,22 +99,23 @@ def policy_with(policy: Mapping[str, Any], grants: Sequence[Mapping[str, str]]) 
         members = [member for member in binding.get("members", []) if member not in ours]
         bindings.append({**binding, "members": members})
     for grant in grants:
-        home = next(
-            (one for one in bindings if one["role"] == grant["role"] and not one.get("condition")),
-            None,
-        )
+        place = {"role": grant["role"]} | ({"condition": grant["condition"]} if grant.get("condition") else {})
+        home = next((one for one in bindings if _place(one) == _place(place)), None)
         if home is None:
-            home = {"role": grant["role"], "members": []}
+            home = {**place, "members": []}
             bindings.append(home)
         home["members"].append(grant["member"])
     return [{**one, "members": sorted(one["members"])} for one in bindings if one["members"]]
 
 
+def _place(binding: Mapping[str, Any]) -> tuple[str, str]:
+    """What tells two bindings apart: the role, and where it holds."""
+    return str(binding["role"]), json.dumps(binding.get("condition") or {}, sort_keys=True)
+
+
 def normal(bindings: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     """Bindings without their order."""
-    return sorted(
-        (str(one["role"]), str(one.get("condition")), member) for one in bindings for member in one["members"]
-    )
+    return sorted((*_place(one), member) for one in bindings for member in one["members"])
 
 
 def settle(session: Session, given: Mapping[str, Any], project: str, *, check: bool) -> dict[str, Any]:
@@ -159,14 +164,16 @@ def _grant(session: Session, given: Mapping[str, Any], present: Mapping[str, Any
         return []
     if not check:
         # The etag makes it fail when somebody else changed the policy meanwhile.
-        body = {"version": policy.get("version", 1), "etag": policy.get("etag"), "bindings": bindings}
+        version = 3 if any(one.get("condition") for one in bindings) else policy.get("version", 1)
+        body = {"version": version, "etag": policy.get("etag"), "bindings": bindings}
         call(session, "PUT", f"{API}/{given['name']}/iam", body)
     return ["policy"]
 
 
 def main() -> None:
     """Entry point of the module."""
-    grant = {"member": {"type": "str", "required": True}, "role": {"type": "str", "required": True}}
+    named = {"type": "str", "required": True}
+    grant = {"member": named, "role": named, "condition": {"type": "dict"}}
     module = GcpModule(
         argument_spec={
             "name": {"type": "str", "required": True},
@@ -176,6 +183,7 @@ def main() -> None:
             "lifecycle_rules": {"type": "list", "elements": "dict", "default": []},
             "retention_days": {"type": "int", "default": 0},
             "retention_locked": {"type": "bool", "default": False},
+            "soft_delete_days": {"type": "int", "default": 7},
             "kms_key": {"type": "str", "default": "", "no_log": False},
             "grants": {"type": "list", "elements": "dict", "default": [], "options": grant},
         },

@@ -49,7 +49,7 @@ def up(
     project: Annotated[str, typer.Option(help="The one project there is.")] = "goud-sandbox",
     region: Annotated[str, typer.Option(help="Region of automatic subnetworks.")] = "europe-west4",
     loopback: Annotated[str, typer.Option(help="First three numbers of external addresses.")] = "127.0.1",
-    port: Annotated[int, typer.Option(help="Port of the proxy; the next three are taken too.")] = 7080,
+    port: Annotated[int, typer.Option(help="Port of the proxy; the next four are taken too.")] = 7080,
     aws_region: Annotated[str, typer.Option(help="Region that `env aws` names.")] = "eu-west-1",
     operation_seconds: Annotated[float, typer.Option(help="How long an operation takes at least.")] = 0.6,
 ) -> None:
@@ -64,6 +64,7 @@ def up(
         admin_port=port + 1,
         api_port=port + 2,
         aws_port=port + 3,
+        metadata_port=port + 4,
         aws_region=aws_region,
         operation_seconds=operation_seconds,
         upstream_proxy=_upstream(port),

@@ -23,9 +23,10 @@ from goud_sandbox import authority
 from goud_sandbox.documents import Documents
 from goud_sandbox.errors import NotRunning, SandboxError
 from goud_sandbox.gcp.iam import Iam, email
+from goud_sandbox.gcp.metadata import HOST
 from goud_sandbox.room.engine import Engine
 from goud_sandbox.room.keeper import Keeper
-from goud_sandbox.settings import Home, Settings
+from goud_sandbox.settings import MACHINES_PROXY_PORT, METADATA_ADDRESS, SERVICES_ADDRESS, Home, Settings
 
 log = logging.getLogger(__name__)
 
@@ -210,9 +211,14 @@ def environment(home: Home, auth: str = "accesstoken") -> dict[str, str]:
         "GCP_PROJECT": settings.project,
         "GOOGLE_CLOUD_PROJECT": settings.project,
         "GOOGLE_APPLICATION_CREDENTIALS": str(home.credentials),
+        "GOUD_BACKUP_ENVIRONMENT": json.dumps({"HTTPS_PROXY": MACHINES_PROXY, "NO_PROXY": MACHINES_BYPASS}),
+        "GOUD_BACKUP_CA_FILE": str(home.tls / "authority.pem"),
     }
 
 
+# For processes on machines, whose 127.0.0.1 is not this one; see doors.
+MACHINES_PROXY = f"http://{SERVICES_ADDRESS}:{MACHINES_PROXY_PORT}"
+MACHINES_BYPASS = f"{METADATA_ADDRESS},{SERVICES_ADDRESS},{HOST},127.0.0.1,localhost"
 UNSET = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN", "AWS_ENDPOINT_URL_S3")
 
 
@@ -231,4 +237,12 @@ def aws_environment(home: Home) -> dict[str, str]:
         "AWS_EC2_METADATA_DISABLED": "true",
         "NO_PROXY": local,
         "no_proxy": local,
+        "GOUD_BACKUP_ENVIRONMENT": json.dumps(
+            {
+                "AWS_ENDPOINT_URL": f"http://{SERVICES_ADDRESS}",
+                "AWS_REGION": settings.aws_region,
+                "NO_PROXY": MACHINES_BYPASS,
+            }
+        ),
+        "GOUD_BACKUP_CA_FILE": "",
     }

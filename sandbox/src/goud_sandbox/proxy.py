@@ -1,7 +1,8 @@
 """The way in: a CONNECT proxy that takes ``*.googleapis.com`` to the sandbox and lets everything else pass.
 
 Clients keep their built-in host names and still end here. Other hosts go where they would have gone: through the proxy
-that was set when the sandbox came up, or directly.
+that was set when the sandbox came up, or directly. Machines get no further than the sandbox: what listens on this
+host's loopback is not theirs.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 
 log = logging.getLogger(__name__)
 
+Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 OURS = ".googleapis.com"
 TIMEOUT_SECONDS = 20
 
@@ -30,7 +32,13 @@ class Proxy:
         async with server:
             await server.serve_forever()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve_machine(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection of a machine."""
+        await self._serve(reader, writer, only_ours=True)
+
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, only_ours: bool = False
+    ) -> None:
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -38,18 +46,21 @@ class Proxy:
                 if method != "CONNECT":
                     await _refuse(writer, "405 Method Not Allowed", "This proxy only tunnels (CONNECT).")
                     return
+                if only_ours and not _is_ours(target):
+                    await _refuse(writer, "403 Forbidden", f"{target} is not behind this proxy; {OURS[1:]} is.")
+                    return
                 there_reader, there_writer = await self._open(target)
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            await asyncio.gather(_pump(reader, there_writer), _pump(there_reader, writer))
+            await joined((reader, writer), (there_reader, there_writer))
         except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError) as error:
             log.info("tunnel not made: %s", error)
             await _refuse(writer, "502 Bad Gateway", f"{error}")
         finally:
             writer.close()
 
-    async def _open(self, target: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _open(self, target: str) -> Stream:
         host, _, port = target.rpartition(":")
-        if host == OURS[1:] or host.endswith(OURS):
+        if _is_ours(target):
             return await asyncio.open_connection("127.0.0.1", self._api_port)
         if self._upstream is None:
             return await asyncio.open_connection(host.strip("[]"), int(port))
@@ -59,6 +70,16 @@ class Proxy:
         if b" 200 " not in answer.split(b"\r\n", 1)[0] + b" ":
             raise OSError(f"the proxy {self._upstream.hostname} refused {target}")
         return reader, writer
+
+
+def _is_ours(target: str) -> bool:
+    host = target.rpartition(":")[0]
+    return host == OURS[1:] or host.endswith(OURS)
+
+
+async def joined(one: Stream, other: Stream) -> None:
+    """Pass bytes both ways until both ends are done."""
+    await asyncio.gather(_pump(one[0], other[1]), _pump(other[0], one[1]))
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from typing import Any
 
-import uvicorn
 from docker.errors import DockerException
-from fastapi import FastAPI
 
-from goud_sandbox import admin
+from goud_sandbox import admin, doors
 from goud_sandbox.apifaults import ApiFaults
 from goud_sandbox.aws.app import Amazon
 from goud_sandbox.aws.context import Context, Key
@@ -29,9 +24,12 @@ from goud_sandbox.room.faults import Faults
 from goud_sandbox.room.keeper import Keeper
 from goud_sandbox.room.model import Desired
 from goud_sandbox.room.reconcile import Room
+from goud_sandbox.serving import server
 from goud_sandbox.settings import Home, Settings
 
 log = logging.getLogger(__name__)
+
+LOOPBACK = "127.0.0.1"
 
 
 class Service:
@@ -43,7 +41,7 @@ class Service:
         self.engine = Engine(self.settings, home)
         self.keeper = Keeper(self.engine)
         table = f"goud_sandbox_{self.settings.name}".replace("-", "_")
-        self.room = Room(self.engine, self.keeper, home, table, self._desired)
+        self.room = Room(self.engine, self.keeper, home, table, self._desired, doors=doors.doors(self.settings))
         self.faults = Faults(documents, self.engine, self.keeper, self.room)
         self.api_faults = ApiFaults(documents)
         token = home.token.read_text().strip()
@@ -111,8 +109,9 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         tls = self._home.tls
-        api = _server(
+        api = server(
             self.google.app,
+            LOOPBACK,
             self.settings.api_port,
             ssl_certfile=str(tls / "server.pem"),
             ssl_keyfile=str(tls / "server.key"),
@@ -120,18 +119,21 @@ class Service:
         own = admin.application(
             self.room, self.keeper, self.faults, self.api_faults, tick=self._tick, advance=self.amazon.advance
         )
-        servers = [api, _server(own, self.settings.admin_port)]
+        servers = [api, server(own, LOOPBACK, self.settings.admin_port)]
         proxy = Proxy(self.settings.proxy_port, self.settings.api_port, self.settings.upstream_proxy)
-        tasks = [asyncio.create_task(server.serve()) for server in servers]
-        tasks.append(asyncio.create_task(proxy.run()))
+        metadata = doors.application(self.google.metadata, self.amazon.metadata)
+        opened = doors.Doors(self.settings, lambda: self.room.bridges, proxy, metadata)
+        endless = [asyncio.create_task(proxy.run()), asyncio.create_task(opened.run())]
+        tasks = [*(asyncio.create_task(one.serve()) for one in servers), *endless]
         waiting = asyncio.create_task(stop.wait())
         done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
         for task in done - {waiting}:
             log.error("a server ended: %s", task)
         self.room.stop()
-        for server in servers:
-            server.should_exit = True
-        tasks[-1].cancel()
+        for one in servers:
+            one.should_exit = True
+        for task in endless:
+            task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.amazon.stop()
 
@@ -146,27 +148,3 @@ class Service:
             log.critical("the reconciler died; the service ends", exc_info=True)
             os.kill(os.getpid(), signal.SIGTERM)
             raise
-
-
-class _Server(uvicorn.Server):
-    """Leaves signals to the service: two servers share its process."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Nothing to capture."""
-        yield
-
-
-def _server(app: FastAPI, port: int, **options: Any) -> uvicorn.Server:
-    config = uvicorn.Config(
-        app,
-        host="127.0.0.1",
-        port=port,
-        log_level="warning",
-        access_log=False,
-        log_config=None,
-        lifespan="off",
-        timeout_graceful_shutdown=2,
-        **options,
-    )
-    return _Server(config)

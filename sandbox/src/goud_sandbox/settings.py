@@ -10,11 +10,17 @@ from pathlib import Path
 DEFAULT_STATE = Path(".state/sandbox")
 STATE_VARIABLE = "GOUD_SANDBOX_STATE"
 LABEL = "io.goud-chain.sandbox"
+# Where machines find what listens on their bridge: metadata servers, and the way to the APIs.
+METADATA_ADDRESS, SERVICES_ADDRESS = "169.254.169.254", "169.254.169.253"
+MACHINES_PROXY_PORT = 3128
 
 
 @dataclass(frozen=True)
 class Settings:
-    """One sandbox. Ports are TCP on 127.0.0.1; ``loopback`` are the first three numbers of the machines' addresses."""
+    """One sandbox. Ports are TCP on 127.0.0.1; ``loopback`` are the first three numbers of the machines' addresses.
+
+    On the bridges' own addresses, for machines, are the proxy's, Amazon's and the metadata servers' ports.
+    """
 
     name: str = "main"
     project: str = "goud-sandbox"
@@ -25,6 +31,7 @@ class Settings:
     api_port: int = 7443
     admin_port: int = 7081
     aws_port: int = 7083
+    metadata_port: int = 7084
     published_ports: tuple[int, ...] = (22, 80, 443, 8080)
     operation_seconds: float = 0.6
     quota_cpus: int = 24
@@ -43,6 +50,7 @@ class Settings:
         values = json.loads(path.read_text())
         values["published_ports"] = tuple(values["published_ports"])
         values.setdefault("aws_port", values["proxy_port"] + 3)
+        values.setdefault("metadata_port", values["proxy_port"] + 4)
         return cls(**values)
 
 

@@ -20,13 +20,14 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoReque
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from goud_sandbox.apifaults import ApiFaults
-from goud_sandbox.aws import addresses, backup, identity, instances, objects, signature, volumes
+from goud_sandbox.aws import addresses, backup, identity, instances, metadata, objects, signature, volumes
 from goud_sandbox.aws.context import Context, Key, current, use
 from goud_sandbox.aws.desired import desired
 from goud_sandbox.aws.gateway import Answer, Call, Gateway
 from goud_sandbox.aws.progress import Progress, backends, guests
 from goud_sandbox.aws.store import STORAGE, Store
 from goud_sandbox.documents import Documents
+from goud_sandbox.metadata import Question, Reply
 from goud_sandbox.room.model import Desired
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class Amazon:
         self._store.load()
         identity.prepare(operator)
         self.progress = Progress(settle, self._changing)
+        self._metadata = metadata.Metadata(self._changing)
         self.application = Gateway(DomainDispatcherApplication(create_backend_app), faults, self._perform, self._after)
 
     # calls -----------------------------------------------------------------------------------------------------
@@ -113,6 +115,11 @@ class Amazon:
         """What the machine room should make true."""
         with self._lock:
             return desired(self._documents)
+
+    def metadata(self, question: Question) -> Reply | None:
+        """What a machine is told at 169.254.169.254; None when it is not one of ours."""
+        with self._lock:
+            return self._metadata.answer(question)
 
     def powered_off(self, machine: str) -> None:
         """A machine went down by itself: its instance is stopped, or terminated when it was made to be."""

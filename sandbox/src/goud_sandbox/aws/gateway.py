@@ -152,6 +152,7 @@ def failure(call: Call, fault: ApiFault) -> Answer:
 
 STRANGERS = {  # by what is wrong, then by protocol
     "key": {"s3": "InvalidAccessKeyId", "query": "InvalidClientTokenId", "json": "UnrecognizedClientException"},
+    "expired": {"s3": "ExpiredToken", "query": "ExpiredToken", "json": "ExpiredTokenException"},
     "token": {"s3": "InvalidToken", "query": "InvalidClientTokenId", "json": "UnrecognizedClientException"},
     "signature": {"s3": "SignatureDoesNotMatch", "query": "SignatureDoesNotMatch", "json": "InvalidSignatureException"},
 }

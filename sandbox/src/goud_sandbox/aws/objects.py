@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 from uuid import uuid4
 from xml.sax.saxutils import unescape
 
+from moto.iam.access_control import IAMPolicy, PermissionResult
 from moto.s3 import models
-from moto.s3.models import FakeKey, S3Backend
+from moto.s3.models import FakeBucket, FakeKey, S3Backend
 from moto.s3.responses import S3Response
 
 _folder = Path()
@@ -81,12 +83,36 @@ def _lock_configuration(backend: S3Backend, bucket_name: str) -> tuple[bool, str
 
 
 def _authorize(response: S3Response, bucket_name: str | None = None, key_name: str | None = None) -> None:
-    """A batch of deletions is allowed when each of them is; moto asks for the right to the bucket as such."""
+    """A batch of deletions is allowed when each of them is; moto asks for the right to the bucket as such.
+
+    Looking whether a bucket is there takes the right to list it; there is no right of that name.
+    """
+    if response.data.get("Action") == "HeadBucket":
+        response.data["Action"] = "ListBucket"
     if response.data.get("Action") == "DeleteObject" and key_name is None:
         for key in KEYS.findall(bytes(response.raw_body)):
             MOTO_AUTHORIZE(response, bucket_name=bucket_name, key_name=unescape(key.decode()))
     else:
         MOTO_AUTHORIZE(response, bucket_name=bucket_name, key_name=key_name)
+
+
+def _permission(bucket: FakeBucket, action: str, resource: str) -> PermissionResult:
+    """What the bucket's policy says, by the statements that hold; moto takes every condition for one that does.
+
+    The endpoint stands for Amazon's, which is reached by TLS. Statements with any other condition do not count.
+    """
+    if not bucket.policy:
+        return PermissionResult.NEUTRAL
+    document = json.loads(bucket.policy)
+    given = document.get("Statement") or []
+    holding = [one for one in ([given] if isinstance(given, dict) else given) if _holds(one.get("Condition"))]
+    if not holding:
+        return PermissionResult.NEUTRAL
+    return IAMPolicy(json.dumps(document | {"Statement": holding})).is_action_permitted(action, resource)
+
+
+def _holds(condition: dict[str, Any] | None) -> bool:
+    return not condition or str(condition).lower() == str({"bool": {"aws:securetransport": "true"}})
 
 
 KEYS = re.compile(rb"<Key>([^<]*)</Key>")
@@ -103,4 +129,5 @@ def install(folder: Path) -> None:
     for name, function in (("__getstate__", _state), ("__setstate__", _revive), ("dispose", _dispose)):
         type.__setattr__(FakeKey, name, function)
     type.__setattr__(S3Response, "_authenticate_and_authorize_s3_action", _authorize)
+    type.__setattr__(FakeBucket, "get_permission", _permission)
     type.__setattr__(S3Backend, "get_object_lock_configuration", _lock_configuration)

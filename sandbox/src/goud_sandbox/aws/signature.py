@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urlsplit
 
 from moto.iam.access_control import CreateAccessKeyFailure, IAMRequestBase, create_access_key
+from moto.sts.models import sts_backends
 
 from goud_sandbox.aws.context import ACCOUNT
 
@@ -22,7 +24,7 @@ TOKEN = "X-Amz-Security-Token"  # noqa: S105 -- a header's name
 
 
 class Refused(Exception):
-    """Why a call is not let in: ``key``, ``token`` or ``signature``."""
+    """Why a call is not let in: ``key``, ``token``, ``expired`` or ``signature``."""
 
 
 def verify(environ: WSGIEnvironment, body: bytes) -> None:
@@ -45,6 +47,10 @@ def _secret(environ: WSGIEnvironment, key: str) -> str:
         known = create_access_key(ACCOUNT, "aws", key, {TOKEN: token} if token else {})
     except CreateAccessKeyFailure as error:
         raise Refused("token" if error.reason == "InvalidToken" else "key") from error
+    session = sts_backends[ACCOUNT]["aws"].get_assumed_role_from_access_key(key)
+    # By the host's clock, which is the machines', too: they renew by what they were told.
+    if session is not None and session.expiration < datetime.now(UTC).replace(tzinfo=None):
+        raise Refused("expired")
     return str(known.create_credentials().secret_key)
 
 

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from goud_sandbox.apifaults import ApiFaults
 from goud_sandbox.documents import Document, Documents
-from goud_sandbox.gcp import compute, dns, iam, storage
+from goud_sandbox.gcp import compute, dns, iam, metadata, storage
 from goud_sandbox.gcp.base import Base, Scope
 from goud_sandbox.gcp.desired import desired
 from goud_sandbox.gcp.errors import ApiError
@@ -52,6 +52,7 @@ class Google:
         self.iam = iam.Iam(documents, operator_token)
         self.dns = dns.Dns(documents)
         self.storage = storage.Storage(documents, objects, self.iam, settings.project)
+        self.metadata = metadata.Metadata(self.base, self.iam).answer
         self.app = self._application(settings)
 
     def desired(self) -> Desired:

@@ -55,6 +55,11 @@ def new_id() -> str:
     return str(time.time_ns() // 1000 * 1000 + secrets.randbelow(1000))
 
 
+def project_number(project: str) -> str:
+    """The number of a project."""
+    return str(int(hashlib.sha256(project.encode()).hexdigest()[:10], 16))
+
+
 def fingerprint(value: object) -> str:
     """Eight bytes that change with the value."""
     digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).digest()

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from goud_sandbox.documents import Document, Documents
+from goud_sandbox.gcp import conditions
 from goud_sandbox.gcp.base import new_id, now
 from goud_sandbox.gcp.errors import ApiError
 from goud_sandbox.gcp.iam import Iam
@@ -72,9 +73,10 @@ class Buckets:
         self.iam = iam
         self.project = project
 
-    def allow(self, caller: str, permission: str, bucket: str) -> None:
-        """403 unless the bucket's or the project's policy gives the caller the permission."""
-        self.iam.require(caller, permission, f"buckets/{bucket}", f"projects/{self.project}")
+    def allow(self, caller: str, permission: str, bucket: str, name: str = "") -> None:
+        """403 unless the bucket's or the project's policy gives the caller the permission, for the object if named."""
+        resource = conditions.object_name(bucket, name) if name else conditions.bucket_name(bucket)
+        self.iam.require(caller, permission, f"buckets/{bucket}", f"projects/{self.project}", name=resource)
 
     def get(self, name: str) -> Document:
         """The bucket, or 404."""
@@ -109,6 +111,7 @@ class Buckets:
         }
         bucket["locationType"] = "region" if "-" in bucket["location"] else "multi-region"
         bucket.setdefault("storageClass", "STANDARD")
+        bucket.setdefault("softDeletePolicy", {"retentionDurationSeconds": "604800", "effectiveTime": now()})
         uniform = bucket.setdefault("iamConfiguration", {})
         uniform.setdefault("uniformBucketLevelAccess", {"enabled": False})
         uniform.setdefault("publicAccessPrevention", "inherited")

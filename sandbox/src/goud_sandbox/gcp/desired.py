@@ -6,8 +6,10 @@ from goud_sandbox.documents import Document
 from goud_sandbox.gcp.base import Base
 from goud_sandbox.gcp.disks import device_bytes, is_boot, room_disk, room_snapshot
 from goud_sandbox.gcp.instances import ALIVE, room_machine
+from goud_sandbox.gcp.metadata import HOST
 from goud_sandbox.gcp.networks import room_subnet
 from goud_sandbox.room.model import Attachment, Desired, Disk, Machine, Rule, Snapshot, Subnet
+from goud_sandbox.settings import METADATA_ADDRESS
 
 FAULTS = "fault-machine"
 PULLED = "fault-disk"
@@ -72,6 +74,7 @@ def _machine(
         ),
         startup_script=metadata.get("startup-script", ""),
         incarnation=document["id"],
+        hosts=((HOST, METADATA_ADDRESS),),  # as Google's images have it
     )
 
 

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from fastapi import APIRouter, Body, Request
 
 from goud_sandbox.documents import Document, Documents
-from goud_sandbox.gcp.base import new_id
+from goud_sandbox.gcp import conditions
+from goud_sandbox.gcp.base import new_id, project_number
 from goud_sandbox.gcp.errors import ApiError
 
 ACCOUNTS, KEYS, ROLES, POLICIES, TOKENS = "iam-account", "iam-key", "iam-role", "iam-policy", "iam-token"
@@ -38,6 +39,10 @@ PREDEFINED: dict[str, set[str]] = {
 EVERYTHING = {"roles/owner", "roles/editor", "roles/storage.admin"}
 
 
+def _digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
 def email(project: str, account: str) -> str:
     """The address of a service account given by its short name or its address."""
     return account if "@" in account else f"{account}@{project}.iam.gserviceaccount.com"
@@ -50,12 +55,17 @@ class Iam:
         self.documents = documents
         self._operator_token = operator_token
 
+    def known(self, token: str) -> bool:
+        """Whether somebody could still use the token."""
+        found = self.documents.get(TOKENS, _digest(token))
+        return found is not None and bool(found["expires"] >= time.time())
+
     def caller(self, authorization: str | None) -> str:
         """Who the bearer token belongs to: ``operator`` or a service account; 401 otherwise."""
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() == "bearer" and secrets.compare_digest(token, self._operator_token):
             return OPERATOR
-        known = self.documents.get(TOKENS, hashlib.sha256(token.encode()).hexdigest())
+        known = self.documents.get(TOKENS, _digest(token))
         if scheme.lower() != "bearer" or known is None or known["expires"] < time.time():
             raise ApiError(401, "authError", "Request had invalid authentication credentials.")
         return str(known["email"])
@@ -69,15 +79,19 @@ class Iam:
             return set(custom.get("includedPermissions", []))
         return PREDEFINED.get(role, set())
 
-    def require(self, caller: str, permission: str, *policies: str) -> None:
-        """403 unless one of the policies (by resource) gives the caller the permission."""
+    def require(self, caller: str, permission: str, *policies: str, name: str = "") -> None:
+        """403 unless one of the policies (by resource) gives the caller the permission; ``name`` is for conditions."""
         if caller == OPERATOR:
             return
         members = {f"serviceAccount:{caller}", "allUsers", "allAuthenticatedUsers"}
         for policy in policies:
             for binding in self.policy(policy).get("bindings", []):
                 allowed = self.permissions(binding["role"])
-                if members & set(binding.get("members", [])) and (allowed is None or permission in allowed):
+                if not members & set(binding.get("members", [])) or not conditions.holds(
+                    binding.get("condition"), name
+                ):
+                    continue
+                if allowed is None or permission in allowed:
                     return
         what = policies[0].removeprefix("buckets/")
         raise ApiError(403, "forbidden", f"{caller} does not have {permission} access to {what}.")
@@ -171,11 +185,18 @@ class Iam:
             raise ApiError(400, "invalid_grant", f"Invalid JWT: {error}") from error
         if claims.get("iss") != key["email"]:
             raise ApiError(400, "invalid_grant", "Invalid JWT: issuer and key do not belong together.")
-        token = f"ya29.sandbox-{secrets.token_urlsafe(24)}"
-        expires = time.time() + TOKEN_SECONDS
-        identity = hashlib.sha256(token.encode()).hexdigest()
-        self.documents.put(TOKENS, identity, {"email": key["email"], "expires": expires})
+        token, _ = self.issue(key["email"])
         return {"access_token": token, "expires_in": TOKEN_SECONDS, "token_type": "Bearer"}
+
+    def issue(self, address: str) -> tuple[str, float]:
+        """A new access token of a service account, and when it ends (Unix time). Those that ended are forgotten."""
+        now = time.time()
+        for digest, one in self.documents.items(TOKENS):
+            if one["expires"] < now:
+                self.documents.delete(TOKENS, digest)
+        token = f"ya29.sandbox-{secrets.token_urlsafe(24)}"
+        self.documents.put(TOKENS, _digest(token), {"email": address, "expires": now + TOKEN_SECONDS})
+        return token, now + TOKEN_SECONDS
 
 
 def router(iam: Iam, project_id: str) -> APIRouter:
@@ -294,8 +315,12 @@ def _project_routes(routes: APIRouter, iam: Iam, project_id: str) -> None:
         if project != project_id:
             message = f"Permission denied on resource project {project}, or it does not exist."
             raise ApiError(403, "forbidden", message)
-        number = str(int(hashlib.sha256(project.encode()).hexdigest()[:10], 16))
-        return {"projectId": project, "projectNumber": number, "name": project, "lifecycleState": "ACTIVE"}
+        return {
+            "projectId": project,
+            "projectNumber": project_number(project),
+            "name": project,
+            "lifecycleState": "ACTIVE",
+        }
 
     @routes.get("/v1/projects/{project}")
     def get(project: str) -> Document:

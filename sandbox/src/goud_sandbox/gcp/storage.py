@@ -13,6 +13,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from goud_sandbox.documents import Document, Documents
+from goud_sandbox.gcp import conditions
 from goud_sandbox.gcp.base import new_id, public
 from goud_sandbox.gcp.buckets import Buckets
 from goud_sandbox.gcp.errors import ApiError
@@ -39,9 +40,9 @@ class Storage:
 
     def may_write(self, caller: str, bucket: str, name: str) -> None:
         """Creating needs one permission, overwriting a second one."""
-        self.buckets.allow(caller, "storage.objects.create", bucket)
+        self.buckets.allow(caller, "storage.objects.create", bucket, name)
         if self.objects.live(bucket, name):
-            self.buckets.allow(caller, "storage.objects.delete", bucket)
+            self.buckets.allow(caller, "storage.objects.delete", bucket, name)
 
 
 def _caller(request: Request) -> str:
@@ -100,14 +101,15 @@ def _policy_routes(routes: APIRouter, storage: Storage) -> None:
     def get(bucket: str, request: Request) -> Document:
         storage.buckets.get(bucket)
         storage.buckets.allow(_caller(request), "storage.buckets.getIamPolicy", bucket)
-        return {"kind": "storage#policy", "resourceId": f"projects/_/buckets/{bucket}"} | storage.iam.policy(
-            f"buckets/{bucket}"
-        )
+        version = int(request.query_params.get("optionsRequestedPolicyVersion") or 1)
+        policy = conditions.shown(storage.iam.policy(f"buckets/{bucket}"), version)
+        return {"kind": "storage#policy", "resourceId": conditions.bucket_name(bucket)} | policy
 
     @routes.put("/storage/v1/b/{bucket}/iam")
     def put(bucket: str, request: Request, body: JsonBody = None) -> Document:
-        storage.buckets.get(bucket)
+        access = storage.buckets.get(bucket)["iamConfiguration"]["uniformBucketLevelAccess"]
         storage.buckets.allow(_caller(request), "storage.buckets.setIamPolicy", bucket)
+        conditions.checked(body or {}, uniform=bool(access.get("enabled")))
         return {"kind": "storage#policy"} | storage.iam.set_policy(f"buckets/{bucket}", body or {})
 
     @routes.get("/storage/v1/b/{bucket}/iam/testPermissions")
@@ -126,14 +128,15 @@ def _copy_routes(routes: APIRouter, storage: Storage) -> None:
     @routes.post("/storage/v1/b/{bucket}/o/{name:path}/compose")
     def compose(bucket: str, name: str, request: Request, body: JsonBody = None) -> Document:
         storage.may_write(_caller(request), bucket, name)
-        storage.buckets.allow(_caller(request), "storage.objects.get", bucket)
+        for part in (body or {}).get("sourceObjects") or []:
+            storage.buckets.allow(_caller(request), "storage.objects.get", bucket, str(part.get("name", "")))
         return public(storage.objects.compose(bucket, name, body or {}, request.query_params))
 
     @routes.post("/storage/v1/b/{bucket}/o/{name:path}/rewriteTo/b/{other}/o/{target:path}")
     @routes.post("/storage/v1/b/{bucket}/o/{name:path}/copyTo/b/{other}/o/{target:path}")
     def copy(bucket: str, name: str, request: Request, body: JsonBody = None) -> Document:
         other, target = request.path_params["other"], request.path_params["target"]
-        storage.buckets.allow(_caller(request), "storage.objects.get", bucket)
+        storage.buckets.allow(_caller(request), "storage.objects.get", bucket, name)
         storage.may_write(_caller(request), other, target)
         query = dict(request.query_params)
         wanted = {"generation": query["sourceGeneration"]} if "sourceGeneration" in query else {}
@@ -157,7 +160,7 @@ def _object_routes(routes: APIRouter, storage: Storage) -> None:
     @routes.get("/download/storage/v1/b/{bucket}/o/{name:path}")
     @routes.get("/storage/v1/b/{bucket}/o/{name:path}")
     def get(bucket: str, name: str, request: Request) -> Response:
-        storage.buckets.allow(_caller(request), "storage.objects.get", bucket)
+        storage.buckets.allow(_caller(request), "storage.objects.get", bucket, name)
         document = objects.get(bucket, name, request.query_params)
         if request.query_params.get("alt") != "media":
             return JSONResponse(public(document))
@@ -166,12 +169,12 @@ def _object_routes(routes: APIRouter, storage: Storage) -> None:
     @routes.patch("/storage/v1/b/{bucket}/o/{name:path}")
     @routes.put("/storage/v1/b/{bucket}/o/{name:path}")
     def update(bucket: str, name: str, request: Request, body: JsonBody = None) -> Document:
-        storage.buckets.allow(_caller(request), "storage.objects.update", bucket)
+        storage.buckets.allow(_caller(request), "storage.objects.update", bucket, name)
         return public(objects.update(bucket, name, body or {}, request.query_params))
 
     @routes.delete("/storage/v1/b/{bucket}/o/{name:path}", status_code=204)
     def delete(bucket: str, name: str, request: Request) -> None:
-        storage.buckets.allow(_caller(request), "storage.objects.delete", bucket)
+        storage.buckets.allow(_caller(request), "storage.objects.delete", bucket, name)
         objects.delete(bucket, name, request.query_params)
 
 

@@ -167,6 +167,7 @@ class Engine:
             "cgroupns": "host",
             "tmpfs": {"/run": "", "/run/lock": ""},
             "network_mode": network,
+            "extra_hosts": dict(machine.hosts),
             "port_bindings": {port: (machine.external, port) for port in ports},
         }
         endpoint = api.create_endpoint_config(

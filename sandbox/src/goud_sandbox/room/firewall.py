@@ -3,6 +3,9 @@
 Traffic between machines of one bridge passes the host's forward hook (br_netfilter); traffic from this host (an
 operator, or Docker's port publisher) passes its output hook, with the bridge's own address as the source. That address
 therefore stands for the world outside: a rule opens a port to it when its ranges hold 127.0.0.1 or everything.
+
+Doors lead from link-local addresses to services at the bridge's own address. Whatever else is link-local is refused:
+this host may be a cloud's machine itself, and its metadata is not the sandbox's to give away.
 """
 
 from __future__ import annotations
@@ -10,9 +13,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 
-from goud_sandbox.room.model import Desired, Rule, Subnet
+from goud_sandbox.room.model import Desired, Door, Rule, Subnet
 
 JUMPS = ("jump machine_out", "jump machine_in")
+LINK_LOCAL = "169.254.0.0/16"
 OPERATOR = ipaddress.ip_address("127.0.0.1")
 
 
@@ -63,7 +67,17 @@ def ordered(rules: Iterable[Rule], direction: str) -> list[Rule]:
     return sorted((rule for rule in rules if rule.direction == direction), key=lambda rule: (rule.priority, rule.allow))
 
 
-def render(table: str, desired: Desired) -> str:
+def led(doors: Iterable[Door], subnets: Iterable[Subnet]) -> list[str]:
+    """nft rules that lead each bridge's machines through the doors."""
+    return [
+        f"ip saddr {subnet.cidr} ip daddr {door.address} tcp dport {door.port} "
+        f"dnat ip to {gateway(subnet)}:{door.inside}"
+        for subnet in subnets
+        for door in doors
+    ]
+
+
+def render(table: str, desired: Desired, doors: tuple[Door, ...] = ()) -> str:
     """The whole table as nft input that replaces the one before in one transaction."""
     gateways = tuple(gateway(subnet) for subnet in desired.subnets)
     everyone = [machine.address for machine in desired.machines]
@@ -75,8 +89,10 @@ def render(table: str, desired: Desired) -> str:
     inward = [line for rule in ordered(desired.rules, "in") for line in lines(rule, gateways)]
     outward = [line for rule in ordered(desired.rules, "out") for line in lines(rule, gateways)]
     known = [*partition, "ct state established,related accept"]
+    local = f"ip saddr {addresses(everyone)} ip daddr {LINK_LOCAL} counter reject"
     chains = {
-        "forward": ["type filter hook forward priority -10; policy accept;", *known, *JUMPS],
+        "doors": ["type nat hook prerouting priority dstnat; policy accept;", *led(doors, desired.subnets)],
+        "forward": ["type filter hook forward priority -10; policy accept;", *known, local, *JUMPS],
         "output": ["type filter hook output priority -10; policy accept;", *known, "jump machine_in"],
         "input": ["type filter hook input priority -10; policy accept;", *partition],
         "machine_in": [*inward, f"ip daddr {addresses(everyone)} counter drop"],

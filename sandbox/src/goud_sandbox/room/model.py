@@ -48,7 +48,8 @@ class Attachment:
 class Machine:
     """A container that boots systemd. ``external`` is its own loopback address on this host.
 
-    ``startup_script`` runs at every boot, ``first_boot_script`` at the first one.
+    ``startup_script`` runs at every boot, ``first_boot_script`` at the first one; ``hosts`` are names with their
+    addresses in its ``/etc/hosts``.
     """
 
     id: str
@@ -63,6 +64,16 @@ class Machine:
     startup_script: str = ""
     first_boot_script: str = ""
     incarnation: str = ""
+    hosts: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Door:
+    """A link-local address and port at which machines find a service; ``inside`` is its port at their bridge."""
+
+    address: str
+    port: int
+    inside: int
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from docker.errors import DockerException
 
 from goud_sandbox.errors import KeeperError
 from goud_sandbox.room.engine import Engine, Seen
-from goud_sandbox.room.firewall import render
+from goud_sandbox.room.firewall import gateway, render
 from goud_sandbox.room.keeper import Image, Keeper
-from goud_sandbox.room.model import Desired, Machine
+from goud_sandbox.room.model import Desired, Door, Machine
 from goud_sandbox.settings import Home
 
 log = logging.getLogger(__name__)
@@ -33,12 +33,22 @@ FULL_PASS_SECONDS = 20.0
 class Room:
     """Makes ``wanted()`` true. ``errors`` maps ``<kind>:<id>`` to the sentence of the last failure."""
 
-    def __init__(self, engine: Engine, keeper: Keeper, home: Home, table: str, wanted: Callable[[], Desired]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        keeper: Keeper,
+        home: Home,
+        table: str,
+        wanted: Callable[[], Desired],
+        *,
+        doors: tuple[Door, ...] = (),
+    ) -> None:
         self._engine = engine
         self._keeper = keeper
         self._home = home
         self._table = table
         self._wanted = wanted
+        self._doors = doors
         self._condition = threading.Condition()
         self._requested = 0
         self._finished = 0
@@ -48,6 +58,7 @@ class Room:
         self.errors: dict[str, str] = {}
         self.seen: dict[str, Seen] = {}
         self.reachable: dict[str, str] = {}
+        self.bridges: frozenset[str] = frozenset()
         self.disks: dict[str, Image] = {}
         self.powered_off: Callable[[str], None] = lambda _: None
 
@@ -231,9 +242,10 @@ class Room:
             if subnet.id not in present:
                 with self._guard(f"subnet:{subnet.id}"):
                     self._engine.create_subnet(subnet)
+        self.bridges = frozenset(gateway(one) for one in desired.subnets if f"subnet:{one.id}" not in self.errors)
 
     def _firewall(self, desired: Desired) -> None:
-        rules = render(self._table, desired)
+        rules = render(self._table, desired, self._doors)
         if rules != self._last_rules:
             self._keeper.firewall(rules)
             self._last_rules = rules
