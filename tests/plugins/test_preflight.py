@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import stat
@@ -54,15 +55,28 @@ def test_another_address_or_a_free_port_is_no_problem() -> None:
     ],
 )
 def test_our_own_container_may_hold_its_port(entry: dict[str, object], ours: list[str], problems: int) -> None:
-    found = goud_preflight.port_problems([entry], {("0.0.0.0", 8080): 1}, {8080: "node1"}, ours)  # noqa: S104 - data only
+    found = goud_preflight.port_problems([entry], {("0.0.0.0", 8080): 1}, {("127.0.0.1", 8080): "node1"}, ours)  # noqa: S104 - data only
     assert len(found) == problems
     assert all("for the container node1" in problem for problem in found)
 
 
+def test_another_container_at_another_address_is_not_blamed() -> None:
+    sockets = {("127.0.0.1", 8080): 1, ("127.0.1.2", 8080): 2}
+    published = {("127.0.1.2", 8080): "elsewhere", ("127.0.0.1", 8080): "node1"}
+    assert goud_preflight.port_problems([{"port": 8080, "container": "node1"}], sockets, published, []) == []
+
+
 def test_published_ports_are_read_from_the_engine(tmp_path: Path) -> None:
-    row = '{"Names":"web","Ports":"127.0.0.1:8081->8080/tcp, 0.0.0.0:9000-9001->9000-9001/tcp, 2379/tcp"}'
+    ports = "127.0.0.1:8081->8080/tcp, 0.0.0.0:9000-9001->9000-9001/tcp, [::]:80->80/tcp, :::81->81/tcp, 2379/tcp"
+    row = json.dumps({"Names": "web", "Ports": ports})
     docker = fake_docker(tmp_path, f"echo '{row}'")
-    assert goud_preflight.publishers(docker) == {8081: "web", 9000: "web", 9001: "web"}
+    assert goud_preflight.publishers(docker) == {
+        ("127.0.0.1", 8081): "web",
+        ("0.0.0.0", 9000): "web",  # noqa: S104 - data only
+        ("0.0.0.0", 9001): "web",  # noqa: S104 - data only
+        ("::", 80): "web",
+        ("::", 81): "web",
+    }
     assert goud_preflight.publishers(None) == {}
 
 

@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -39,6 +39,7 @@ options:
 """
 
 _LISTENING = "0A"  # state of a listening socket in /proc/net/tcp
+T = TypeVar("T")
 _ANY = {"0.0.0.0", "::"}  # noqa: S104 - compared with, never bound to
 
 
@@ -143,40 +144,34 @@ def holder(inode: int, proc: Path = Path("/proc")) -> str | None:
     return None
 
 
-def publishers(docker: str | None) -> dict[int, str]:
-    """Return host port -> container name, for what running containers publish."""
+def publishers(docker: str | None) -> dict[tuple[str, int], str]:
+    """Return (address, host port) -> container name, for what running containers publish."""
     if docker is None:
         return {}
     done = subprocess.run(
         [docker, "ps", "--format", "{{json .}}"], check=False, capture_output=True, text=True, timeout=20
     )
-    found: dict[int, str] = {}
+    found: dict[tuple[str, int], str] = {}
     for line in done.stdout.splitlines() if done.returncode == 0 else []:
         row = json.loads(line)
-        for first, last in re.findall(r":(\d+)(?:-(\d+))?->", str(row.get("Ports", ""))):
-            found |= dict.fromkeys(range(int(first), int(last or first) + 1), str(row["Names"]))
+        for address, first, last in re.findall(r"([^\s,]+):(\d+)(?:-(\d+))?->", str(row.get("Ports", ""))):
+            ports = range(int(first), int(last or first) + 1)
+            found |= {(address.strip("[]"), port): str(row["Names"]) for port in ports}
     return found
 
 
 def port_problems(
-    wanted: Sequence[Mapping[str, Any]], sockets: Mapping[tuple[str, int], int], published: Mapping[int, str],
-    ours: Sequence[str],
+    wanted: Sequence[Mapping[str, Any]], sockets: Mapping[tuple[str, int], int],
+    published: Mapping[tuple[str, int], str], ours: Sequence[str],
 ) -> list[str]:  # fmt: skip
     """Return one sentence for every wanted port that somebody else holds."""
     problems = []
     for entry in wanted:
         address, port = str(entry.get("address") or "127.0.0.1"), int(entry["port"])
-        owner = published.get(port)
+        owner = _at(published, address, port)
         if owner is not None and (owner in ours or owner == entry.get("container")):
             continue
-        inode = next(
-            (
-                inode
-                for (held, number), inode in sockets.items()
-                if number == port and (held == address or held in _ANY or address in _ANY)
-            ),
-            None,
-        )
+        inode = _at(sockets, address, port)
         if inode is None:
             continue
         who = holder(inode) or "a process of another account"
@@ -185,6 +180,12 @@ def port_problems(
             f"port {port} on {address} is taken by {who}{container}: stop it, or choose another port in the inventory"
         )
     return problems
+
+
+def _at(held: Mapping[tuple[str, int], T], address: str, port: int) -> T | None:
+    """What takes this port at this address; the same port at another address of the host takes nothing."""
+    places = (place for place in held if place[1] == port and (place[0] in {address, *_ANY} or address in _ANY))
+    return next((held[place] for place in places), None)
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ def fork(repository: Repository, height: int, block_hash: str, *, wait: float = 
         backup.check()
         ship.check()
         key, raw = forks.dump(above)
-        repository.target.put(key, raw, if_absent=True)
+        repository.put_once(key, raw)
     return above
 
 

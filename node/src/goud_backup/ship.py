@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 
 from goud_backup import source as sources
 from goud_backup.codec.sealing import Sealer
-from goud_backup.errors import Damaged, SourceError
+from goud_backup.errors import SourceError
 from goud_backup.progress import Progress, Silent
 from goud_backup.repository import locks, segments
 from goud_backup.repository.repository import Repository
@@ -185,9 +185,7 @@ class _Run:
     def _store(self, batch: list[Pair]) -> None:
         key, stored = segments.build(batch, self._sealer)
         self._lock.check()
-        stat = self._repository.target.put(key, stored)
-        if stat.size != len(stored):
-            raise Damaged(f"{key} has {stat.size} bytes in {self._repository.url} after writing {len(stored)}.")
+        self._repository.put_once(key, stored)
         self._blocks += len(batch)
         self._segments += 1
         self._bytes += len(stored)

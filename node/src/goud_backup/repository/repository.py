@@ -14,6 +14,7 @@ from typing import Any, Final
 from goud_backup.codec.encoding import SEALED, Bytes, decode
 from goud_backup.codec.sealing import Opener, Sealer, check_recipients
 from goud_backup.errors import (
+    AccessRefused,
     Damaged,
     Missing,
     NoSuchBackup,
@@ -90,9 +91,23 @@ class Repository:
 
     def put_object(self, name: str, data: Bytes) -> None:
         """`name` is the SHA-256 of `data`, in hex: whoever writes twice writes the same."""
-        stat = self.target.put(layout.object_key(name), data)
-        if stat.size != len(data):
-            raise TargetError(f"Object {name} has {stat.size} bytes in {self.url} after writing {len(data)}.")
+        self.put_once(layout.object_key(name), data)
+
+    def put_once(self, key: str, data: Bytes) -> None:
+        """Store under a name that says what the content is. One that is there already, whole, is left alone.
+
+        A node may not have the right to replace what is stored, and a store that repeats a call after a lost answer
+        then refuses its own write. What is there but cut short is replaced, by who may.
+        """
+        try:
+            stored = self.target.put(key, data, if_absent=True)
+        except (PreconditionFailed, AccessRefused):
+            there = self.target.stat(key)
+            if there is None:
+                raise
+            stored = there if there.size == len(data) else self.target.put(key, data)
+        if stored.size != len(data):
+            raise TargetError(f"{key} has {stored.size} bytes in {self.url} after writing {len(data)}.")
 
     def get_object(self, name: str, entry: StoredObject, opener: Opener | None) -> Bytes:
         """The plain bytes of an object. Raises Missing, Damaged or WrongIdentity naming it."""
@@ -173,9 +188,9 @@ class Repository:
         key = layout.manifest_key(draft.sequence, draft.id)
         try:
             self.target.put(key, raw, if_absent=True)
-        except PreconditionFailed:
+        except (PreconditionFailed, AccessRefused):
             # An answer that was lost and repeated finds its own write.
-            if bytes(self.target.get(key)) != raw:
+            if self.target.stat(key) is None or bytes(self.target.get(key)) != raw:
                 raise
         self.put_latest(draft, digest)
         return digest
