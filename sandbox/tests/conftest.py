@@ -16,6 +16,16 @@ from goud_sandbox.settings import Settings
 
 from .aws import Account
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Hundreds of real requests take a minute together: they are a stage of their own (`pytest -m apis`)."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent) and not {"sandbox", "cloud"} & {
+            m.name for m in item.iter_markers()
+        }:
+            item.add_marker(pytest.mark.apis)
+
+
 PROJECT = "demo"
 TOKEN = "operator-token"
 ZONE = f"/compute/v1/projects/{PROJECT}/zones/europe-west4-a"

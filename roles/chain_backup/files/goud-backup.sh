@@ -49,7 +49,7 @@ else
 fi
 if [ -n "$volume" ] && ! docker volume inspect "$volume" >/dev/null 2>&1; then
     # The engine would make one, without label or disk: that is the node's deployment's to do.
-    set -- --tmpfs /data:ro,mode=0755 "$@"
+    set -- --env GOUD_DATA_DIR=/tmp "$@"
 elif [ -n "$volume" ] && [ "$verb" != drill ]; then # what is not mounted cannot be named by a drill
     set -- --mount "type=volume,source=$volume,target=/data,volume-nocopy$mode" "$@"
 fi

@@ -21,16 +21,16 @@ from goud_backup.repository.repository import Repository
 from goud_backup.repository.segments import runs
 from goud_backup.settings import WORKERS
 
-_COLUMNS = ("id", "created", "height", "node", "files", "bytes", "new_bytes", "kept", "verified")
+_COLUMNS = ("id", "created", "height", "node", "files", "bytes", "new_bytes", "kept", "verified", "abandoned")
 
 
 def listed(url: Url, as_json: AsJson = False) -> None:
     """List the backups, oldest first. Ends with 10 when a manifest is damaged."""
     with options.repository(url) as repository:
         found = repository.manifests()
-        kept, checks = repository.kept(), repository.checks()
+        kept, checks, past = repository.kept(), repository.checks(), repository.abandoned_backups()
     rows = [
-        summary(one, kept=one.id in kept, verified=_verified(checks.get(one.id)), encryption=one.encrypted)
+        summary(one, kept=one.id in kept, verified=_verified(checks.get(one.id)), abandoned=one.id in past)
         for one in found.good
     ]
     output.rows("backups", _COLUMNS, rows, as_json=as_json)
@@ -77,7 +77,8 @@ def status(url: Url, as_json: AsJson = False) -> None:
 
 def _status(repository: Repository) -> dict[str, Any]:
     found = repository.manifests()
-    newest = found.good[-1] if found.good else None
+    past = repository.abandoned_backups()
+    newest = next((one for one in reversed(found.good) if one.id not in past), None)
     references = repository.segments()
     last = max(references, key=lambda one: one.last) if references else None
     header = None if last is None else repository.segment_header(last)
@@ -92,6 +93,7 @@ def _status(repository: Repository) -> dict[str, Any]:
         "backups": len(found.good),
         "damaged_manifests": sorted(found.bad),
         "last_backup": None if newest is None else newest.id,
+        "last_backup_node": None if newest is None else newest.source.get("node", ""),
         "last_backup_height": None if newest is None else newest.chain.height,
         "last_backup_age_seconds": None if newest is None else _age(newest),
         "shipped_height": None if last is None else last.last,
