@@ -9,8 +9,8 @@ module: goud_aws_call
 short_description: Make one changing call of Amazon's APIs
 description:
   - >-
-    For what no module of C(amazon.aws) does: remove a recovery point of AWS Backup. The caller has read the state
-    before and calls only when something differs.
+    For what no module of C(amazon.aws) does: remove a recovery point of AWS Backup, grow a volume and tell why EBS
+    refused. The caller has read the state before and calls only when something differs.
   - In check mode nothing is called, and the task is changed.
 options:
   service: {description: The service., type: str, required: true}
@@ -50,7 +50,8 @@ def main() -> None:
         getattr(module.client(service), call)(**module.params["arguments"])
     except ClientError as error:
         told = error.response.get("Error", {})
-        module.fail_json(msg=f"Amazon refused {service} {call}: {told.get('Message', error)} ({told.get('Code')}).")
+        code, message = str(told.get("Code", "")), str(told.get("Message", error)).rstrip(".")
+        module.fail_json(msg=f"Amazon refused {service} {call}: {message} ({code}).", code=code)
     except BotoCoreError as error:
         module.fail_json(
             msg=f"Amazon's API cannot be asked ({error}): set AWS_REGION and credentials, and check the network."
