@@ -203,7 +203,7 @@ def attach(machines: Machines, disk: str, machine: str) -> str:
 def test_snapshots_are_taken_under_load_and_one_becomes_a_disk_that_holds_the_chain(machines: Machines) -> None:
     before = snapshots(machines)
     known = {row["snapshot"] for row in machines.rows("snapshots_list")}
-    assert len(known) == len(before) > 0  # those that `expand` took
+    assert len(known) == len(before)
     with machines.writing() as writers:
         recap = machines.playbook("snapshot")
     assert recap.returncode == 0, recap.output

@@ -82,7 +82,7 @@ class Machines:
         found: list[dict[str, str]] = json.loads(done.stdout)["reports"][-1]["rows"]
         return found
 
-    def module(self, name: str, **arguments: Any) -> None:
+    def module(self, name: str, /, **arguments: Any) -> None:
         """Call a module on this machine, as an operator does whom no verb serves."""
         command = [str(PROGRAMS / "ansible"), "localhost", "-i", "localhost,", "-c", "local", "-m", name]
         command += ["-e", f"ansible_python_interpreter={sys.executable}", "-a", json.dumps(arguments)]
