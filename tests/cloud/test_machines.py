@@ -191,7 +191,8 @@ def attach(machines: Machines, disk: str, machine: str) -> str:
             device_name="/dev/sdg",
         )
         return machines.run(machine, "ls /dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_vol*")
-    place = f"https://compute.googleapis.com/compute/v1/{about['goud_zone'].partition('/v1/')[2]}"
+    project = f"https://compute.googleapis.com/compute/v1/projects/{machines.environment['GCP_PROJECT']}"
+    place = f"{project}/zones/{about['goud_zone']}"
     machines.module(
         "goud_gcp_call",
         url=f"{place}/instances/{name}/attachDisk",
