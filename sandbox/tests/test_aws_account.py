@@ -135,6 +135,7 @@ def test_the_hour_of_the_plan_makes_snapshots_and_old_ones_expire(account: Accou
     account.later(days=2)
     third = account.amazon.run_schedules()
     assert [one["SnapshotId"] for one in snapshots(account)] == second + third
+    assert "managed by AWS Backup" in refused(account.ec2.delete_snapshot, SnapshotId=second[0])[1]
     arn = f"arn:aws:ec2:{REGION}::snapshot/{second[0]}"
     backups.delete_recovery_point(BackupVaultName="daily", RecoveryPointArn=arn)
     assert [one["SnapshotId"] for one in snapshots(account)] == third

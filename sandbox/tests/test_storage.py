@@ -211,6 +211,8 @@ def test_records_change_together_or_not_at_all(cloud: Cloud) -> None:
     assert cloud.refused("POST", f"{zones}/zone/changes", wrong)[0] == 404
     found = cloud.call("GET", f"{zones}/zone/rrsets", name="a.example.test.", type="A")["rrsets"]
     assert found[0]["rrdatas"] == ["192.0.2.1"]
+    assert cloud.call("GET", f"{zones}/zone/rrsets/a.example.test./A") == found[0]
+    assert cloud.refused("GET", f"{zones}/zone/rrsets/b.example.test./A")[:2] == (404, "notFound")
     assert cloud.refused("DELETE", f"{zones}/zone")[:2] == (400, "containerNotEmpty")
     cloud.call("POST", f"{zones}/zone/changes", {"deletions": [new]})
     cloud.call("DELETE", f"{zones}/zone", expect=204)

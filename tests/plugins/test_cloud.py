@@ -159,6 +159,23 @@ def test_pruning_keeps_the_last_and_the_young() -> None:
     assert resources.goud_prunable([snapshot("a", 1)], 0, 0, "2026-01-31T00:00:00+00:00") == []
 
 
+def test_pruning_leaves_the_schedules_own_alone() -> None:
+    snapshots = [snapshot("a", 3) | {"scheduled": True}, snapshot("a", 2), snapshot("a", 1) | {"scheduled": True}]
+    assert resources.goud_prunable(snapshots, 1, 0, "2026-01-31T00:00:00+00:00") == []
+
+
+def test_a_snapshot_of_the_schedule_is_known_by_its_tag_and_named_by_its_id() -> None:
+    taken = {"State": "completed", "StartTime": "2026-01-02T00:00:00+00:00", "VolumeSize": 20, "VolumeId": "vol-1"}
+    name = {"Key": "Name", "Value": "c-node1-data"}
+    by_plan = taken | {"SnapshotId": "snap-1", "Tags": [name, {"Key": amazon.SCHEDULED, "Value": "vol-1:snap-1"}]}
+    by_hand = taken | {"SnapshotId": "snap-2", "Tags": [{"Key": "Name", "Value": "before"}]}
+    found = amazon.goud_aws_snapshots([by_plan, by_hand], [{"VolumeId": "vol-1", "Tags": [name]}])
+    assert [(one["name"], one["disk"], one["scheduled"]) for one in found] == [
+        ("snap-1", "c-node1-data", True),
+        ("before", "c-node1-data", False),
+    ]
+
+
 def test_an_incomplete_snapshot_does_not_count_as_kept() -> None:
     snapshots = [snapshot("a", 30, "creating"), snapshot("a", 1)]
     assert resources.goud_prunable(snapshots, 1, 0, "2026-01-31T00:00:00+00:00") == []

@@ -26,7 +26,7 @@ def _plain(node: dict[str, Any]) -> Any:
 class Machines:
     """One provider's sandbox and the cluster in it."""
 
-    def __init__(self, provider: str, state: Path, *, loopback: str, port: int) -> None:
+    def __init__(self, provider: str, state: Path, *, loopback: str, port: int, network: str) -> None:
         self.provider = provider
         self.cluster = f"goud-test-{provider}"
         self._base = {
@@ -44,7 +44,9 @@ class Machines:
             "GOUD_CLUSTER": self.cluster,
             "GOUD_BUCKET": f"{self.cluster}-backups",
         }
-        self._options = ["-e", f"goud_secrets_dir={state}/secrets"]
+        project = f"{told['GCP_PROJECT']}-" if provider == "gcp" else ""
+        self.bucket = f"{project}{self.cluster}-backups"
+        self._options = ["-e", f"goud_secrets_dir={state}/secrets", "-e", f"cloud_network_range={network}"]
         self._hosts: dict[str, dict[str, str]] = {}
 
     def sandbox(self, *arguments: str) -> str:
@@ -63,6 +65,30 @@ class Machines:
             command, cwd=ROOT, env=environment or self.environment, capture_output=True, text=True, check=False
         )
         return Recap.of(done)
+
+    def rows(self, verb: str, *arguments: str) -> list[dict[str, str]]:
+        """The rows of the table that a verb ends with, by column."""
+        command = [str(PROGRAMS / "ansible-playbook"), f"{verb}.yml", "-i", f"inventories/{self.provider}"]
+        done = subprocess.run(
+            [*command, *self._options, *arguments],
+            cwd=ROOT,
+            env={**self.environment, "GOUD_OUTPUT": "json"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise RuntimeError(f"{verb}: {done.stdout}{done.stderr}")
+        found: list[dict[str, str]] = json.loads(done.stdout)["reports"][-1]["rows"]
+        return found
+
+    def module(self, name: str, /, **arguments: Any) -> None:
+        """Call a module on this machine, as an operator does whom no verb serves."""
+        command = [str(PROGRAMS / "ansible"), "localhost", "-i", "localhost,", "-c", "local", "-m", name]
+        command += ["-e", f"ansible_python_interpreter={sys.executable}", "-a", json.dumps(arguments)]
+        done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise RuntimeError(f"{name}: {done.stdout}{done.stderr}")
 
     # -- the machines -----------------------------------------------------------------------------------------------
     def host(self, name: str) -> dict[str, str]:

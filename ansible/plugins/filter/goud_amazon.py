@@ -12,6 +12,7 @@ STATES = {"running": "running", "pending": "starting", "stopped": "stopped"}
 HOST_KEYS = re.compile(r"-----BEGIN SSH HOST KEY KEYS-----\s*(.*?)-----END SSH HOST KEY KEYS-----", re.DOTALL)
 DATA_DEVICE = "/dev/sdf"
 COOL_DOWN_HOURS = 6.0
+SCHEDULED = "aws:backup:source-resource"  # the tag of what AWS Backup makes
 
 
 def tags(one: Resource) -> dict[str, str]:
@@ -73,16 +74,18 @@ def goud_aws_disks(volumes: Iterable[Resource], reservations: Iterable[Resource]
     return found
 
 
-def goud_aws_snapshots(snapshots: Iterable[Resource]) -> list[dict[str, Any]]:
-    """Snapshots, newest first."""
+def goud_aws_snapshots(snapshots: Iterable[Resource], volumes: Iterable[Resource] = ()) -> list[dict[str, Any]]:
+    """Snapshots, newest first. Those of AWS Backup carry the tags of their volume, its name among them."""
+    names = {one["VolumeId"]: tags(one)["Name"] for one in volumes if tags(one).get("Name")}
     found = [
         {
-            "name": tags(one).get("Name", one["SnapshotId"]),
+            "name": one["SnapshotId"] if SCHEDULED in tags(one) else tags(one).get("Name", one["SnapshotId"]),
             "id": one["SnapshotId"],
-            "disk": tags(one).get("goud_disk") or one.get("VolumeId", ""),
+            "disk": tags(one).get("goud_disk") or names.get(one.get("VolumeId"), one.get("VolumeId", "")),
             "size_gb": int(one["VolumeSize"]),
             "time": str(one["StartTime"]),
             "state": "complete" if one["State"] == "completed" else one["State"],
+            "scheduled": SCHEDULED in tags(one),
         }
         for one in snapshots
     ]

@@ -169,6 +169,7 @@ def goud_gcp_snapshots(snapshots: Iterable[Resource]) -> list[dict[str, Any]]:
                 "size_gb": int(one["diskSizeGb"]),
                 "time": one["creationTimestamp"],
                 "state": "complete" if one["status"] == "READY" else str(one["status"]).lower(),
+                "scheduled": bool(one.get("autoCreated")),
             }
             for one in snapshots
         ]
@@ -180,13 +181,15 @@ def _newest(snapshots: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def goud_prunable(snapshots: Iterable[Resource], keep_last: int, keep_days: int, now: str) -> list[Resource]:
-    """Snapshots (newest first) that the policy lets go. A disk's newest complete one never goes."""
+    """Snapshots (newest first) that the policy lets go: those taken by hand, never a disk's newest complete one.
+
+    The schedule removes its own; those of AWS Backup cannot be removed otherwise.
+    """
     oldest = datetime.fromisoformat(now) - timedelta(days=int(keep_days))
     kept: dict[str, int] = {}
     found = []
     for one in snapshots:
-        complete = one["state"] == "complete"
-        if not complete:
+        if one["state"] != "complete" or one.get("scheduled"):
             continue
         kept[one["disk"]] = kept.get(one["disk"], 0) + 1
         if kept[one["disk"]] > max(1, int(keep_last)) and datetime.fromisoformat(one["time"]) < oldest:
@@ -252,6 +255,7 @@ def goud_snapshot_row(snapshot: Resource) -> dict[str, str]:
         "disk": snapshot["disk"],
         "size": f"{snapshot['size_gb']} GB",
         "time": snapshot["time"],
+        "by": "schedule" if snapshot["scheduled"] else "hand",
         "state": snapshot["state"],
     }
 

@@ -15,6 +15,7 @@ GP3_MEBIBYTES_PER_SECOND = 125
 GP2_IOPS_PER_GIB, GP2_LEAST, GP2_MOST = 3, 100, 16000
 UNDER_WAY = {"modifying", "optimizing"}
 LARGEST_GIB = 16384
+BACKUP_TAG = "aws:backup:source-resource"
 
 
 class Modification(VolumeModification):
@@ -197,6 +198,16 @@ class Volumes(EC2Backend):
         """Take it out; the machine and the device may be left out of the call."""
         held = self.get_volume(volume_id).attachment
         return super().detach_volume(volume_id, instance_id or (held.instance.id if held else ""), device_path)
+
+    def delete_snapshot(self, snapshot_id: str) -> Snapshot:
+        """What AWS Backup made goes with its recovery point only."""
+        if any(tag["key"] == BACKUP_TAG for tag in self.get_snapshot(snapshot_id).get_tags()):
+            raise EC2ClientError(
+                "InvalidParameterValue",
+                "This snapshot is managed by AWS Backup service and cannot be deleted via EC2 APIs. "
+                "If you wish to delete this snapshot, please do so via the Backup console.",
+            )
+        return super().delete_snapshot(snapshot_id)
 
     def copy_snapshot(
         self, source_snapshot_id: str, source_region: str, description: str, kms_key_id: str | None

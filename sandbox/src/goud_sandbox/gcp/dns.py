@@ -100,7 +100,12 @@ def _named(record: Document) -> str:
 def router(dns: Dns) -> APIRouter:
     """Routes of Cloud DNS."""
     routes = APIRouter(prefix="/dns/v1/projects/{project}/managedZones")
+    _zone_routes(routes, dns)
+    _record_routes(routes, dns)
+    return routes
 
+
+def _zone_routes(routes: APIRouter, dns: Dns) -> None:
     @routes.get("")
     def zones(project: str, request: Request) -> Document:
         wanted = request.query_params.get("dnsName")
@@ -128,6 +133,8 @@ def router(dns: Dns) -> APIRouter:
     def delete(project: str, name: str) -> None:
         dns.delete(project, name)
 
+
+def _record_routes(routes: APIRouter, dns: Dns) -> None:
     @routes.get("/{name}/rrsets")
     def records(project: str, name: str, request: Request) -> Document:
         query = request.query_params
@@ -137,6 +144,14 @@ def router(dns: Dns) -> APIRouter:
             if query.get("name") in {None, one["name"]} and query.get("type") in {None, one["type"]}
         ]
         return {"kind": "dns#resourceRecordSetsListResponse", "rrsets": found}
+
+    @routes.get("/{name}/rrsets/{record}/{kind}")
+    def record(project: str, name: str, record: str, kind: str) -> Document:
+        for one in dns.zone(project, name)["_records"]:
+            if (one["name"], one["type"]) == (record, kind):
+                found: Document = one
+                return found
+        raise ApiError(404, "notFound", f"The 'parameters.name' resource named '{record} ({kind})' does not exist.")
 
     @routes.post("/{name}/changes")
     def change(project: str, name: str, body: JsonBody = None) -> Document:
@@ -148,5 +163,3 @@ def router(dns: Dns) -> APIRouter:
         if found is None:
             raise ApiError(404, "notFound", f"The 'parameters.changeId' resource named '{identity}' does not exist.")
         return found
-
-    return routes
