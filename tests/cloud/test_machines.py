@@ -20,7 +20,7 @@ from tests.support.workload import Account, Writer
 pytestmark = pytest.mark.cloud
 
 # Not what an inventory takes by itself: another sandbox may stand on this machine, and networks must not overlap.
-PLACES = {"gcp": ("127.0.51", 7510, "10.82.0.0/16"), "aws": ("127.0.52", 7520, "10.81.0.0/16")}
+PLACES = {"gcp": ("127.0.51", 7510, "10.82.0.0/16"), "aws": ("127.0.52", 7520, "10.83.0.0/16")}
 CHOSEN = os.environ.get("GOUD_TEST_PROVIDERS", "gcp aws").split()
 GIB = 1 << 30
 LATEST = ("latest", "chain/latest.json")  # what is written when a backup is complete
