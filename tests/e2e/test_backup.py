@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.support.cluster import NODES, ROOT, Cluster
+from tests.support.cluster import NODES, ROOT, Cluster, wait_until
 from tests.support.workload import Account
 
 pytestmark = pytest.mark.e2e
@@ -38,6 +43,32 @@ def lose_all_volumes(cluster: Cluster) -> None:
         cluster.container(node).remove(force=True)
     for node in NODES:
         cluster.engine.volumes.get(f"{node}_data").remove()
+
+
+def beside(cluster: Cluster, node: str, pattern: str) -> set[Path]:
+    """What restores have left beside the live data of a node."""
+    return set(Path(str(cluster.engine.volumes.get(f"{node}_data").attrs["Mountpoint"])).glob(pattern))
+
+
+@contextmanager
+def port_taken_between(port: int, begin: Callable[[], bool], end: Callable[[], bool]) -> Iterator[None]:
+    """Another program listens on a node's port, from the moment `begin` is true until `end` is."""
+    left = Event()
+
+    def take() -> None:
+        wait_until("the moment to take the port", lambda: left.is_set() or begin(), within=300)
+        if left.is_set():
+            return
+        with socket.create_server(("127.0.0.1", port)):
+            wait_until("the moment to give it back", lambda: left.is_set() or end(), within=300)
+
+    with ThreadPoolExecutor(1) as pool:
+        taken = pool.submit(take)
+        try:
+            yield
+        finally:
+            left.set()
+        taken.result()
 
 
 def succeed(cluster: Cluster, verb: str, *arguments: str) -> str:
@@ -105,7 +136,30 @@ def test_a_height_is_exactly_the_tip(cluster: Cluster, account: Account) -> None
     cluster.wait_ready()
     assert cluster.wait_level() - 1 == wanted
     assert hashes_at(wanted) == expected
+    assert (repository("list")[-1]["height"], repository("list")[-1]["abandoned"]) == (wanted, False), (
+        "no backup of its own"
+    )
     assert account.submit("elsewhere", "another history from here on", "elsewhere").status_code == 201
+    cluster.wait_level()
+
+
+def test_a_restore_that_fails_after_the_swap_puts_everything_back(cluster: Cluster, account: Account) -> None:
+    height = cluster.wait_level() - 1
+    before = hashes_at(height)
+    kept, undone = (beside(cluster, "node3", f"rocksdb.{what}-*") for what in ("before", "undone"))
+    with port_taken_between(
+        8083,
+        lambda: beside(cluster, "node3", "rocksdb.before-*") > kept,
+        lambda: beside(cluster, "node3", "rocksdb.undone-*") > undone,
+    ):
+        wish = ["-e", f"restore_to_height={height - 5}"]
+        recap = cluster.playbook("restore", "-e", "backup=latest", *wish, "-e", "restore_confirm=true")
+    assert recap.returncode != 0
+    assert "What was there before runs again" in recap.output
+    assert "8083" in recap.output, "the cause is named"
+    cluster.wait_ready()
+    assert hashes_at(height) == before
+    assert account.submit("as if nothing was", "the old history goes on", "as-if-nothing-was").status_code == 201
     cluster.wait_level()
 
 

@@ -86,7 +86,7 @@ def make(repository: Repository, wish: Wish, opener: Opener | None) -> Plan:
         return _newest(repository, wish, references)
     manifests = _candidates(repository, wish)
     if wish.to_height is not None:
-        return _to_height(manifests, references, wish.to_height)
+        return _to_height(repository, manifests, references, wish.to_height)
     return _to_time(_Times(repository, manifests, references, opener), wish.to_ms or 0)
 
 
@@ -131,13 +131,15 @@ def _best(manifests: Sequence[Manifest], references: Sequence[Reference]) -> int
     return max([*found, chain[-1].last if chain else 0])
 
 
-def _to_height(manifests: Sequence[Manifest], references: Sequence[Reference], height: int) -> Plan:
+def _to_height(
+    repository: Repository, manifests: Sequence[Manifest], references: Sequence[Reference], height: int
+) -> Plan:
     known = _best(manifests, references)
     if height < 1 or height > known:
         raise OutOfReach(
             f"Block {height} can not be restored: the repository reaches from block 1 to {known}. Give a height there."
             if known
-            else "The repository holds no backup and no segments. Make a backup with `goud-backup create`."
+            else repository.emptiness()
         )
     for manifest in sorted(manifests, key=lambda one: (one.chain.height, one.sequence), reverse=True):
         chain = cover(references, manifest.chain.certified_height + 1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from goud_backup import verify as verifying
-from goud_backup.errors import Damaged, NotVerified
+from goud_backup.errors import Damaged, NoSuchBackup, NotVerified, OutOfReach
 from goud_backup.fork import fork
 from goud_backup.plan import Wish
 from goud_backup.repository import layout
@@ -46,6 +46,23 @@ def test_what_is_shipped_next_needs_the_fork(repository: Repository, forked: tup
     assert made is not None
     assert len(made.backups) == 1
     assert ship(repository, other).last == 35
+
+
+def test_a_history_without_a_backup_says_so_and_names_what_there_is(
+    repository: Repository, cache: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    grow(data, 5)
+    backup(repository, data, cache)
+    hash_at_five = tip_of(data).hash.hex()
+    grow(data, 5)
+    backup(repository, data, cache)
+    assert fork(repository, 5, hash_at_five) is not None
+    assert repository.find("latest").chain.height == 5, "the backup at the fork is of both histories"
+    fork(repository, 1, "00" * 32)
+    for wish in (Wish(), Wish(to_height=3)):
+        with pytest.raises((NoSuchBackup, OutOfReach), match="of the present history; 2 of an abandoned one"):
+            restore(repository, tmp_path / "other", wish)
 
 
 def test_latest_is_the_present_history(

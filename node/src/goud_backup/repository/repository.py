@@ -174,13 +174,19 @@ class Repository:
         if wanted == "latest":
             newest = self.newest()
             if newest is None:
-                raise NoSuchBackup(f"{self.url} holds no backup yet. Make one with `goud-backup create`.")
+                raise NoSuchBackup(self.emptiness())
             return newest
         matches = [key for _, backup_id, key in self.manifest_keys() if backup_id.startswith(wanted)]
         if len(matches) != 1:
             known = "is ambiguous" if matches else "does not exist"
             raise NoSuchBackup(f"The backup {wanted!r} {known} in {self.url}. See `goud-backup list`.")
         return self.read_manifest(matches[0])
+
+    def emptiness(self) -> str:
+        """For whoever finds nothing of the present history here: what there is instead, and what to do."""
+        past = len(self.abandoned_backups())
+        others = f" of the present history; {past} of an abandoned one can be restored by id" if past else ""
+        return f"{self.url} holds no backup yet{others} (`goud-backup list`). Make one with `goud-backup create`."
 
     def put_manifest(self, draft: Manifest) -> str:
         """Store the manifest, then `latest`. Returns the manifest's hash."""
