@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.cluster import ROOT, Recap
-from tests.support.workload import Account, Writer
+from tests.support.workload import Account, Writer, lost
 
 PROGRAMS = Path(sys.executable).parent
 NODES = ("node1", "node2", "node3")
+TOLD = "/run/goud-told"  # what a machine tells people of a unit that failed
 
 
 def _plain(node: dict[str, Any]) -> Any:
@@ -46,7 +47,12 @@ class Machines:
         }
         project = f"{told['GCP_PROJECT']}-" if provider == "gcp" else ""
         self.bucket = f"{project}{self.cluster}-backups"
-        self._options = ["-e", f"goud_secrets_dir={state}/secrets", "-e", f"cloud_network_range={network}"]
+        given = {
+            "goud_secrets_dir": f"{state}/secrets",
+            "cloud_network_range": network,
+            "timers_notify_command": f"cat >>{TOLD}",
+        }
+        self._options = ["-e", json.dumps(given)]
         self._hosts: dict[str, dict[str, str]] = {}
 
     def sandbox(self, *arguments: str) -> str:
@@ -123,6 +129,10 @@ class Machines:
         document: dict[str, Any] = json.loads(self.sandbox("status", "--json"))
         return document
 
+    def snapshots(self) -> set[str]:
+        """The machine room's ids of the snapshots."""
+        return {name for name in self.seen()["disks"] if "snap" in name}
+
     def machine_id(self, name: str) -> str:
         """The machine room's id of a machine."""
         address = self.host(name)["ansible_host"]
@@ -141,6 +151,13 @@ class Machines:
     def front(self) -> str:
         """Where clients come in."""
         return f"http://{self.host('edge1')['ansible_host']}:8080"
+
+    def assert_nothing_failed(self, writers: list[Writer]) -> None:
+        """Every request was answered, and every acknowledged write reads back."""
+        for writer in writers:
+            assert writer.acknowledged, "a writer had nothing acknowledged: the test proved nothing"
+            assert not writer.failed, writer.failed[:3]
+            assert not lost(writer.acknowledged, Account(self.front, writer.account.api_key))
 
     @contextmanager
     def writing(self, count: int = 2) -> Iterator[list[Writer]]:

@@ -121,6 +121,19 @@ class Writer(threading.Thread):
             time.sleep(0.05)
 
 
+def lost(writes: list[Acknowledged], reader: Account) -> list[Acknowledged]:
+    """Those of the writes that are not served as they were acknowledged."""
+    return [one for one in writes if not _served(one, reader)]
+
+
+def _served(write: Acknowledged, reader: Account) -> bool:
+    answer = reader.read(write.collection_id)
+    if not answer.is_success:
+        return False
+    body = answer.json()
+    return bool((body["label"], body["payload"], body["height"]) == (write.label, write.payload, write.height))
+
+
 def longest_gap(writes: list[Acknowledged], since: float) -> float:
     """The longest time without an acknowledged write from `since` on, seconds."""
     times = [since, *sorted(w.finished for w in writes if w.finished >= since)]

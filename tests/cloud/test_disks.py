@@ -1,87 +1,17 @@
-"""From an empty account to a cluster on machines, and what can happen to its disks.
-
-In order: each test goes on where the last one ended. Nothing in roles, modules or inventories knows that the account is
-a sandbox.
-"""
+"""What can happen to the disks of a cluster on machines."""
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.support.cluster import ROOT, wait_until
+from tests.support.cluster import wait_until
 from tests.support.machines import NODES, Machines
-from tests.support.workload import Account, Writer
 
 pytestmark = pytest.mark.cloud
 
-# Not what an inventory takes by itself: another sandbox may stand on this machine, and networks must not overlap.
-PLACES = {"gcp": ("127.0.51", 7510, "10.82.0.0/16"), "aws": ("127.0.52", 7520, "10.83.0.0/16")}
-CHOSEN = os.environ.get("GOUD_TEST_PROVIDERS", "gcp aws").split()
 GIB = 1 << 30
-LATEST = ("latest", "chain/latest.json")  # what is written when a backup is complete
-
-
-@pytest.fixture(scope="module", params=CHOSEN)
-def machines(request: pytest.FixtureRequest) -> Iterator[Machines]:
-    provider = request.param
-    loopback, port, network = PLACES[provider]
-    made = Machines(provider, ROOT / ".state" / f"test-{provider}", loopback=loopback, port=port, network=network)
-    try:
-        yield made
-    finally:
-        if not os.environ.get("GOUD_TEST_KEEP_MACHINES"):
-            made.sandbox("down")
-
-
-def assert_nothing_failed(machines: Machines, writers: list[Writer]) -> None:
-    for writer in writers:
-        assert writer.acknowledged, "a writer had nothing acknowledged: the test proved nothing"
-        assert not writer.failed, writer.failed[:3]
-        reader = Account(machines.front, writer.account.api_key)
-        for write in writer.acknowledged:
-            assert reader.read(write.collection_id).json()["payload"] == write.payload
-
-
-def test_without_credentials_the_inventory_says_what_to_set(machines: Machines) -> None:
-    bare = {
-        key: value for key, value in machines.environment.items() if not key.startswith(("GCP_", "AWS_", "GOOGLE_"))
-    }
-    recap = machines.playbook("deploy", environment=bare)
-    assert recap.returncode != 0
-    assert {"gcp": "GCP_PROJECT", "aws": "AWS_ACCESS_KEY_ID"}[machines.provider] in recap.output
-
-
-def test_an_empty_account_can_be_rehearsed(machines: Machines) -> None:
-    recap = machines.playbook("provision", "--check")
-    assert recap.returncode == 0, recap.output
-    assert machines.seen()["machines"] == {}
-
-
-def test_provision_makes_the_machines_and_a_second_run_changes_nothing(machines: Machines) -> None:
-    for changes in (True, False):
-        began = time.monotonic()
-        recap = machines.playbook("provision")
-        assert recap.returncode == 0, recap.output
-        print(f"{machines.provider}: provision, {'cold' if changes else 'again'}: {time.monotonic() - began:.0f} s")
-        assert bool(recap.changes) is changes, recap.output
-    machines.forget()
-
-
-def test_deploy_makes_the_cluster_and_a_second_run_changes_nothing(machines: Machines) -> None:
-    assert machines.playbook("deploy", "--check").returncode == 0
-    for changes in (True, False):
-        began = time.monotonic()
-        recap = machines.playbook("deploy")
-        assert recap.returncode == 0, recap.output
-        print(f"{machines.provider}: deploy, {'cold' if changes else 'again'}: {time.monotonic() - began:.0f} s")
-        assert bool(recap.changes) is changes, recap.output
-    assert machines.playbook("deploy", "--check", "--diff").returncode == 0
-    assert machines.playbook("verify").returncode == 0
 
 
 def sizes(machines: Machines, node: str) -> dict[str, int]:
@@ -97,7 +27,7 @@ def test_disks_grow_under_load(machines: Machines) -> None:
     with machines.writing() as writers:
         recap = machines.playbook("expand", "-e", "expand_to_gb=22")
     assert recap.returncode == 0, recap.output
-    assert_nothing_failed(machines, writers)
+    machines.assert_nothing_failed(writers)
     for node in NODES:
         after = sizes(machines, node)
         assert (before[node]["device"], after["device"]) == (20 * GIB, 22 * GIB)
@@ -173,11 +103,6 @@ def test_a_machine_without_its_disk_starts_no_node(machines: Machines) -> None:
     assert machines.playbook("verify").returncode == 0
 
 
-def snapshots(machines: Machines) -> set[str]:
-    """The machine room's ids of the snapshots."""
-    return {name for name in machines.seen()["disks"] if "snap" in name}
-
-
 def attach(machines: Machines, disk: str, machine: str) -> str:
     """Attach a disk to a machine of its zone by the provider's own means; its device there."""
     about = machines.host(machine)
@@ -202,14 +127,14 @@ def attach(machines: Machines, disk: str, machine: str) -> str:
 
 
 def test_snapshots_are_taken_under_load_and_one_becomes_a_disk_that_holds_the_chain(machines: Machines) -> None:
-    before = snapshots(machines)
+    before = machines.snapshots()
     known = {row["snapshot"] for row in machines.rows("snapshots_list")}
     assert len(known) == len(before)
     with machines.writing() as writers:
         recap = machines.playbook("snapshot")
     assert recap.returncode == 0, recap.output
-    assert_nothing_failed(machines, writers)
-    assert len(snapshots(machines) - before) == len(NODES)
+    machines.assert_nothing_failed(writers)
+    assert len(machines.snapshots() - before) == len(NODES)
     new = [row for row in machines.rows("snapshots_list") if row["snapshot"] not in known]
     assert {row["state"] for row in new} == {"complete"}
     assert {row["disk"] for row in new} == {f"{machines.cluster}-{node}-data" for node in NODES}
@@ -238,80 +163,24 @@ def test_snapshots_are_taken_under_load_and_one_becomes_a_disk_that_holds_the_ch
 
 
 def test_the_schedule_takes_snapshots_and_prune_leaves_each_disk_its_last(machines: Machines) -> None:
-    before = snapshots(machines)
+    before = machines.snapshots()
     machines.sandbox("run-schedules")
-    scheduled = snapshots(machines) - before
+    scheduled = machines.snapshots() - before
     assert len(scheduled) == len(NODES)
     listed = machines.rows("snapshots_list")
-    assert len(listed) == len(snapshots(machines))
+    assert len(listed) == len(machines.snapshots())
 
     policy = ["-e", "cloud_disk_prune_keep_last=1", "-e", "cloud_disk_prune_keep_days=0"]
     recap = machines.playbook("snapshots_prune", *policy)
     assert recap.returncode == 0, recap.output
     assert "nothing was removed" in recap.output
-    assert snapshots(machines) == before | scheduled
+    assert machines.snapshots() == before | scheduled
     recap = machines.playbook("snapshots_prune", *policy, "-e", "snapshots_prune_confirm=true")
     assert recap.returncode == 0, recap.output
     left = machines.rows("snapshots_list")
     disks = {f"{machines.cluster}-{node}-data" for node in NODES}
     for taker in ("hand", "schedule"):  # the schedule's own are left to it
         assert sorted(row["disk"] for row in left if row["by"] == taker) == sorted(disks)
-    assert scheduled < snapshots(machines)
-    assert len(snapshots(machines)) == len(left) < len(before | scheduled)
+    assert scheduled < machines.snapshots()
+    assert len(machines.snapshots()) == len(left) < len(before | scheduled)
     assert not machines.playbook("snapshots_prune", *policy, "-e", "snapshots_prune_confirm=true").changes
-
-
-def store(machines: Machines, name: str, folder: Path) -> None:
-    """Put an object into the cluster's bucket."""
-    path = folder / "object"
-    path.write_text("{}")
-    if machines.provider == "aws":
-        machines.module("amazon.aws.s3_object", bucket=machines.bucket, object=name, src=str(path), mode="put")
-    else:
-        machines.module(
-            "google.cloud.gcp_storage_object", bucket=machines.bucket, dest=name, src=str(path), action="upload"
-        )
-
-
-def test_destroy_shows_its_plan_and_wants_a_young_backup(machines: Machines, tmp_path: Path) -> None:
-    there = machines.seen()
-
-    def refused(why: str, *arguments: str) -> None:
-        recap = machines.playbook("destroy", *arguments)
-        assert recap.returncode != 0, recap.output
-        assert why in " ".join(recap.output.split())
-        assert "Nothing was removed" in recap.output
-        assert machines.seen()["machines"].keys() == there["machines"].keys()
-        assert machines.seen()["disks"].keys() == there["disks"].keys()
-
-    plan = machines.playbook("destroy")
-    assert plan.returncode == 0, plan.output
-    assert "Nothing was removed" in plan.output
-    assert machines.seen()["disks"].keys() == there["disks"].keys()
-    confirmed = f"destroy_confirm={machines.cluster}"
-    refused("destroy_confirm names 'other'", "-e", "destroy_confirm=other")
-    refused("The newest good backup is none", "-e", confirmed)
-    for name in LATEST:
-        store(machines, name, tmp_path)
-    refused("The newest good backup is 0.0 h old", "-e", confirmed, "-e", "destroy_backup_max_age_hours=0")
-    assert machines.playbook("destroy", "--check", "-e", confirmed).returncode == 0
-    assert machines.seen()["machines"].keys() == there["machines"].keys()
-    assert machines.playbook("verify").returncode == 0
-
-
-def test_destroy_leaves_backups_and_snapshots_until_they_are_named(machines: Machines) -> None:
-    confirmed = f"destroy_confirm={machines.cluster}"
-    kept = snapshots(machines)
-    recap = machines.playbook("destroy", "-e", confirmed)
-    assert recap.returncode == 0, recap.output
-    assert machines.seen()["machines"] == {}
-    assert set(machines.seen()["disks"]) == kept
-    again = machines.playbook("destroy", "-e", confirmed)
-    assert again.returncode == 0, again.output
-    assert not again.changes, again.output
-    assert machines.bucket in again.output
-    recap = machines.playbook("destroy", "-e", confirmed, "-e", "destroy_backups=true")
-    assert recap.returncode == 0, recap.output
-    assert machines.seen()["disks"] == {}
-    left = {row["what"]: row["names"] for row in machines.rows("destroy")}
-    assert (left["goes for good"], left["stays"]) == ("nothing", "nothing")

@@ -1,0 +1,133 @@
+"""Timers that run by themselves, and what they have stored brings the chain back when every volume is gone."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.cluster import wait_until
+from tests.support.machines import NODES, TOLD, Machines
+from tests.support.workload import Account, Acknowledged, Writer, lost
+
+pytestmark = pytest.mark.cloud
+VERBS = {"backup": "create"}  # of the units that are not named for theirs
+DROP_IN = "/run/systemd/system/goud-{0}.timer.d"
+
+
+def soon(machines: Machines, unit: str) -> None:
+    """Let the timer of a unit elapse within a minute on every node: the clock is moved, the unit stays what it is."""
+    script = (
+        "mkdir -p {folder} && "
+        "printf '[Timer]\\nOnCalendar=\\nOnCalendar=*-*-* *:*:20\\nRandomizedDelaySec=0\\n' >{folder}/soon.conf && "
+        "systemctl daemon-reload && systemctl restart goud-{unit}.timer"
+    )
+    machines.run("chain_nodes", script.format(folder=DROP_IN.format(unit), unit=unit))
+
+
+def as_always(machines: Machines, unit: str) -> None:
+    folder = DROP_IN.format(unit)
+    machines.run("chain_nodes", f"rm -r {folder} && systemctl daemon-reload && systemctl restart goud-{unit}.timer")
+
+
+def journal(machines: Machines, node: str, unit: str) -> str:
+    return machines.run(node, f"journalctl --unit goud-{unit}.service --output cat --no-pager")
+
+
+def worked(machines: Machines, unit: str) -> set[str]:
+    """The nodes on which systemd has run the unit to its good end as the one that was chosen."""
+    metrics = f"cat /var/lib/goud/*/backup/metrics/goud_backup_{VERBS.get(unit, unit)}.prom"
+    chosen = {node for node in NODES if "chosen" in metrics_of(machines.run(node, metrics, check=False))}
+    return {node for node in chosen if "Finished" in journal(machines, node, unit)}
+
+
+def metrics_of(text: str) -> set[str]:
+    """Names, without the prefix, of the metrics that are 1."""
+    rows = [line.split() for line in text.splitlines() if not line.startswith("#")]
+    return {row[0].split("{")[0].removeprefix("goud_backup_") for row in rows if float(row[-1]) == 1}
+
+
+def backups(machines: Machines) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = [
+        json.loads(line) for line in machines.run("node1", "goud-backup list").splitlines() if line.startswith("{")
+    ]
+    return found
+
+
+def test_the_nightly_timer_backs_one_follower_up_by_itself(machines: Machines) -> None:
+    Account(machines.front).submit("first", "so that there is something", "first")
+    assert backups(machines) == []
+    soon(machines, "backup")
+    try:
+        wait_until("a backup in the bucket", lambda: backups(machines), within=300, every=5)
+        source = wait_until("the journal of a run", lambda: worked(machines, "backup"), within=120, every=5)
+    finally:
+        as_always(machines, "backup")
+    made = backups(machines)
+    print(f"{machines.provider}: {journal(machines, next(iter(source)), 'backup')}")
+    assert {one["node"] for one in made} <= source
+    assert made[0]["height"] >= 1
+
+
+def test_the_drills_timer_restores_elsewhere_by_itself(machines: Machines) -> None:
+    soon(machines, "drill")
+    try:
+        where = wait_until("a drill that ended well", lambda: worked(machines, "drill"), within=600, every=5)
+    finally:
+        as_always(machines, "drill")
+    assert backups(machines)[-1]["node"] not in where
+    for node in NODES:
+        assert not machines.run(node, "ls /var/lib/goud/*/backup/scratch"), "scratch space is left"
+
+
+def test_a_job_that_fails_is_heard_of(machines: Machines) -> None:
+    config = "/var/lib/goud/node1/backup/config/command"
+    machines.run("node1", f"rm -f {TOLD}; mv {config} {config}.away")
+    try:
+        machines.run("node1", "systemctl start goud-ship.service", check=False)
+        told = wait_until("people to be told", lambda: machines.run("node1", f"cat {TOLD}", check=False), every=2)
+    finally:
+        machines.run("node1", f"mv {config}.away {config}; systemctl reset-failed goud-ship.service")
+    assert "config/command" in told, "the last lines of the journal name the cause"
+
+
+def lose_all_volumes(machines: Machines) -> None:
+    """At once on all nodes: container and volume are removed, and what was on the disk."""
+    script = (
+        "name=$(hostname | grep -o 'node[0-9]*$'); docker rm -f $name; docker volume rm ${name}_data; "
+        "rm -rf /srv/goud/$name/* && ls -A /srv/goud/$name"
+    )
+    assert "rocksdb" not in machines.run("chain_nodes", script)
+
+
+def test_every_block_that_was_shipped_comes_back_when_all_volumes_are_lost(machines: Machines) -> None:
+    with machines.writing() as writers:
+        wait_until("blocks to be shipped", lambda: worked(machines, "ship"), within=180, every=5)
+        time.sleep(90)  # longer than the longest way of a block into the bucket, in the midst of constant writes
+        gone = time.monotonic()
+        lose_all_volumes(machines)
+    recap = machines.playbook("restore", "-e", "backup=latest")
+    assert recap.returncode == 0, recap.output
+    assert "Nothing was done" in recap.output
+    recap = machines.playbook("restore", "-e", "backup=latest", "-e", "restore_confirm=true")
+    assert recap.returncode == 0, recap.output
+    assert machines.playbook("verify").returncode == 0
+    missing = [write for writer in writers for write in lost_of(machines, writer)]
+    written = sum(len(writer.acknowledged) for writer in writers)
+    age = max((gone - write.finished for write in missing), default=0.0)
+    print(f"{machines.provider}: {written} acknowledged, {len(missing)} lost, recovery point {age:.1f} s")
+    assert written > 100, "no load, no proof"
+    assert age <= 60, "blocks older than a minute were not in the bucket"
+    assert Account(machines.front).submit("after", "the chain goes on", "after").is_success
+
+
+def lost_of(machines: Machines, writer: Writer) -> list[Acknowledged]:
+    """A writer whose own account is lost has lost all it wrote since."""
+    try:
+        reader = Account(machines.front, writer.account.api_key)
+    except httpx.HTTPStatusError:
+        return writer.acknowledged
+    return lost(writer.acknowledged, reader)
