@@ -13,6 +13,8 @@ import pytest
 
 import documentation
 
+pytestmark = pytest.mark.programs
+
 ROOT = documentation.ROOT
 
 PLAY = """---

@@ -188,7 +188,7 @@ def _to_time(times: _Times, to_ms: int) -> Plan:
     known = _best(times.manifests, times.references)
     height = times.in_segments(to_ms)
     if height is not None:
-        return _to_height(times.manifests, times.references, height)
+        return _to_height(times.repository, times.manifests, times.references, height)
     above = [one for one in times.manifests if one.chain.tip_ms > to_ms]
     if above:
         lowest = min(above, key=lambda one: one.chain.height)
@@ -197,7 +197,7 @@ def _to_time(times: _Times, to_ms: int) -> Plan:
     if not below:
         raise OutOfReach(f"The repository holds nothing as early as {_time(to_ms)}. Give a later time.")
     # Nothing in the repository is later: the last block it has is the answer.
-    return _to_height(times.manifests, times.references, max(one.chain.height for one in below))
+    return _to_height(times.repository, times.manifests, times.references, max(one.chain.height for one in below))
 
 
 def _time(milliseconds: int) -> str:

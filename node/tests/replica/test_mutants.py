@@ -19,6 +19,8 @@ from goud_node.replica.core import Core
 from .model import Model
 from .world import Violation, World
 
+pytestmark = pytest.mark.model
+
 SCHEDULES = 4000
 """More than any of these bugs has needed by far; a bug that survives them fails its test."""
 

@@ -33,6 +33,8 @@ from node.tests.agreement.etcd_cluster import Cluster, running
 
 from .support import MakeSettings, environment, free_port, run
 
+pytestmark = pytest.mark.programs
+
 RunNode = Callable[[Settings], AbstractContextManager[Any]]
 Verb = Callable[..., tuple[int, Any, str]]
 

@@ -20,6 +20,8 @@ from goud_node.settings import Settings
 
 from .support import MakeSettings, environment, run, serving
 
+pytestmark = pytest.mark.programs
+
 
 @contextmanager
 def session(url: str, api_key: str | None = None) -> Iterator[httpx.Client]:

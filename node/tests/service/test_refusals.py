@@ -21,6 +21,8 @@ from goud_node.store import SCHEMA_KEY, Batch, Family, RocksStore
 
 from .support import MakeSettings, environment, run
 
+pytestmark = pytest.mark.programs
+
 Outcome = tuple[int, str]
 Serve = Callable[..., Outcome]
 
