@@ -115,7 +115,7 @@ def test_a_wiped_volume_is_refilled_from_peers(cluster: Cluster) -> None:
         container = cluster.container(victim)
         container.remove(force=True)
         cluster.engine.volumes.get(f"{victim}_data").remove()
-        recap = cluster.playbook("deploy")
+        recap = cluster.playbook("start")
         assert recap.returncode == 0, recap.output
         cluster.wait_ready(victim, within=120)
     assert_nothing_lost(cluster, writers)
