@@ -16,7 +16,7 @@ from tests.support.workload import Account, Writer, lost
 
 PROGRAMS = Path(sys.executable).parent
 NODES = ("node1", "node2", "node3")
-TOLD = "/run/goud-told"  # what a machine tells people of a unit that failed
+TOLD = "goud-told"  # by this name what a machine tells people of a failed unit is in its journal
 
 
 def _plain(node: dict[str, Any]) -> Any:
@@ -50,7 +50,7 @@ class Machines:
         given = {
             "goud_secrets_dir": f"{state}/secrets",
             "cloud_network_range": network,
-            "timers_notify_command": f"cat >>{TOLD}",
+            "timers_notify_command": f"logger --tag {TOLD}",
         }
         self._options = ["-e", json.dumps(given)]
         self._hosts: dict[str, dict[str, str]] = {}
