@@ -46,7 +46,7 @@ def worked(machines: Machines, unit: str) -> set[str]:
 
 def metrics_of(text: str) -> set[str]:
     """Names, without the prefix, of the metrics that are 1."""
-    rows = [line.split() for line in text.splitlines() if not line.startswith("#")]
+    rows = [line.split() for line in text.splitlines() if line.startswith("goud_backup_")]
     return {row[0].split("{")[0].removeprefix("goud_backup_") for row in rows if float(row[-1]) == 1}
 
 

@@ -122,7 +122,7 @@ class Machines:
         done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)
         if check and done.returncode != 0:
             raise RuntimeError(f"{script!r} on {name}: {done.stdout}{done.stderr}")
-        return done.stdout.split(">>\n", 1)[-1].strip()
+        return done.stdout.partition(">>")[2].strip()
 
     def seen(self) -> dict[str, Any]:
         """The machine room's own view: machines and disks by id."""
