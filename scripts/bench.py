@@ -1,4 +1,4 @@
-"""Measure the running local cluster: writes through each door, fail-over, catch-up, checkpoints.
+"""Measure the running local cluster: writes through each door, fail-over, catch-up, checkpoints, writes during backups.
 
 Run it as `./run bench`. Variants that are compared run in turn, A B C A B C, so that a machine that slows down
 slows them all; figures are medians with their range. The load generator shares the machine with the cluster.
@@ -10,11 +10,13 @@ import base64
 import json
 import os
 import statistics
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -27,10 +29,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from tests.support.cluster import BALANCER, ETCD, NODES, Cluster, wait_until
+from tests.support.cluster import BALANCER, ETCD, NODES, ROOT, Cluster, wait_until
 from tests.support.workload import Account, Writer, longest_gap, writing
 
 console = Console(stderr=True)
+UNITS = (("writes", "1/s"), ("p50", "ms"), ("p99", "ms"))  # of what `load` measures
 
 
 @dataclass(frozen=True)
@@ -80,11 +83,10 @@ def submits(cluster: Cluster, rounds: int, writers: int, seconds: float) -> list
     for _ in track(range(rounds), "writes", console=console):
         for name, url in doors.items():
             results[name].append(load(url, writers, seconds))
-    units = (("writes", "1/s"), ("p50", "ms"), ("p99", "ms"))
     return [
         Figure(f"{what} {name}, {writers} clients", unit, tuple(row[column] for row in rows))
         for name, rows in results.items()
-        for column, (what, unit) in enumerate(units)
+        for column, (what, unit) in enumerate(UNITS)
     ]
 
 
@@ -182,6 +184,45 @@ def fill(megabytes: int) -> None:
         writer.write(base64.b64encode(os.urandom(300_000)).decode())
 
 
+@contextmanager
+def backing_up(node: str) -> Iterator[list[float]]:
+    """Back `node` up and read the backup back, over and over, as long as the block lasts; seconds of each time."""
+    program = str(ROOT / ".state/local" / node / "backup/goud-backup")
+    done: list[float] = []
+    over = threading.Event()
+
+    def work() -> None:
+        while not over.is_set():
+            begun = time.monotonic()
+            for verb in ("create", "verify"):
+                subprocess.run([program, verb, "--json"], check=True, stdout=subprocess.DEVNULL)
+            done.append(time.monotonic() - begun)
+
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work)
+        try:
+            yield done
+        finally:
+            over.set()
+        working.result()
+
+
+def beside_backups(cluster: Cluster, rounds: int, writers: int, seconds: float) -> list[Figure]:
+    """The same load with nothing beside it, and while a follower is backed up all the time."""
+    alone, beside, backups = [], [], []
+    for _ in track(range(rounds), "writes during backups", console=console):
+        proposer = cluster.proposer()
+        alone.append(load(BALANCER, writers, seconds))
+        with backing_up(next(node for node in NODES if node != proposer)) as done:
+            beside.append(load(BALANCER, writers, seconds))
+        backups += done
+    return [
+        Figure(f"{what} {when}, {writers} clients", unit, tuple(row[column] for row in rows))
+        for column, (what, unit) in enumerate(UNITS)
+        for when, rows in (("without a backup", alone), ("during backups", beside))
+    ] + [Figure("a backup under that load, made and read back", "s", tuple(backups))]
+
+
 def show(figures: list[Figure]) -> None:
     table = Table("figure", "median", "lowest", "highest", "unit", "rounds")
     for figure in figures:
@@ -206,6 +247,7 @@ def main(
     figures += failover(cluster, rounds)
     figures += catch_up(cluster, blocks)
     figures += checkpoint(cluster, megabytes, rounds)
+    figures += beside_backups(cluster, rounds, writers, seconds)
     if json_output:
         print(json.dumps([{**asdict(figure), "median": figure.median} for figure in figures]))
     else:
