@@ -215,6 +215,21 @@ async def test_without_a_majority_of_validators_the_log_does_not_fill(connect: C
         await trio.close()
 
 
+async def test_a_backlog_of_signatures_is_worked_off_without_pauses(connect: Callable[[], Kv]) -> None:
+    """A node restarted under load has more to sign and certify than one batch, and more comes all the time."""
+    trio = Trio(connect, Options(fetch_batch=4, certify_interval=3.0))
+    try:
+        for name in NAMES[:2]:
+            trio.start(name)
+        await trio.until(lambda: trio.proposer())
+        for number in range(80):
+            await trio.replica("node1").submit(account(f"more-{number}"))
+        trio.start("node3")
+        await trio.until(trio.agreed, 25)  # twenty batches: a minute, with a pause after each
+    finally:
+        await trio.close()
+
+
 async def test_a_new_epoch_is_joined_by_those_who_match_it(trio: Trio) -> None:
     for number in range(3):
         await trio.replica("node1").submit(account(f"epoch-{number}"))

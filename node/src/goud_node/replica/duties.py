@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from goud_node.agreement.sequencer import HeightTrimmed, Term
+from goud_node.agreement.sequencer import MAX_SIGNATURES_PER_TXN, HeightTrimmed, Term
 from goud_node.errors import (
     ConflictingBlock,
     CoordinationFull,
@@ -48,6 +48,7 @@ class Duties:
         self._quorum_seen = float("-inf")
         self._hold_off = float("-inf")
         self._yield_until = float("-inf")
+        self._full_batch = False  # of signatures or certificates: there is more to do
         self._full_since: float | None = None
         self._term: Term | None = None
         self._term_since = float("-inf")
@@ -78,7 +79,7 @@ class Duties:
         options = self.core.options
         loops = (
             self._repeat("follow", self._follow, self._next_follow),
-            self._repeat("certify", self._certify, lambda: asyncio.sleep(options.certify_interval)),
+            self._repeat("certify", self._certify, self._next_certify),
             self._repeat("lead", self._lead, lambda: self.seen.wait(options.poll_interval)),
             self._repeat("maintain", self._maintain, lambda: asyncio.sleep(options.maintain_interval)),
             self._watch(),
@@ -156,9 +157,16 @@ class Duties:
             self._wake.set()
 
     async def _certify(self) -> None:
-        await steps.publish_signatures(self.core)
-        if await steps.certify(self.core):
-            await steps.publish_signatures(self.core)
+        self._full_batch = False  # also when a step fails: that is no reason to hurry
+        published = await steps.publish_signatures(self.core)
+        certified = await steps.certify(self.core)
+        if certified:
+            published = max(published, await steps.publish_signatures(self.core))
+        self._full_batch = certified >= self.core.options.fetch_batch or published >= MAX_SIGNATURES_PER_TXN
+
+    async def _next_certify(self) -> None:
+        # With a pause after each batch a node that fell behind under load would never draw level.
+        await asyncio.sleep(0 if self._full_batch else self.core.options.certify_interval)
 
     async def _lead(self) -> None:
         core = self.core

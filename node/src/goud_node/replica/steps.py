@@ -136,6 +136,8 @@ async def certify(core: Core) -> int:
         core.patience = core.options.patience
         pairs = await core.peers.fetch(start, limit)
         certificates = [certificate for _, certificate in pairs if start <= certificate.height <= height]
+        if certificates:
+            core.patience = 0  # what follows is most likely trimmed, too
     if certificates:
         await core.disk(lambda: core.ledger.certify(certificates))
         core.forget_certified()
