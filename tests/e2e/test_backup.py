@@ -111,8 +111,7 @@ def test_the_same_state_stores_nothing_again(cluster: Cluster) -> None:
 
 
 def test_an_archive_restores_what_all_nodes_lost(cluster: Cluster, account: Account) -> None:
-    succeed(cluster, "backup")
-    archive = newest_archive()
+    archive = newest_archive()  # nothing was written since
     height = cluster.wait_level() - 1
     before = hashes_at(height)
     lose_all_volumes(cluster)
@@ -164,7 +163,6 @@ def test_a_restore_that_fails_after_the_swap_puts_everything_back(cluster: Clust
 
 
 def test_a_damaged_archive_changes_nothing(cluster: Cluster, tmp_path: Path) -> None:
-    succeed(cluster, "backup")
     archive = newest_archive()
     damaged = tmp_path / archive.name
     content = bytearray(archive.read_bytes())

@@ -21,7 +21,6 @@ def test_a_rehearsal_on_a_running_cluster_changes_nothing(cluster: Cluster) -> N
 
 
 def test_verify_is_red_when_a_node_is_down(cluster: Cluster) -> None:
-    assert cluster.playbook("verify").returncode == 0
     cluster.container("node2").stop(timeout=15)
     try:
         recap = cluster.playbook("verify")
