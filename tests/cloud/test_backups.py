@@ -40,7 +40,8 @@ def journal(machines: Machines, node: str, unit: str) -> str:
 def worked(machines: Machines, unit: str) -> set[str]:
     """The nodes on which systemd has run the unit to its good end as the one that was chosen."""
     metrics = f"cat /var/lib/goud/*/backup/metrics/goud_backup_{VERBS.get(unit, unit)}.prom"
-    chosen = {node for node in NODES if "chosen" in metrics_of(machines.run(node, metrics, check=False))}
+    done = {"chosen", "success"}
+    chosen = {node for node in NODES if done <= metrics_of(machines.run(node, metrics, check=False))}
     return {node for node in chosen if "Finished" in journal(machines, node, unit)}
 
 
@@ -101,7 +102,7 @@ def test_a_job_that_fails_is_heard_of(machines: Machines) -> None:
 def lose_all_volumes(machines: Machines) -> None:
     """At once on all nodes: container and volume are removed, and what was on the disk."""
     script = (
-        "name=$(hostname | grep -o 'node[0-9]*$'); docker rm -f $name; docker volume rm ${name}_data; "
+        "set -eu; name=$(hostname | grep -o 'node[0-9]*$'); docker rm -f $name; docker volume rm ${name}_data; "
         "rm -rf /srv/goud/$name/* && ls -A /srv/goud/$name"
     )
     assert "rocksdb" not in machines.run("chain_nodes", script)

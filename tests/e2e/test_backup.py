@@ -155,7 +155,7 @@ def test_a_restore_that_fails_after_the_swap_puts_everything_back(cluster: Clust
         recap = cluster.playbook("restore", "-e", "backup=latest", *wish, "-e", "restore_confirm=true")
     assert recap.returncode != 0
     assert "What was there before runs again" in recap.output
-    assert "8083" in recap.output, "the cause is named"
+    assert "127.0.0.1:8083: bind" in recap.output, "the cause is named"
     cluster.wait_ready()
     assert hashes_at(height) == before
     assert account.submit("as if nothing was", "the old history goes on", "as-if-nothing-was").status_code == 201
