@@ -221,7 +221,7 @@ async def test_a_backlog_of_signatures_is_worked_off_without_pauses(connect: Cal
     try:
         for name in NAMES[:2]:
             trio.start(name)
-        await trio.until(lambda: trio.proposer())
+        await trio.until(trio.proposer)
         for number in range(80):
             await trio.replica("node1").submit(account(f"more-{number}"))
         trio.start("node3")
