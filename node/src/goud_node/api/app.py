@@ -12,7 +12,7 @@ from goud_node import problems
 from goud_node.api import accounts, chain, collections, events, probes
 from goud_node.api.context import Context
 from goud_node.api.events import Broadcaster
-from goud_node.api.middleware import BodyLimit, RequestMetrics
+from goud_node.api.middleware import BodyLimit, CutShort, RequestMetrics
 
 BODY_SLACK = 64 * 1024
 """A request may be larger than its collection: the label, the field names, white space."""
@@ -24,6 +24,7 @@ def create_app(context: Context, broadcaster: Broadcaster) -> FastAPI:
     app.state.context = context
     app.state.broadcaster = broadcaster
     app.add_middleware(BodyLimit, limit=context.settings.max_collection_bytes + BODY_SLACK)
+    app.add_middleware(CutShort)
     app.add_middleware(RequestMetrics, metrics=context.metrics, draining=lambda: context.replica.status.draining)
     return app
 

@@ -1,4 +1,4 @@
-"""Pure ASGI middleware of the public interface: body limit and request metrics."""
+"""Pure ASGI middleware of the public interface: body limit, requests cut short, and request metrics."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from goud_node import problems
+from goud_node.errors import Draining, OutcomeUnknown
 from goud_node.telemetry import Metrics
 
 _LINGER_BYTES: Final = 4 * 1024 * 1024
@@ -78,6 +79,40 @@ async def _discard(receive: Receive) -> None:
                 seen += len(message.get("body", b""))
                 if message["type"] == "http.disconnect" or not message.get("more_body", False):
                     return
+
+
+class CutShort:
+    """Tell the client of a request that the server cancels when its graceful end runs out of time.
+
+    A write may have gone through, so only its idempotency key makes repeating it safe; a read is simply repeated.
+    """
+
+    _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answered = False
+
+        async def watched(message: Message) -> None:
+            nonlocal answered
+            answered = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except asyncio.CancelledError:
+            if answered or scope["type"] != "http":
+                raise
+            await problems.from_error(scope, self._error(scope["method"]))(scope, receive, send)
+
+    def _error(self, method: str) -> Draining | OutcomeUnknown:
+        if method in self._READS:
+            return Draining("The node stopped before this request was answered. Repeat it: other nodes serve.")
+        return OutcomeUnknown(
+            "The node stopped before the outcome of this write was known. Repeat it with the same Idempotency-Key."
+        )
 
 
 class RequestMetrics:
