@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.cluster import NODES, ROOT, Cluster, wait_until
+from tests.support.cluster import NODES, ROOT, Cluster, succeed, wait_until
 from tests.support.workload import Account
 
 pytestmark = pytest.mark.e2e
@@ -69,12 +69,6 @@ def port_taken_between(port: int, begin: Callable[[], bool], end: Callable[[], b
         finally:
             left.set()
         taken.result()
-
-
-def succeed(cluster: Cluster, verb: str, *arguments: str) -> str:
-    recap = cluster.playbook(verb, *arguments)
-    assert recap.returncode == 0, recap.output
-    return recap.output
 
 
 @pytest.fixture(scope="module")

@@ -72,13 +72,29 @@ class Cluster:
     # -- verbs ------------------------------------------------------------------------------------------------------
     def playbook(self, verb: str, *arguments: str, timeout: float = 600) -> Recap:
         """Run `<verb>.yml` on the local inventory; the recap says what changed."""
+        process = self.begin(verb, *arguments)
+        try:
+            output, errors = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()  # it has left this process group, so nobody else ends it
+            raise
+        return Recap.of(subprocess.CompletedProcess(process.args, process.returncode, output, errors))
+
+    @staticmethod
+    def begin(verb: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start `<verb>.yml`, as the leader of a process group of its own."""
         program = Path(sys.executable).with_name("ansible-playbook")
         command = [str(program), f"{verb}.yml", "-i", "inventories/local", *arguments]
         environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "PATH": f"{program.parent}:{os.environ['PATH']}"}
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=timeout, check=False
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
         )
-        return Recap.of(done)
 
     # -- containers -------------------------------------------------------------------------------------------------
     def container(self, name: str) -> Container:
@@ -171,3 +187,10 @@ class Cluster:
             return lengths.pop() if len(lengths) == 1 else None
 
         return wait_until("all nodes to have the same height", level, within=within)
+
+
+def succeed(cluster: Cluster, verb: str, *arguments: str) -> str:
+    """Run a verb that must succeed; what it printed."""
+    recap = cluster.playbook(verb, *arguments)
+    assert recap.returncode == 0, recap.output
+    return recap.output
