@@ -14,6 +14,9 @@ from goud_backup.errors import Damaged, NoSuchBackup, OutOfReach
 from goud_backup.repository.manifest import Manifest
 from goud_backup.repository.repository import Repository
 from goud_backup.repository.segments import Reference, cover
+from goud_node.errors import SchemaMismatch
+from goud_node.store import SCHEMA_VERSION
+from goud_node.store.schema import MIGRATIONS
 
 
 class How(StrEnum):
@@ -23,6 +26,7 @@ class How(StrEnum):
     REPLAY = "backup, then segments"
     SEGMENTS = "segments from the first block"
     REBUILD = "rebuilt from the blocks of a later backup"
+    REINITIALIZE = "begun again at the genesis block"
 
 
 @dataclass(frozen=True)
@@ -71,17 +75,60 @@ class Plan:
 
 @dataclass(frozen=True)
 class Wish:
-    """What is asked for: a backup (id, its beginning, or `latest`), and where to stop. `exact`: no later blocks."""
+    """What is asked for: a backup (id, its beginning, or `latest`), and where to stop. `exact`: no later blocks.
+
+    `reinitialize`: begin again at the genesis block where this version can read neither the backup nor all blocks.
+    """
 
     backup: str = "latest"
     to_height: int | None = None
     to_ms: int | None = None
     exact: bool = False
+    reinitialize: bool = False
 
 
 def make(repository: Repository, wish: Wish, opener: Opener | None) -> Plan:
-    """Raises NoSuchBackup, OutOfReach, or Damaged when the manifest asked for is damaged."""
+    """Raises NoSuchBackup, OutOfReach, SchemaMismatch, or Damaged when the manifest asked for is damaged."""
     references = repository.segments()
+    plan = _wished(repository, wish, references, opener)
+    if plan.manifest is None:
+        return plan
+    try:
+        check_manifest(plan.manifest)
+    except SchemaMismatch as mismatch:
+        return _around(plan, references, wish, mismatch)
+    return plan
+
+
+def check_schema(schema: int, backup: str, made_by: str) -> None:
+    """Raises SchemaMismatch unless this version of the node reads that schema, or migrations lead to its own."""
+    found = schema
+    while found < SCHEMA_VERSION and found in MIGRATIONS:
+        found += 1
+    if found != SCHEMA_VERSION:
+        raise SchemaMismatch(
+            f"Backup {backup} has schema version {schema}, this node needs {SCHEMA_VERSION}, and no migration leads "
+            f"there. Nothing was changed. Restore with the node's version that made it ({made_by}), or begin again at "
+            "the genesis block (restore --reinitialize; what is live is kept)."
+        )
+
+
+def check_manifest(manifest: Manifest) -> None:
+    """Raises SchemaMismatch for a backup that this version of the node can not read."""
+    check_schema(manifest.chain.schema, manifest.id, manifest.versions.get("goud-node", "unknown"))
+
+
+def _around(plan: Plan, references: Sequence[Reference], wish: Wish, mismatch: SchemaMismatch) -> Plan:
+    """Shipped blocks do not depend on a schema: they lead to the same block where none of them is missing."""
+    chain = cover(references, 1)
+    if plan.height is not None and chain and chain[-1].last >= plan.height:
+        return _from_the_first(chain, plan.height, plan.newest_height)
+    if wish.reinitialize:
+        return Plan(How.REINITIALIZE, None, (), 0, None, plan.newest_height)
+    raise mismatch
+
+
+def _wished(repository: Repository, wish: Wish, references: Sequence[Reference], opener: Opener | None) -> Plan:
     if wish.to_height is None and wish.to_ms is None:
         return _newest(repository, wish, references)
     manifests = _candidates(repository, wish)
@@ -112,6 +159,10 @@ def _newest(repository: Repository, wish: Wish, references: Sequence[Reference])
     if wish.backup != "latest" or wish.exact:
         return Plan(How.BACKUP, manifest, (), manifest.chain.height, None, known)
     return _replayed(manifest, references, known, known)
+
+
+def _from_the_first(chain: Sequence[Reference], height: int, known: int) -> Plan:
+    return Plan(How.SEGMENTS, None, tuple(one for one in chain if one.first <= height), height, None, known)
 
 
 def _replayed(manifest: Manifest, references: Sequence[Reference], height: int, known: int) -> Plan:
@@ -148,8 +199,7 @@ def _to_height(
             return _replayed(manifest, references, height, known)
     chain = cover(references, 1)
     if chain and chain[-1].last >= height:
-        used = tuple(one for one in chain if one.first <= height)
-        return Plan(How.SEGMENTS, None, used, height, None, known)
+        return _from_the_first(chain, height, known)
     above = [one for one in manifests if one.chain.height > height]
     if not above:
         raise OutOfReach(

@@ -11,15 +11,14 @@ from typing import Any
 from goud_backup import replay, source, staging, swap, walk
 from goud_backup.codec.sealing import Opener
 from goud_backup.errors import Damaged, NotVerified, SourceError
-from goud_backup.plan import How, Plan
+from goud_backup.plan import How, Plan, check_manifest
 from goud_backup.progress import Progress, Silent
 from goud_backup.repository.manifest import Manifest
 from goud_backup.repository.repository import Repository
 from goud_backup.settings import SECRETS_FOLDER
 from goud_node.chain.genesis import Genesis
-from goud_node.errors import GoudError, SchemaMismatch
+from goud_node.errors import GoudError
 from goud_node.store import SCHEMA_VERSION, durable, marker, schema
-from goud_node.store.schema import MIGRATIONS
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def fetch(repository: Repository, plan: Plan, folder: Path, tools: Tools) -> tup
     database = marker.database_path(folder)
     manifest = plan.manifest
     if manifest is not None:
-        check_schema(manifest)
+        check_manifest(manifest)
         base = folder if plan.how is not How.REBUILD else folder / "base"
         base.mkdir(exist_ok=True)
         _stage_base(repository, manifest, base, tools)
@@ -118,19 +117,6 @@ def make_ready(
     if manifest is not None and manifest.chain.schema != SCHEMA_VERSION:
         schema.open_database(database, schema.SchemaPolicy.REFUSE).close()
     return proven.height, proven.tip_hash.hex()
-
-
-def check_schema(manifest: Manifest) -> None:
-    """Raises SchemaMismatch unless this version of the node reads the backup, or migrations lead to its own."""
-    found = manifest.chain.schema
-    while found < SCHEMA_VERSION and found in MIGRATIONS:
-        found += 1
-    if found != SCHEMA_VERSION:
-        raise SchemaMismatch(
-            f"Backup {manifest.id} has schema version {manifest.chain.schema}, this node needs {SCHEMA_VERSION}, and "
-            "no migration leads there. Use the goud-backup of the version that made it "
-            f"({manifest.versions.get('goud-node', '?')}), or restore to the same height from segments."
-        )
 
 
 def check_facts(database: Path, genesis: Genesis, manifest: Manifest) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyrage
 import pytest
 
-from goud_backup import cli
+from goud_backup import cli, plan
 from goud_backup.cli import exits
 from goud_backup.cli.main import COMMANDS
 from goud_backup.repository import locks
@@ -37,8 +37,8 @@ def test_from_nothing_to_a_restore(goud_backup: Command, tmp_path: Path, data: P
     status = goud_backup("status", "--json")
     assert (status["backups"], status["recovery_height"], status["shipped_ranges"]) == (2, 80, [[60, 80]])
     assert status["verified"].startswith("ok (deep")
-    plan = goud_backup("restore", first["id"], "--to-height", "70", "--json")
-    assert (plan["to_height"], plan["live_height"], plan["live_blocks_not_in_the_restore"]) == (70, 80, 10)
+    told = goud_backup("restore", first["id"], "--to-height", "70", "--json")
+    assert (told["to_height"], told["live_height"], told["live_blocks_not_in_the_restore"]) == (70, 80, 10)
     assert tip_of(data).height == 80, "a plan does nothing"
     done = goud_backup("restore", "--to-height", "70", "--yes")
     assert done["height"] == 70
@@ -122,3 +122,16 @@ def test_every_command_explains_itself_and_every_code_is_documented(
     assert len(set(numbers)) == len(numbers)
     for number in numbers:
         assert f"**{number}**" in exits.epilog()
+
+
+def test_a_schema_that_is_not_ours_is_named_before_anything_stops(
+    goud_backup: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goud_backup("init")
+    goud_backup("create")
+    made = goud_backup("export", "--to", str(tmp_path / "backups"))
+    monkeypatch.setattr(plan, "SCHEMA_VERSION", 2)
+    for restore in (["restore-archive", made["archive"]], ["restore"]):
+        goud_backup(*restore, code=20)
+        assert "schema version 1, this node needs 2" in goud_backup.error
+    assert goud_backup("restore", "--reinitialize")["to_height"] == 0

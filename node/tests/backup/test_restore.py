@@ -250,15 +250,41 @@ def test_a_disk_that_fills_up_leaves_what_was_live(
     assert restore(history, grown, Wish(exact=True)).height == 100
 
 
-def test_a_schema_without_a_migration_is_refused(history: Repository, grown: Path) -> None:
-    manifest = history.manifests().good[-1]
-    key = layout.manifest_key(manifest.sequence, manifest.id)
-    document = json.loads(bytes(history.target.get(key)))
-    document["chain"]["schema"] = 99
-    history.target.put(key, redone(document))
+def make_foreign(repository: Repository) -> None:
+    """From now on its backups have a schema that no migration leads from."""
+    for manifest in repository.manifests().good:
+        key = layout.manifest_key(manifest.sequence, manifest.id)
+        document = json.loads(bytes(repository.target.get(key)))
+        document["chain"]["schema"] = 99
+        repository.target.put(key, redone(document))
+
+
+def test_a_schema_without_a_migration_is_refused_by_the_plan(history: Repository, grown: Path) -> None:
+    make_foreign(history)
     with pytest.raises(SchemaMismatch, match="schema version 99"):
-        restore(history, grown, Wish(exact=True))
+        make(history, Wish(exact=True), None)
     assert tip_of(grown).height == 130
+
+
+def test_a_foreign_schema_begins_again_only_when_asked_by_name(history: Repository, grown: Path) -> None:
+    make_foreign(history)
+    assert restore(history, grown, Wish(exact=True, reinitialize=True)).height == 0
+    assert tip_of(grown).height == 0
+    swap.undo(grown)
+    assert tip_of(grown).height == 130, "what was there is kept"
+
+
+def test_shipped_blocks_lead_around_a_foreign_schema(repository: Repository, data: Path, cache: Path) -> None:
+    ship(repository, data)
+    grow(data, 10)
+    backup(repository, data, cache)
+    ship(repository, data)
+    grow(data, 10)
+    ship(repository, data)
+    make_foreign(repository)
+    assert make(repository, Wish(), None).how is How.SEGMENTS
+    done = restore(repository, data, Wish(reinitialize=True))
+    assert done.height >= 70, "nothing begins again while the blocks are there"
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,13 @@ def restore(
         str | None, typer.Option(help="The last block not later than this (ISO 8601, UTC unless it says otherwise).")
     ] = None,
     exact: Annotated[bool, typer.Option("--exact", help="The backup alone, without blocks shipped after it.")] = False,
+    reinitialize: Annotated[
+        bool,
+        typer.Option(
+            "--reinitialize",
+            help="Begin again at the genesis block when this version can not read the backup's schema.",
+        ),
+    ] = False,
     confirm: Confirm = False,
     secrets_to: Annotated[Path | None, typer.Option(help="Directory for the secrets that were backed up.")] = None,
     genesis: GenesisFile = None,
@@ -44,7 +51,7 @@ def restore(
     """
     if to_height is not None and to_time is not None:
         raise ConfigurationError("Give --to-height or --to-time, not both.")
-    wish = plan.Wish(backup, to_height, options.milliseconds(to_time), exact)
+    wish = plan.Wish(backup, to_height, options.milliseconds(to_time), exact, reinitialize)
     opener = options.opener(identity)
     with options.repository(url, genesis) as repository, output.progress() as progress:
         made = plan.make(repository, wish, opener)
@@ -72,8 +79,8 @@ def restore_archive(
     archive.check_checksum(path)
     chain = genesis_document.load(genesis)
     swap.require_chain(data_dir, chain.chain_id)
+    document = _archive_plan(path, chain, data_dir)
     if not confirm:
-        document = _archive_plan(path, chain, data_dir)
         output.emit("plan (nothing was done; add --yes)", document, as_json=as_json)
         return
     with output.progress() as progress, swap.exclusive(data_dir) as folder:
@@ -91,6 +98,8 @@ def _archive_plan(path: Path, genesis: Genesis, data_dir: Path) -> dict[str, Any
     told = archive.metadata(path)
     if told.get("chain_id", genesis.chain_id) != genesis.chain_id:
         raise WrongChain(f"{path} is a backup of chain {told['chain_id']}, this node's is {genesis.chain_id}.")
+    if "schema_version" in told:
+        plan.check_schema(int(told["schema_version"]), path.name, told.get("goud-node_version", "unknown"))
     made = datetime.fromisoformat(told["timestamp"]) if "timestamp" in told else None
     return {
         "archive": str(path),
