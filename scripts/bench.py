@@ -33,6 +33,7 @@ from tests.support.cluster import BALANCER, ETCD, NODES, ROOT, Cluster, wait_unt
 from tests.support.workload import Account, Writer, longest_gap, writing
 
 console = Console(stderr=True)
+CALM = (4, 0.1)  # clients, and the seconds each pauses after a write
 UNITS = (("writes", "1/s"), ("p50", "ms"), ("p99", "ms"))  # of what `load` measures
 
 
@@ -54,9 +55,9 @@ def percentile(values: Iterable[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def load(url: str, writers: int, seconds: float) -> tuple[float, float, float]:
-    """Writes per second, median and 99th percentile in milliseconds, by `writers` clients that never pause."""
-    crew = [Writer(Account(url), pause=0) for _ in range(writers)]
+def load(url: str, writers: int, seconds: float, pause: float = 0.0) -> tuple[float, float, float]:
+    """Writes per second, median and 99th percentile in milliseconds, by `writers` clients that pause after each."""
+    crew = [Writer(Account(url), pause=pause) for _ in range(writers)]
     started = time.monotonic()
     for writer in crew:
         writer.start()
@@ -208,19 +209,27 @@ def backing_up(node: str) -> Iterator[list[float]]:
 
 
 def beside_backups(cluster: Cluster, rounds: int, writers: int, seconds: float) -> list[Figure]:
-    """The same load with nothing beside it, and while a follower is backed up all the time."""
-    alone, beside, backups = [], [], []
-    for _ in track(range(rounds), "writes during backups", console=console):
-        proposer = cluster.proposer()
-        alone.append(load(BALANCER, writers, seconds))
-        with backing_up(next(node for node in NODES if node != proposer)) as done:
-            beside.append(load(BALANCER, writers, seconds))
-        backups += done
-    return [
-        Figure(f"{what} {when}, {writers} clients", unit, tuple(row[column] for row in rows))
-        for column, (what, unit) in enumerate(UNITS)
-        for when, rows in (("without a backup", alone), ("during backups", beside))
-    ] + [Figure("a backup under that load, made and read back", "s", tuple(backups))]
+    """The same load with nothing beside it, and while a follower is backed up all the time.
+
+    Clients without a pause use every processor there is, so anything beside them shows; those that pause leave some.
+    """
+    figures = []
+    for crew, pause in ((writers, 0.0), CALM):
+        alone, beside, backups = [], [], []
+        for _ in track(range(rounds), "writes during backups", console=console):
+            proposer = cluster.proposer()
+            alone.append(load(BALANCER, crew, seconds, pause))
+            with backing_up(next(node for node in NODES if node != proposer)) as done:
+                beside.append(load(BALANCER, crew, seconds, pause))
+            backups += done
+        clients = f"{crew} clients" + (f" that pause {pause * 1000:.0f} ms" if pause else "")
+        figures += [
+            Figure(f"{what} {when}, {clients}", unit, tuple(row[column] for row in rows))
+            for column, (what, unit) in enumerate(UNITS)
+            for when, rows in (("without a backup", alone), ("during backups", beside))
+        ]
+        figures.append(Figure(f"a backup made and read back, {clients}", "s", tuple(backups)))
+    return figures
 
 
 def show(figures: list[Figure]) -> None:
