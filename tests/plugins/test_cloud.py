@@ -195,13 +195,6 @@ def test_google_is_asked_for_what_it_has() -> None:
     assert "no machine type m in r-a" in told
 
 
-def test_amazon_cools_down_for_six_hours() -> None:
-    change = {"StartTime": "2026-01-01 10:00:00+00:00", "ModificationState": "completed"}
-    assert amazon.goud_aws_cool_down([change], "2026-01-01T12:00:00+00:00") == 4.0
-    assert amazon.goud_aws_cool_down([change], "2026-01-01T17:00:00+00:00") == 0.0
-    assert amazon.goud_aws_cool_down([{**change, "ModificationState": "failed"}], "2026-01-01T12:00:00+00:00") == 0.0
-
-
 def test_host_keys_come_from_the_last_boot() -> None:
     block = "-----BEGIN SSH HOST KEY KEYS-----\n{}\n-----END SSH HOST KEY KEYS-----\n"
     text = block.format("ssh-ed25519 OLD root@a") + "boot\n" + block.format("ssh-ed25519 NEW root@a")

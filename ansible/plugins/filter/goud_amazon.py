@@ -11,7 +11,6 @@ Resource = Mapping[str, Any]
 STATES = {"running": "running", "pending": "starting", "stopped": "stopped"}
 HOST_KEYS = re.compile(r"-----BEGIN SSH HOST KEY KEYS-----\s*(.*?)-----END SSH HOST KEY KEYS-----", re.DOTALL)
 DATA_DEVICE = "/dev/sdf"
-COOL_DOWN_HOURS = 6.0
 SCHEDULED = "aws:backup:source-resource"  # the tag of what AWS Backup makes
 
 
@@ -221,17 +220,6 @@ def goud_aws_console_calls(machines: Iterable[Resource]) -> dict[str, Any]:
     }
 
 
-def goud_aws_cool_down(changes: Iterable[Resource], now: str) -> float:
-    """Hours until a volume may be changed again; none is 0. Amazon allows one change in six hours."""
-    begun = [
-        datetime.fromisoformat(str(one["StartTime"])) for one in changes or [] if one["ModificationState"] != "failed"
-    ]
-    if not begun:
-        return 0.0
-    passed = (datetime.fromisoformat(now) - max(begun)).total_seconds() / 3600
-    return max(0.0, COOL_DOWN_HOURS - passed)
-
-
 def goud_aws_refused(wanted: Iterable[Resource], offer: Mapping[str, Any], region: str) -> list[str]:
     """One sentence for each zone and kind of machine that Amazon does not have."""
     wanted = list(wanted)
@@ -255,7 +243,7 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         own = (
-            goud_aws_console_calls, goud_aws_cool_down, goud_aws_disks, goud_aws_ended, goud_aws_group_rules,
+            goud_aws_console_calls, goud_aws_disks, goud_aws_ended, goud_aws_group_rules,
             goud_aws_host_keys, goud_aws_left, goud_aws_machines, goud_aws_network, goud_aws_protected,
             goud_aws_protection_calls, goud_aws_refused, goud_aws_rules, goud_aws_snapshots,
         )  # fmt: skip
