@@ -35,6 +35,7 @@ def account(request: pytest.FixtureRequest) -> Iterator[Machines]:
     loopback, port, network = PLACES[provider]
     made = Machines(provider, ROOT / ".state" / f"test-{provider}", loopback=loopback, port=port, network=network)
     try:
+        made.make_zone()
         yield made
     finally:
         if not os.environ.get("GOUD_TEST_KEEP_MACHINES"):

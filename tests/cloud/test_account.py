@@ -37,6 +37,7 @@ def twice(account: Machines, verb: str) -> None:
 def test_provision_makes_the_machines_and_a_second_run_changes_nothing(account: Machines) -> None:
     twice(account, "provision")
     account.forget()
+    assert account.name_leads_to() == [account.host("edge1")["ansible_host"]]
 
 
 def test_deploy_makes_the_cluster_and_a_second_run_changes_nothing(account: Machines) -> None:

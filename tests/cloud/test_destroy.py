@@ -39,6 +39,7 @@ def test_destroy_leaves_backups_and_snapshots_until_they_are_named(machines: Mac
     recap = machines.playbook("destroy", "-e", confirmed)
     assert recap.returncode == 0, recap.output
     assert machines.seen()["machines"] == {}
+    assert machines.name_leads_to() == [], "the name leads to an address that somebody else may get"
     assert set(machines.seen()["disks"]) == kept
     again = machines.playbook("destroy", "-e", confirmed)
     assert again.returncode == 0, again.output

@@ -16,6 +16,7 @@ from tests.support.workload import Account, Writer, lost
 
 PROGRAMS = Path(sys.executable).parent
 NODES = ("node1", "node2", "node3")
+NAME = "chain.goud.test"
 TOLD = "goud-told"  # by this name what a machine tells people of a failed unit is in its journal
 
 
@@ -47,8 +48,12 @@ class Machines:
         }
         project = f"{told['GCP_PROJECT']}-" if provider == "gcp" else ""
         self.bucket = f"{project}{self.cluster}-backups"
+        self.zone = "goud-test" if provider == "gcp" else "goud.test"  # its name at Google, its domain at Amazon
         given = {
             "goud_secrets_dir": f"{state}/secrets",
+            "cloud_network_dns_provider": provider,
+            "cloud_network_dns_zone": self.zone,
+            "cloud_network_dns_name": NAME,
             "cloud_network_range": network,
             "timers_notify_command": f"logger --tag {TOLD}",
         }
@@ -88,13 +93,36 @@ class Machines:
         found: list[dict[str, str]] = json.loads(done.stdout)["reports"][-1]["rows"]
         return found
 
-    def module(self, name: str, /, **arguments: Any) -> None:
-        """Call a module on this machine, as an operator does whom no verb serves."""
+    def make_zone(self) -> None:
+        """The operator's own DNS zone, in which the cluster gets its name."""
+        if self.provider == "gcp":
+            self.module("google.cloud.gcp_dns_managed_zone", name=self.zone, dns_name="goud.test.", description="Test")
+        else:
+            self.module("amazon.aws.route53_zone", zone=self.zone)
+
+    def name_leads_to(self) -> list[str]:
+        """The addresses that the cluster's name has at the provider's name service."""
+        if self.provider == "gcp":
+            zones = f"https://dns.googleapis.com/dns/v1/projects/{self.environment['GCP_PROJECT']}/managedZones"
+            told = self.module("goud_gcp_read", urls={"record": f"{zones}/{self.zone}/rrsets/{NAME}./A"})
+            return list((told["found"]["record"] or {}).get("rrdatas", []))
+        zones = self._route53("list_hosted_zones", "HostedZones")
+        records = self._route53("list_resource_record_sets", "ResourceRecordSets", HostedZoneId=zones[0]["Id"])
+        return [one["Value"] for record in records if record["Name"] == f"{NAME}." for one in record["ResourceRecords"]]
+
+    def _route53(self, call: str, key: str, **arguments: str) -> Any:
+        wanted = {"service": "route53", "call": call, "key": key, "arguments": arguments}
+        return self.module("goud_aws_read", calls={"it": wanted})["found"]["it"]
+
+    def module(self, name: str, /, **arguments: Any) -> dict[str, Any]:
+        """Call a module on this machine, as an operator does whom no verb serves; what it returned."""
         command = [str(PROGRAMS / "ansible"), "localhost", "-i", "localhost,", "-c", "local", "-m", name]
         command += ["-e", f"ansible_python_interpreter={sys.executable}", "-a", json.dumps(arguments)]
         done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"{name}: {done.stdout}{done.stderr}")
+        returned: dict[str, Any] = json.loads(done.stdout.partition("=>")[2])
+        return returned
 
     # -- the machines -----------------------------------------------------------------------------------------------
     def host(self, name: str) -> dict[str, str]:
