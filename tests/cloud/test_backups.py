@@ -102,7 +102,7 @@ def test_a_job_that_fails_is_heard_of(machines: Machines) -> None:
 def lose_all_volumes(machines: Machines) -> None:
     """At once on all nodes: container and volume are removed, and what was on the disk."""
     script = (
-        "set -eu; name=$(hostname | grep -o 'node[0-9]*$'); docker rm -f $name; docker volume rm ${name}_data; "
+        "set -eu; name={{ inventory_hostname }}; docker rm -f $name; docker volume rm ${name}_data; "
         "rm -rf /srv/goud/$name/* && ls -A /srv/goud/$name"
     )
     assert "rocksdb" not in machines.run("chain_nodes", script)

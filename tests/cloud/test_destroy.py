@@ -36,6 +36,7 @@ def test_destroy_shows_its_plan_and_wants_a_young_backup(machines: Machines) -> 
 def test_destroy_leaves_backups_and_snapshots_until_they_are_named(machines: Machines) -> None:
     confirmed = f"destroy_confirm={machines.cluster}"
     kept = machines.snapshots()
+    assert machines.name_leads_to() == [machines.host("edge1")["ansible_host"]]
     recap = machines.playbook("destroy", "-e", confirmed)
     assert recap.returncode == 0, recap.output
     assert machines.seen()["machines"] == {}
