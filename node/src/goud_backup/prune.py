@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from goud_backup.errors import Damaged, NotVerified
 from goud_backup.repository import layout, locks
 from goud_backup.repository.manifest import Manifest, canonical
 from goud_backup.repository.repository import Found, Repository, missing_of
-from goud_backup.repository.retention import Candidate, Policy, reasons_to_keep, unneeded_segments
+from goud_backup.repository.retention import Candidate, Policy, day, reasons_to_keep, recent_days, unneeded_segments
 from goud_node.errors import GoudError
 
 GRACE_SECONDS: Final = 24 * 3600.0
@@ -141,8 +142,10 @@ def _read(repository: Repository) -> _State:
             "back from another copy of the repository, or move it to damaged/ by hand."
         )
     objects = repository.object_sizes()
-    kept, checks = repository.kept(), repository.checks()
-    candidates = [_candidate(one, kept, checks.get(one.id, {}), objects) for one in found.good]
+    kept, checks, past = repository.kept(), repository.checks(), repository.abandoned_backups()
+    candidates = [
+        replace(_candidate(one, kept, checks.get(one.id, {}), objects), abandoned=one.id in past) for one in found.good
+    ]
     trash = {
         stat.key: stat.size for prefix in (layout.TRASH, layout.DAMAGED) for stat in repository.target.list(prefix)
     }
@@ -171,9 +174,8 @@ def _decide(repository: Repository, state: _State, policy: Policy, grace: float,
     forget = [layout.manifest_key(one.sequence, one.id) for one in state.candidates if not reasons[one.id]]
     dropped = unneeded_segments(staying, segments)
     needed = {name for one in staying for name in manifests[one.id].objects}
-    garbage = {
-        layout.object_key(name): size for name, size in state.objects.items() if name not in needed
-    } | state.trash
+    garbage = {layout.object_key(name): size for name, size in state.objects.items() if name not in needed}
+    garbage |= state.trash | _past_segments(repository, state.candidates, policy)
     ripe = [key for key in garbage if key in state.marks and state.marks[key].age(now) >= grace]
     return Plan(
         keep={one.id: reasons[one.id] for one in sorted(staying, key=lambda one: one.sequence)},
@@ -185,6 +187,21 @@ def _decide(repository: Repository, state: _State, policy: Policy, grace: float,
         swept_bytes=sum(garbage[key] for key in ripe),
         waiting=len(garbage) - len(ripe),
     )
+
+
+def _past_segments(repository: Repository, candidates: Sequence[Candidate], policy: Policy) -> dict[str, int]:
+    """What was shipped of histories that were abandoned before the days that stay, with the bytes of each."""
+    days = recent_days(candidates, policy)
+    if policy.days and not days:
+        return {}
+    oldest = min(days, default="9999")
+    past = {
+        key
+        for fork in repository.forks()
+        if day(datetime.fromisoformat(fork.created)) < oldest
+        for key in fork.segments
+    }
+    return {one.key: one.size for one in repository.segments(every=True) if one.key in past} if past else {}
 
 
 def _do(repository: Repository, state: _State, plan: Plan, now: Clock, held: Sequence[locks.Lock]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from goud_backup import verify as verifying
 from goud_backup.errors import Damaged, NoSuchBackup, NotVerified, OutOfReach
 from goud_backup.fork import fork
 from goud_backup.plan import Wish
+from goud_backup.prune import Clock, prune
 from goud_backup.repository import layout
 from goud_backup.repository.repository import Repository
+from goud_backup.repository.retention import Policy
 from goud_backup.restore import Tools
 from goud_node.chain.block import Header
 from goud_node.errors import InvalidBlock
@@ -121,3 +124,37 @@ def test_a_damaged_fork_is_named(repository: Repository, forked: tuple[Path, Hea
     report = verifying.verify(repository, verifying.Depth(True, False, "latest", None, False), Tools(None))
     assert not report.ok
     assert any(problem.thing == key for problem in report.problems)
+
+
+def test_pruning_keeps_a_way_to_the_present_history(
+    repository: Repository, forked: tuple[Path, Header], tmp_path: Path
+) -> None:
+    """The newest and highest backup is of the abandoned history: it must not stand for the present one."""
+    other, base = forked
+    fork(repository, BASE, base.hash.hex())
+    ship(repository, other)
+    present = tip_of(other)
+    prune(repository, Policy(days=0))
+    assert restore(repository, tmp_path / "again").tip_hash == present.hash.hex()
+
+
+def test_an_abandoned_history_goes_when_its_days_have_passed(
+    repository: Repository, forked: tuple[Path, Header], cache: Path, tmp_path: Path
+) -> None:
+    other, base = forked
+    abandoned = repository.find("latest").id
+    made = fork(repository, BASE, base.hash.hex())
+    assert made is not None
+    ship(repository, other)
+    grow(other, 5)
+    backup(repository, other, cache)
+    present = tip_of(other)
+    stored = {stat.key for stat in repository.target.list(layout.SEGMENTS)}
+    assert set(made.segments) <= stored
+    prune(repository, Policy(days=1))
+    assert abandoned in {one.id for one in repository.manifests().good}, "it is of a day that stays"
+    for now in (0.0, 2 * 86400.0):
+        prune(repository, Policy(days=0), clock=partial(Clock, now, now, "a"))
+    assert abandoned not in {one.id for one in repository.manifests().good}
+    assert not {stat.key for stat in repository.target.list(layout.SEGMENTS)} & set(made.segments)
+    assert restore(repository, tmp_path / "again").tip_hash == present.hash.hex()

@@ -26,7 +26,10 @@ class Policy:
 
 @dataclass(frozen=True)
 class Candidate:
-    """`whole`: every object is in the store and no verification has found damage. `proven`: a deep one was passed."""
+    """`whole`: every object is in the store and no verification has found damage. `proven`: a deep one was passed.
+
+    `abandoned`: it is of a history that the chain no longer follows (see forks).
+    """
 
     id: str
     sequence: int
@@ -36,21 +39,28 @@ class Candidate:
     kept: bool
     whole: bool
     proven: bool
+    abandoned: bool = False
 
 
 def reasons_to_keep(
     candidates: Iterable[Candidate], policy: Policy, segments: Sequence[Reference] = ()
 ) -> dict[str, list[str]]:
-    """Why each backup stays, by id; an empty list means that it may go."""
+    """Why each backup stays, by id; an empty list means that it may go.
+
+    Backups of an abandoned history never stand for the present one, which `segments` belong to; they stay as long as
+    the days they were made on.
+    """
     newest_first = sorted(candidates, key=lambda one: one.sequence, reverse=True)
-    whole = [one for one in newest_first if one.whole]
+    present = [one for one in newest_first if not one.abandoned]
+    whole = [one for one in present if one.whole]
     if not whole:
         # Nothing is known to be good, so anything may turn out to be the best there is.
         return {one.id: ["no backup is known to be good"] for one in newest_first}
     reasons: dict[str, list[str]] = {one.id: [] for one in newest_first}
-    for one, reason in [*_always(newest_first, whole), *_by_policy(newest_first, whole, policy)]:
+    for one, reason in [*_always(present, whole), *_marked(newest_first), *_by_day(newest_first, policy),
+                        *_by_policy(whole, policy)]:  # fmt: skip
         reasons[one.id].append(reason)
-    for one in _needed(newest_first, reasons, segments):
+    for one in _needed(present, reasons, segments):
         reasons[one.id].append("the segments after it need it")
     return reasons
 
@@ -62,22 +72,30 @@ def _always(newest_first: Sequence[Candidate], whole: Sequence[Candidate]) -> It
     yield max(whole, key=lambda one: (one.height, one.sequence)), "highest"
     for one in [one for one in whole if one.proven][:1]:
         yield one, "last proven by a restore"
-    for one in newest_first:
-        if one.kept:
-            yield one, "marked keep"
 
 
-def _by_policy(
-    newest_first: Sequence[Candidate], whole: Sequence[Candidate], policy: Policy
-) -> Iterator[tuple[Candidate, str]]:
+def _marked(newest_first: Sequence[Candidate]) -> Iterator[tuple[Candidate, str]]:
+    return ((one, "marked keep") for one in newest_first if one.kept)
+
+
+def _by_day(newest_first: Sequence[Candidate], policy: Policy) -> Iterator[tuple[Candidate, str]]:
+    days = recent_days(newest_first, policy)
+    return (
+        (one, f"within the last {policy.days} days with backups") for one in newest_first if day(one.created) in days
+    )
+
+
+def recent_days(candidates: Iterable[Candidate], policy: Policy) -> set[str]:
+    """The last days on which backups were made, as many as the policy keeps whole."""
+    newest_first = sorted(candidates, key=lambda one: one.sequence, reverse=True)
+    return set(_labels(newest_first, day)[: policy.days])
+
+
+def _by_policy(whole: Sequence[Candidate], policy: Policy) -> Iterator[tuple[Candidate, str]]:
     for one in whole[: policy.last]:
         yield one, f"one of the last {policy.last}"
-    days = set(_labels(newest_first, _day)[: policy.days])
-    for one in newest_first:
-        if _day(one.created) in days:
-            yield one, f"within the last {policy.days} days with backups"
     for number, label, name in (
-        (policy.daily, _day, "daily"),
+        (policy.daily, day, "daily"),
         (policy.weekly, _week, "weekly"),
         (policy.monthly, _month, "monthly"),
     ):
@@ -86,8 +104,8 @@ def _by_policy(
 
 
 def unneeded_segments(kept: Iterable[Candidate], segments: Iterable[Reference]) -> list[Reference]:
-    """Segments that lie wholly below what every whole backup holds, certificates included."""
-    lowest = min((one.certified_height for one in kept if one.whole), default=0)
+    """Segments that lie wholly below what every whole backup of their history holds, certificates included."""
+    lowest = min((one.certified_height for one in kept if one.whole and not one.abandoned), default=0)
     return sorted((one for one in segments if one.last <= lowest), key=lambda one: one.key)
 
 
@@ -118,7 +136,8 @@ def _labels(newest_first: Sequence[Candidate], label: Callable[[datetime], str])
     return list(dict.fromkeys(label(one.created) for one in newest_first))
 
 
-def _day(when: datetime) -> str:
+def day(when: datetime) -> str:
+    """The day, as retention counts it."""
     return when.strftime("%Y-%m-%d")
 
 
