@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -23,6 +24,8 @@ STAGING: Final = "restore.staging"
 JOURNAL: Final = "restore.json"
 BEFORE: Final = "rocksdb.before-"
 UNDONE: Final = "rocksdb.undone-"
+PATIENCE: Final = 60.0
+"""Seconds to wait for another restore: a playbook that was killed leaves one behind, which ends by itself."""
 _AT_FDCWD: Final = -100
 _EXCHANGE: Final = 2
 _NOT_THERE: Final = {errno.EINVAL, errno.ENOSYS, errno.EXDEV, errno.ENOTSUP}
@@ -39,10 +42,11 @@ class Journal:
 
 
 @contextmanager
-def exclusive(data_dir: Path) -> Iterator[Path]:
+def exclusive(data_dir: Path, *, patience: float = PATIENCE) -> Iterator[Path]:
     """Nobody else restores here, and no node runs; the path of an empty staging directory.
 
-    A swap that was cut short is finished or forgotten first. Raises InUse, SourceError.
+    A swap that was cut short is finished or forgotten first; another restore is waited for, at most `patience` seconds.
+    Raises InUse, SourceError.
     """
     if not data_dir.is_dir():
         raise SourceError(f"The data directory {data_dir} does not exist. Mount the volume or correct --data-dir.")
@@ -50,10 +54,7 @@ def exclusive(data_dir: Path) -> Iterator[Path]:
         # A second lock file of the same kind: two restores exclude each other even where there is no database yet.
         guard = data_dir / ".restore"
         guard.mkdir(exist_ok=True)
-        try:
-            stack.enter_context(held(guard))
-        except InUse as error:
-            raise InUse(f"Another restore works on {data_dir}. Wait until it is done.") from error
+        _enter(stack, guard, data_dir, patience)
         live = marker.database_path(data_dir)
         if live.is_dir():
             stack.enter_context(held(live))
@@ -63,6 +64,19 @@ def exclusive(data_dir: Path) -> Iterator[Path]:
             shutil.rmtree(staging)
         staging.mkdir(mode=0o700)
         yield staging
+
+
+def _enter(stack: ExitStack, guard: Path, data_dir: Path, patience: float) -> None:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            stack.enter_context(held(guard))
+        except InUse as error:
+            if time.monotonic() >= deadline:
+                raise InUse(f"Another restore works on {data_dir}. Wait until it is done.") from error
+            time.sleep(min(0.5, patience))
+        else:
+            return
 
 
 def require_chain(data_dir: Path, chain_id: str) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from hashlib import sha256
 from pathlib import Path
@@ -356,3 +359,28 @@ def test_a_segment_of_another_history_is_refused(history: Repository, grown: Pat
     with pytest.raises(InvalidBlock, match="goud-backup fork"):
         ship(history, tmp_path / "out")
     assert ship(history, grown).blocks == 0
+
+
+HOLDING = """
+import sys
+from pathlib import Path
+from goud_backup import swap
+with swap.exclusive(Path(sys.argv[1])):
+    print(flush=True)
+    input()
+"""
+
+
+def test_another_restore_is_waited_for(history: Repository, grown: Path) -> None:
+    """Locks of the kernel are a process's own, so the other restore has to be one."""
+    other = subprocess.Popen([sys.executable, "-c", HOLDING, str(grown)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with other, ThreadPoolExecutor(1) as pool:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(InUse, match="Another restore works on"), swap.exclusive(grown, patience=0.1):
+            pass
+        later = pool.submit(restore, history, grown, Wish(exact=True))
+        time.sleep(0.3)
+        assert not later.done()
+        other.communicate(b"\n")
+        assert later.result().height == 100
