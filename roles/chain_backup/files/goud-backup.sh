@@ -6,7 +6,7 @@
 set -eu
 
 home=$(dirname "$(readlink -f "$0")")
-container='' volume='' image='' network='' user='' memory='' label='' directory='' metrics='' scratch='' authority=''
+container='' volume='' image='' network='' user='' memory='' cpus='' label='' directory='' metrics='' scratch='' authority=''
 # shellcheck source=/dev/null
 . "$home/config/command"
 
@@ -30,10 +30,15 @@ restore:*\ --yes\ * | restore-archive:*\ --yes\ * | undo:* | cleanup:*)
     ;;
 esac
 
-# Work that can wait takes neither disk nor processor from the node.
+# Work that can wait takes neither disk nor processor from the node. A drill measures how long a restore takes: no limit for either.
 before='exec'
+limit=0
 case $verb in
-create | ship | verify | prune | drill | import | export) before='exec ionice -c 3 nice -n 10' ;;
+create | ship | verify | prune | import | export)
+    before='exec ionice -c 3 nice -n 10'
+    limit=$cpus
+    ;;
+drill) before='exec ionice -c 3 nice -n 10' ;;
 esac
 if [ -n "$authority" ]; then
     before="cat /etc/ssl/certs/ca-certificates.crt /etc/goud-backup/ca.pem >/tmp/ca.pem; $before"
@@ -64,7 +69,7 @@ if [ -t 0 ] && [ -t 1 ]; then
 fi
 exec docker run --rm --name "${container:-goud}-backup-$$" --label "$label" --hostname "$(hostname)" --network "$network" \
     --user "$user" --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
-    --memory "$memory" --cpu-shares 256 --log-driver none --env-file "$home/config/environment" \
+    --memory "$memory" --cpus "$limit" --cpu-shares 256 --log-driver none --env-file "$home/config/environment" \
     --mount "type=bind,source=$home/config,target=/etc/goud-backup,readonly" \
     --mount "type=bind,source=$home/cache,target=/var/cache/goud-backup" \
     --mount "type=bind,source=$home/reports,target=/var/lib/goud-backup/reports" \
