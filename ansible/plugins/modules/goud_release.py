@@ -107,7 +107,8 @@ def apply(parameters: Mapping[str, Any], *, check: bool) -> dict[str, Any]:
     diff = [difference(folder, name, texts[name]) for name in documents]
     if not check:
         for directory in absent:
-            directory.mkdir(mode=0o755)
+            # Hosts that share a machine may make what is above their homes at the same moment.
+            directory.mkdir(mode=0o755, exist_ok=True)
             if directory in own:
                 settle(directory, DIRECTORY_MODE, owner, group)
         if wrong:
