@@ -9,12 +9,14 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Final, cast
+from typing import IO, Annotated, Any, Final, cast
 
 from isal import igzip_threaded
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from goud_backup.codec.encoding import Bytes
 from goud_backup.codec.sealing import Opener
@@ -32,6 +34,22 @@ _CHUNK: Final = 4 * MIB
 _METADATA: Final = "metadata.json"
 _SUMS: Final = "SHA256SUMS"
 _MOST_TEXT: Final = 16 * MIB
+
+
+def _iso_8601(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
+
+
+class _Facts(BaseModel):
+    """What is relied on of the metadata; other fields pass as they are, and those that an archive lacks stay away."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    schema_version: int = 0
+    height: int = 0
+    chain_id: str = ""
+    tip_hash: str = ""
+    timestamp: Annotated[str, AfterValidator(_iso_8601)] = ""
 
 
 @dataclass(frozen=True)
@@ -248,12 +266,22 @@ def metadata(archive: Path) -> dict[str, Any]:
                 name = PurePosixPath(member.name).name
                 content = outer.extractfile(member) if name == _METADATA and member.size <= _MOST_TEXT else None
                 if content is not None:
-                    return dict(json.loads(content.read()))
+                    return _facts(content.read(), archive)
                 if name.endswith((".tar", ".tar.gz")):
                     break
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+    except (tarfile.TarError, EOFError, OSError) as error:
         raise Damaged(f"{archive} is damaged or cut short: {error}.") from error
     return {}
+
+
+def _facts(text: bytes, archive: Path) -> dict[str, Any]:
+    """Raises Damaged unless everything that is relied on is of its kind."""
+    try:
+        return _Facts.model_validate_json(text).model_dump(exclude_unset=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the document"
+        raise Damaged(f"{_METADATA} in {archive} is damaged: {where}: {first['msg']}.") from error
 
 
 def compare(unpacked: Unpacked, height: int, tip_hash: str) -> None:
@@ -307,11 +335,7 @@ class _Reader:
             told, _, name = line.partition("  ")
             if name in self._digests and self._digests[name] != told:
                 raise Damaged(f"{name} in {archive} is damaged: it does not have the SHA-256 in {_SUMS}.")
-        try:
-            metadata = json.loads(self._texts.get(_METADATA, b"{}"))
-        except ValueError as error:
-            raise Damaged(f"{_METADATA} in {archive} is damaged: {error}.") from error
-        return Unpacked(self._folder, self._volume, metadata)
+        return Unpacked(self._folder, self._volume, _facts(self._texts.get(_METADATA, b"{}"), archive))
 
 
 class _Hashed:

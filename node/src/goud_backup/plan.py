@@ -26,6 +26,7 @@ class How(StrEnum):
     REPLAY = "backup, then segments"
     SEGMENTS = "segments from the first block"
     REBUILD = "rebuilt from the blocks of a later backup"
+    ARCHIVE = "archive"
     REINITIALIZE = "begun again at the genesis block"
 
 

@@ -75,6 +75,14 @@ def prepare(repository: Repository, plan: Plan, folder: Path, tools: Tools) -> t
     return make_ready(marker.database_path(folder), repository.config.genesis, tools, manifest, height)
 
 
+def begin_again(folder: Path, genesis: Genesis, tools: Tools) -> Restored:
+    """A proven database in `folder` of nothing but the genesis block."""
+    database = marker.database_path(folder)
+    replay.rebuild(database, genesis, (), 0, tools.progress)
+    height, tip = make_ready(database, genesis, tools, None, 0)
+    return Restored(height, tip, How.REINITIALIZE.value, None, None)
+
+
 def fetch(repository: Repository, plan: Plan, folder: Path, tools: Tools) -> tuple[Manifest | None, int | None]:
     """The plan's database in `folder`, every object and block checked on the way but not the whole.
 

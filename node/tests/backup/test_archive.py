@@ -148,3 +148,14 @@ def test_a_failed_export_leaves_nothing(
     with pytest.raises(Damaged, match="objects/xx"):
         exported(repository, tmp_path / "backups")
     assert not list((tmp_path / "backups").iterdir())
+
+
+@pytest.mark.parametrize("facts", ['{"schema_version": "one"}', '{"timestamp": "yesterday"}', "[]", "{"])
+def test_metadata_of_the_wrong_kind_is_damage(tmp_path: Path, facts: str) -> None:
+    path = tmp_path / "old.tar.gz"
+    with tarfile.open(path, "w:gz") as outer:
+        entry = tarfile.TarInfo("old/metadata.json")
+        entry.size = len(facts)
+        outer.addfile(entry, io.BytesIO(facts.encode()))
+    with pytest.raises(Damaged, match=r"metadata\.json"):
+        archive.metadata(path)

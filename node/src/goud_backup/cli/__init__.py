@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from goud_backup.cli.main import app, main
+from goud_backup.cli.main import main
 
-__all__ = ["app", "main"]
+__all__ = ["main"]

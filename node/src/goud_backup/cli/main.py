@@ -6,60 +6,80 @@ import gc
 import logging
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from importlib.metadata import version
 from types import FrameType
 from typing import Annotated, Final
 
 import typer
 
-from goud_backup.cli import choosing, drilling, exits, keeping, looking, making, output, restoring
+from goud_backup.cli import exits, output
 from goud_node.errors import GoudError
 
-app = typer.Typer(
-    name="goud-backup",
-    help="Backups of a Goud Chain node: incremental, verified, restorable to any block.\n\nOptions that a host always "
-    "gives come from GOUD_BACKUP_ variables; each command's help names them.",
-    epilog=exits.epilog(),
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-COMMANDS: Final[dict[str, Callable[..., None]]] = {
-    "init": making.init,
-    "choose": choosing.choose,
-    "create": making.create,
-    "ship": making.ship,
-    "list": looking.listed,
-    "show": looking.show,
-    "status": looking.status,
-    "verify": looking.verify,
-    "drill": drilling.drill,
-    "restore": restoring.restore,
-    "restore-archive": restoring.restore_archive,
-    "undo": restoring.undo,
-    "cleanup": restoring.cleanup,
-    "export": making.export,
-    "import": making.import_archive,
-    "prune": keeping.prune,
-    "keep": keeping.keep,
-    "fork": keeping.fork,
-    "unlock": keeping.unlock,
+COMMANDS: Final[dict[str, str]] = {
+    "init": "making:init",
+    "choose": "choosing:choose",
+    "create": "making:create",
+    "ship": "making:ship",
+    "list": "looking:listed",
+    "show": "looking:show",
+    "status": "looking:status",
+    "verify": "looking:verify",
+    "drill": "drilling:drill",
+    "restore": "restoring:restore",
+    "restore-archive": "archiving:restore_archive",
+    "undo": "restoring:undo",
+    "cleanup": "restoring:cleanup",
+    "export": "archiving:export",
+    "import": "archiving:import_archive",
+    "prune": "keeping:prune",
+    "keep": "keeping:keep",
+    "fork": "keeping:fork",
+    "unlock": "keeping:unlock",
 }
-for name, command in COMMANDS.items():
-    app.command(name)(command)
+"""By name, the module of this package and the function in it, in the order of the help."""
+
+
+def command_line(arguments: Sequence[str]) -> typer.Typer:
+    """The command that `arguments` name, or all of them when they name none.
+
+    Importing every command took longer than a backup that finds nothing new, and `ship` runs every minute.
+    """
+    app = typer.Typer(
+        name="goud-backup",
+        help="Backups of a Goud Chain node: incremental, verified, restorable to any block.\n\nOptions that a host "
+        "always gives come from GOUD_BACKUP_ variables; each command's help names them.",
+        epilog=exits.epilog(),
+        callback=_root,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    named = next((word for word in arguments if not word.startswith("-")), None)
+    for name in [named] if named in COMMANDS else COMMANDS:
+        app.command(name)(command(name))
+    return app
+
+
+def command(name: str) -> Callable[..., None]:
+    """The function behind a command."""
+    module, _, function = COMMANDS[name].partition(":")
+    found: Callable[..., None] = getattr(import_module(f"goud_backup.cli.{module}"), function)
+    return found
 
 
 def main() -> None:
     """Entry point: a known error is one sentence on stderr and its own exit code, never a traceback."""
-    # Closing a database collects garbage: what was imported need not be looked at each time.
-    gc.freeze()
     # A unit that is stopped releases its lock and its checkpoint like one that ends by itself.
     signal.signal(signal.SIGTERM, _terminated)
     logging.basicConfig(level=logging.WARNING, format="goud-backup: %(levelname)s: %(message)s", stream=sys.stderr)
     try:
+        app = command_line(sys.argv[1:])
+        # Closing a database collects garbage: what was imported need not be looked at each time.
+        gc.freeze()
         app()
     except GoudError as error:
         output.errors.print(f"goud-backup: {error.code}: {error}", markup=False, highlight=False)
@@ -80,7 +100,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     shown: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")

@@ -1,8 +1,7 @@
-"""Commands that put something into a repository, or an archive out of it."""
+"""Commands that put something into a repository."""
 
 from __future__ import annotations
 
-import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from goud_backup import archive, walk
 from goud_backup import create as creating
 from goud_backup import ship as shipping
 from goud_backup.cli import choosing, options, output
@@ -19,12 +17,10 @@ from goud_backup.cli.options import (
     CACHE,
     DATA,
     AsJson,
-    Backup,
     CacheDir,
     Candidates,
     DataDir,
     GenesisFile,
-    IdentityFile,
     KeyFile,
     MetricsDir,
     NodeName,
@@ -36,14 +32,12 @@ from goud_backup.cli.options import (
     Workers,
 )
 from goud_backup.codec.sealing import check_recipients
-from goud_backup.errors import NotVerified
 from goud_backup.repository.manifest import Manifest
 from goud_backup.repository.repository import initialize
 from goud_backup.settings import WORKERS
 from goud_backup.source import DirectorySource, NodeSource, Source
 from goud_backup.targets import open_target
 from goud_node.chain import genesis as genesis_document
-from goud_node.store import marker
 
 
 def init(
@@ -151,61 +145,6 @@ def ship(
         run.set(new_bytes=done.stored_bytes, shipped_height=done.last)
         run.set(recovery_point_timestamp_seconds=seconds(done.recovery_point_ms))
     output.emit("shipped", done.document(), as_json=as_json)
-
-
-def export(
-    url: Url,
-    backup: Backup = "latest",
-    to: Annotated[Path, typer.Option(help="Directory for the archive.")] = Path("backups"),
-    environment: Annotated[str, typer.Option("--environment", "-e", help="The word in the name.")] = "local",
-    volume: Annotated[str, typer.Option(help="Name of the volume inside.")] = "node1_data",
-    identity: IdentityFile = None,
-    workers: Workers = WORKERS,
-    as_json: AsJson = False,
-) -> None:
-    """Write a backup as one archive that `tar -xzf` and `sha256sum -c` read. It is not encrypted and has no secrets."""
-    with options.repository(url) as repository, output.progress() as progress:
-        made = archive.export(
-            repository,
-            repository.find(backup),
-            to,
-            environment=environment,
-            volume=volume,
-            opener=options.opener(identity),
-            workers=workers,
-            progress=progress,
-        )
-    document = {"archive": str(made.path), "checksum": str(made.checksum), "bytes": made.size, "sha256": made.sha256}
-    output.emit("exported", document, as_json=as_json)
-
-
-def import_archive(
-    url: Url,
-    path: Annotated[Path, typer.Argument(metavar="ARCHIVE", help="goud-chain-backup-….tar.gz, its .sha256 beside it.")],
-    volume: Annotated[str | None, typer.Option(help="Which volume, when it holds several.")] = None,
-    scratch: Annotated[Path | None, typer.Option(help="Directory with room for the unpacked data.")] = None,
-    recipient: Recipients = "",
-    cache_dir: CacheDir = CACHE,
-    workers: Workers = WORKERS,
-    wait: Wait = 0.0,
-    as_json: AsJson = False,
-) -> None:
-    """Take an archive into the repository as a backup, after every block and certificate in it is verified."""
-    archive.check_checksum(path)
-    with (
-        options.repository(url) as repository,
-        output.progress() as progress,
-        tempfile.TemporaryDirectory(prefix="goud-backup-import-", dir=scratch) as folder,
-    ):
-        unpacked = archive.unpack(path, Path(folder), volume)
-        proven = walk.prove(marker.database_path(unpacked.data_dir), repository.config.genesis, workers, progress)
-        archive.compare(unpacked, proven.height, proven.tip_hash.hex())
-        given = creating.Options(options.recipients(recipient), (), cache_dir, workers, wait)
-        source = DirectorySource(unpacked.data_dir, node=unpacked.volume)
-        manifest = creating.create(repository, source, given, progress)
-    if manifest.chain.height != proven.height:
-        raise NotVerified(f"Backup {manifest.id} ends at {manifest.chain.height}, the archive at {proven.height}.")
-    output.emit("imported", summary(manifest), as_json=as_json)
 
 
 def summary(manifest: Manifest, **more: Any) -> dict[str, Any]:

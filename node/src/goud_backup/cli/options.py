@@ -78,6 +78,13 @@ MetricsDir = Annotated[
     ),
 ]
 Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for the repository's lock.")]
+Confirm = Annotated[bool, typer.Option("--yes", help="Do it; without this the plan is printed and nothing happens.")]
+Reinitialize = Annotated[
+    bool,
+    typer.Option(
+        "--reinitialize", help="Begin again at the genesis block when this version can not read the backup's schema."
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Backup = Annotated[str, typer.Argument(metavar="BACKUP", help="A backup's id, the beginning of one, or `latest`.")]
 
