@@ -18,7 +18,7 @@ from typing import IO, Annotated, Any, Final, cast
 from isal import igzip_threaded
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from goud_backup.codec.encoding import Bytes
+from goud_backup.codec.encoding import GZIP_ERROR, Bytes
 from goud_backup.codec.sealing import Opener
 from goud_backup.errors import Damaged, NotVerified, SourceError
 from goud_backup.progress import Progress
@@ -33,6 +33,8 @@ _BLOCK: Final = 512
 _CHUNK: Final = 4 * MIB
 _METADATA: Final = "metadata.json"
 _SUMS: Final = "SHA256SUMS"
+_BROKEN: Final = (tarfile.TarError, GZIP_ERROR, EOFError, OSError)
+"""What a damaged archive makes the libraries raise, depending on where the damage is."""
 _MOST_TEXT: Final = 16 * MIB
 
 
@@ -252,7 +254,7 @@ def unpack(archive: Path, folder: Path, volume: str | None) -> Unpacked:
         with _gzip(archive, "rb", threads=1) as plain, tarfile.open(fileobj=plain, mode="r|") as outer:
             for member in outer:
                 reader.take(outer, member)
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except _BROKEN as error:
         with writing(folder):
             raise Damaged(f"{archive} is damaged or cut short: {error}.") from error
     return reader.result(archive)
@@ -269,7 +271,7 @@ def metadata(archive: Path) -> dict[str, Any]:
                     return _facts(content.read(), archive)
                 if name.endswith((".tar", ".tar.gz")):
                     break
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except _BROKEN as error:
         raise Damaged(f"{archive} is damaged or cut short: {error}.") from error
     return {}
 

@@ -20,6 +20,7 @@ from goud_backup.repository.repository import Repository
 
 from .support import GENESIS, backup, make_repository
 
+GZIP_HEADER_BYTES = 10
 IDENTITY = pyrage.x25519.Identity.generate()
 
 
@@ -107,6 +108,23 @@ def test_damage(made: archive.Exported, tmp_path: Path, kind: str) -> None:
     if kind in {"flip", "cut"}:
         with pytest.raises(Damaged):
             archive.unpack(made.path, tmp_path / "out", None)
+
+
+def test_a_flipped_bit_anywhere_is_damage_even_without_the_checksum_beside_it(
+    made: archive.Exported, tmp_path: Path
+) -> None:
+    whole = made.path.read_bytes()
+    for at in range(0, len(whole), max(1, len(whole) // 400)):
+        changed = bytearray(whole)
+        changed[at] ^= 1 << at % 8
+        made.path.write_bytes(changed)
+        try:
+            unpacked = archive.unpack(made.path, tmp_path / f"out-{at}", None)
+        except Damaged:
+            continue
+        # A bit of the header that says nothing of the content, such as its time.
+        assert at < GZIP_HEADER_BYTES, at
+        assert unpacked.metadata["height"] == 60
 
 
 def test_an_archive_of_the_guides_own_scripts_is_read(tmp_path: Path, chain: Path) -> None:

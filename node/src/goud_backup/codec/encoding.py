@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 from isal import isal_zlib
 
@@ -15,6 +14,7 @@ Bytes = bytes | bytearray | memoryview
 
 RAW: Final = "raw"
 GZIP: Final = "gzip"
+GZIP_ERROR: Final = cast(type[Exception], isal_zlib.error)  # the stubs of the library call it an instance
 SEALED: Final = "sealed+"
 ENCODINGS: Final = frozenset({RAW, GZIP, SEALED + RAW, SEALED + GZIP})
 _GZIP_WINDOW: Final = 31
@@ -62,7 +62,7 @@ def gunzip(data: Bytes, limit: int, name: str) -> bytes:
     stream = isal_zlib.decompressobj(_GZIP_WINDOW)
     try:
         plain = stream.decompress(data, limit + 1)
-    except zlib.error as error:
+    except GZIP_ERROR as error:
         raise Damaged(f"{name} is damaged: {error}.") from error
     if not stream.eof or len(plain) > limit:
         raise Damaged(f"{name} is cut short, or longer than the {limit} bytes it should hold.")
