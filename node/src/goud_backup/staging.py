@@ -1,4 +1,4 @@
-"""Put a backup's files into a directory: every object checked by its hash, every part by its own, all of it durable."""
+"""Put a backup's files into a directory: every part checked by the hash of its content, all of it durable."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from goud_backup import pool
-from goud_backup.codec.encoding import RAW, Bytes
+from goud_backup.codec.encoding import Bytes
 from goud_backup.codec.sealing import Opener
 from goud_backup.errors import Damaged, NoSpace, TargetError
 from goud_backup.progress import Progress, Silent
@@ -127,9 +127,7 @@ def _spread(one: _Object, plain: Bytes) -> None:
     view = memoryview(plain)
     for path, start, part in one.targets:
         at, data = start, view[part.offset : part.offset + part.length]
-        # Stored as it is and taken whole: its name was the check.
-        checked = one.entry.encoding == RAW and part.length == one.entry.size and part.sha256 == one.name
-        if not checked and sha256(data).hexdigest() != part.sha256:
+        if sha256(data).hexdigest() != part.sha256:
             raise Damaged(f"{object_key(one.name)} does not hold the bytes of {path.name} that the manifest names.")
         descriptor = os.open(path, os.O_WRONLY)
         try:

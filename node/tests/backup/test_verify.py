@@ -71,6 +71,20 @@ def latest_key(repository: Repository) -> str:
     return repository.manifest_keys()[-1][2]
 
 
+@pytest.mark.parametrize("at", [0, 10, 60, 400, -1], ids=["magic", "length", "age header", "key", "tag"])
+def test_a_flipped_bit_anywhere_in_an_encrypted_object_is_damage_not_a_wrong_key(
+    tmp_path: Path, chain: Path, cache: Path, at: int
+) -> None:
+    sealed = make_repository(tmp_path / "sealed", (RECIPIENT,))
+    backup(sealed, chain, cache, (RECIPIENT,))
+    key = layout.object_key(largest(sealed))
+    content = bytearray(sealed.target.get(key))
+    content[at] ^= 1
+    sealed.target.put(key, content)
+    with pytest.raises(Damaged, match=key):
+        restore(sealed, tmp_path / "out", None, restoring.Tools(Opener([IDENTITY])))
+
+
 def test_a_whole_repository_is_green(history: Repository) -> None:
     report = report_of(history, deep=True)
     assert report.ok, report.problems
