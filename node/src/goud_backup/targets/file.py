@@ -8,6 +8,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 
 from goud_backup.codec.encoding import Bytes
@@ -45,7 +46,7 @@ class FileTarget:
             finally:
                 temporary.unlink(missing_ok=True)
             _sync_directory(path.parent)
-            stat = self._stat(path, key)
+            stat = _stat(path.stat(), key)
         if stat.size != len(data):
             raise TargetError(f"{path} has {stat.size} bytes after writing {len(data)}: the file system cut it short.")
         return stat
@@ -99,30 +100,18 @@ class FileTarget:
     def stat(self, key: str) -> Stat | None:
         try:
             with self._failing("look at", key):
-                return self._stat(self._path(key), key)
+                return _stat(self._path(key).stat(), key)
         except Missing:
             return None
 
     def list(self, prefix: str) -> Iterator[Stat]:
         with self._failing("list", prefix or "the directory"):
             self._require_root()
-            folder = self._root / prefix.rpartition("/")[0]
-            found = sorted(self._walk(folder), key=lambda stat: stat.key) if folder.is_dir() else []
-        yield from (stat for stat in found if stat.key.startswith(prefix))
-
-    def _walk(self, folder: Path) -> Iterator[Stat]:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                path = Path(entry.path)
-                if entry.is_dir(follow_symlinks=False):
-                    yield from self._walk(path)
-                else:
-                    try:
-                        yield self._stat(path, path.relative_to(self._root).as_posix())
-                    except FileNotFoundError:
-                        continue  # removed since the directory was read: it is not there
+            above = prefix.rpartition("/")[0]
+            folder = self._root / above
+            found = _walk(str(folder), f"{above}/" if above else "") if folder.is_dir() else iter(())
+            wanted = sorted((stat for stat in found if stat.key.startswith(prefix)), key=attrgetter("key"))
+        yield from wanted
 
     def delete(self, key: str) -> None:
         path = self._path(key)
@@ -138,10 +127,6 @@ class FileTarget:
 
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)
-
-    def _stat(self, path: Path, key: str) -> Stat:
-        found = path.stat()
-        return Stat(key, found.st_size, f"{found.st_ino}-{found.st_mtime_ns}-{found.st_size}")
 
     def _require_root(self) -> None:
         if not self._root.is_dir():
@@ -173,6 +158,26 @@ class FileTarget:
             if error.errno in _REFUSED:
                 raise AccessRefused(f"{where} Check the owner and the mount of the directory.") from error
             raise TargetError(f"{where} Check the disk.") from error
+
+
+def _walk(folder: str, prefix: str) -> Iterator[Stat]:
+    # A repository has thousands of objects and every backup lists them: no Path is made for each.
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            key = prefix + entry.name
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from _walk(entry.path, f"{key}/")
+                continue
+            try:
+                yield _stat(entry.stat(), key)
+            except FileNotFoundError:
+                continue  # removed since the directory was read: it is not there
+
+
+def _stat(found: os.stat_result, key: str) -> Stat:
+    return Stat(key, found.st_size, f"{found.st_ino}-{found.st_mtime_ns}-{found.st_size}")
 
 
 def _sync_directory(path: Path) -> None:
