@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ from tests.support.workload import Account, Acknowledged, Writer, lost
 
 pytestmark = pytest.mark.cloud
 VERBS = {"backup": "create"}  # of the units that are not named for theirs
+SCHEMES = {"gcp": "gs", "aws": "s3"}
 DROP_IN = "/run/systemd/system/goud-{0}.timer.d"
 
 
@@ -127,6 +129,28 @@ def test_every_block_that_was_shipped_comes_back_when_all_volumes_are_lost(machi
     assert written > 100, "no load, no proof"
     assert age <= 60, "blocks older than a minute were not in the bucket"
     assert Account(machines.front).submit("after", "the chain goes on", "after").is_success
+
+
+def test_an_archive_in_the_bucket_is_a_backup_by_its_address(machines: Machines, tmp_path: Path) -> None:
+    place = f"{SCHEMES[machines.provider]}://{machines.bucket}/archives"
+    recap = machines.playbook(
+        "backup", "-e", "backup_archive=true", "-e", f"backup_dest={tmp_path}", "-e", f"backup_upload={place}"
+    )
+    assert recap.returncode == 0, recap.output
+    (archive,) = tmp_path.glob("*.tar.gz")
+    saved = tip_of(machines)
+    assert Account(machines.front).submit("too late", "for the archive", "too late").is_success
+    assert tip_of(machines) != saved
+    wish = ["-e", f"backup={place}/{archive.name}", "-e", json.dumps({"goud_backups_dir": f"{tmp_path}/fetched"})]
+    recap = machines.playbook("restore", *wish, "-e", "restore_confirm=true")
+    assert recap.returncode == 0, recap.output
+    assert tip_of(machines) == saved
+
+
+def tip_of(machines: Machines) -> tuple[int, str]:
+    """Height and hash of the last block, as the edge serves it."""
+    height = httpx.get(f"{machines.front}/health").raise_for_status().json()["chain_length"] - 1
+    return height, httpx.get(f"{machines.front}/api/blocks/{height}").raise_for_status().json()["hash"]
 
 
 def lost_of(machines: Machines, writer: Writer) -> list[Acknowledged]:

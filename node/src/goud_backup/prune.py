@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -144,7 +144,8 @@ def _read(repository: Repository) -> _State:
     objects = repository.object_sizes()
     kept, checks, past = repository.kept(), repository.checks(), repository.abandoned_backups()
     candidates = [
-        replace(_candidate(one, kept, checks.get(one.id, {}), objects), abandoned=one.id in past) for one in found.good
+        _candidate(one, checks.get(one.id, {}), objects, kept=one.id in kept, abandoned=one.id in past)
+        for one in found.good
     ]
     trash = {
         stat.key: stat.size for prefix in (layout.TRASH, layout.DAMAGED) for stat in repository.target.list(prefix)
@@ -152,7 +153,9 @@ def _read(repository: Repository) -> _State:
     return _State(found, candidates, objects, _marks(repository), trash)
 
 
-def _candidate(manifest: Manifest, kept: set[str], check: dict[str, Any], objects: dict[str, int]) -> Candidate:
+def _candidate(
+    manifest: Manifest, check: dict[str, Any], objects: dict[str, int], *, kept: bool, abandoned: bool
+) -> Candidate:
     whole = not missing_of(dict(manifest.objects), objects) and check.get("ok") is not False
     return Candidate(
         manifest.id,
@@ -160,9 +163,10 @@ def _candidate(manifest: Manifest, kept: set[str], check: dict[str, Any], object
         manifest.created_at,
         manifest.chain.height,
         manifest.chain.certified_height,
-        manifest.id in kept,
+        kept,
         whole,
         whole and check.get("ok") is True and check.get("level") == "deep",
+        abandoned,
     )
 
 
