@@ -45,9 +45,9 @@ def prune(
         output.emit("prune", {"dry_run": dry_run, **plan.document()}, as_json=as_json)
         return
     for line in plan.lines():
-        output.console.print(line, markup=False, highlight=False)
+        print(line)
     verb = "would be removed" if dry_run else "removed"
-    output.console.print(f"{plan.swept_bytes} bytes {verb}, {plan.waiting} objects wait for the grace period")
+    print(f"{plan.swept_bytes} bytes {verb}, {plan.waiting} objects wait for the grace period")
 
 
 def keep(

@@ -21,7 +21,7 @@ from goud_backup.repository.repository import Repository
 from goud_backup.repository.segments import runs
 from goud_backup.settings import WORKERS
 
-_COLUMNS = ("id", "created", "height", "node", "files", "bytes", "new_bytes", "kept", "verified", "abandoned")
+_COLUMNS = ("id", "height", "bytes", "new_bytes", "node", "kept", "verified", "abandoned")
 
 
 def listed(url: Url, as_json: AsJson = False) -> None:
@@ -35,7 +35,7 @@ def listed(url: Url, as_json: AsJson = False) -> None:
     ]
     output.rows("backups", _COLUMNS, rows, as_json=as_json)
     for key, problem in found.bad.items():
-        output.errors.print(f"goud-backup: damaged: {key}: {problem}", markup=False, highlight=False)
+        output.complain(f"goud-backup: damaged: {key}: {problem}")
     if found.bad:
         raise typer.Exit(exits.CODES["damaged"][0])
 
@@ -141,9 +141,7 @@ def verify(
 def _tell(report: verifying.Report, moved: list[str], *, as_json: bool) -> None:
     output.emit("verification", {**report.document(), "quarantined": moved}, as_json=as_json)
     for problem in report.problems:
-        output.errors.print(
-            f"goud-backup: not-verified: {problem.thing}: {problem.message}", markup=False, highlight=False
-        )
+        output.complain(f"goud-backup: not-verified: {problem.thing}: {problem.message}")
     if not report.ok:
         raise typer.Exit(exits.CODES["not-verified"][0])
 

@@ -82,11 +82,11 @@ def main() -> None:
         gc.freeze()
         app()
     except GoudError as error:
-        output.errors.print(f"goud-backup: {error.code}: {error}", markup=False, highlight=False)
+        output.complain(f"goud-backup: {error.code}: {error}")
         sys.exit(exits.code_of_end(error))
     except OSError as error:
         what = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
-        output.errors.print(f"goud-backup: {what}. Check the disk and the owner.", markup=False, highlight=False)
+        output.complain(f"goud-backup: {what}. Check the disk and the owner.")
         sys.exit(exits.code_of_end(error))
 
 
