@@ -93,7 +93,7 @@ def test_what_is_named_again_is_unmarked(three: Repository, data: Path, tmp_path
 
 def test_a_kept_backup_and_what_it_needs_stay(three: Repository, tmp_path: Path) -> None:
     first = three.manifests().good[0]
-    keep(three, first.id[:18], wanted=True)
+    keep(three, first.id[:-1], wanted=True)
     for seconds in (0, 2 * DAY, 4 * DAY):
         prune(three, NEWEST, clock=partial(at, seconds))
     assert restore(three, tmp_path / "out", Wish(first.id)).height == 60
