@@ -133,17 +133,21 @@ def _about(root: Path, role: str) -> dict[str, str]:
 
 
 def role_tables(root: Path, role: str) -> str:
-    """Return one section per entry point: what it does, and its variables."""
+    """Return what each entry point does, and the variables; entry points that take the same ones share a table."""
     path = root / "roles" / role / "meta/argument_specs.yml"
     if not path.exists():
         raise DocumentationError(f"roles/{role} has no meta/argument_specs.yml")
-    parts = []
+    groups: dict[tuple[tuple[str, str, str, str], ...], list[str]] = {}
     for entry, specification in yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"].items():
-        parts.append(f"### {entry}: {specification['short_description']}")
-        parts += _paragraphs(specification.get("description"))
-        rows = list(_variables(specification.get("options") or {}))
-        parts.append(_table(("variable", "type", "default", "meaning"), rows) if rows else "No variables.")
-    return "\n\n".join(parts)
+        rows = tuple(_variables(specification.get("options") or {}))
+        about = " ".join(_paragraphs(specification.get("description")))
+        line = f"- `{entry}`: {specification['short_description']}. {about}"
+        groups.setdefault(rows, []).append(line.rstrip())
+    return "\n\n".join(part for rows, lines in groups.items() for part in ("\n".join(lines), _variable_table(rows)))
+
+
+def _variable_table(rows: Sequence[Sequence[str]]) -> str:
+    return _table(("variable", "type", "default", "meaning"), rows) if rows else "No variables."
 
 
 def _paragraphs(text: Any) -> list[str]:
