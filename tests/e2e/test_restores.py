@@ -10,11 +10,13 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
+import psutil
 import pyrage
 import pytest
 
@@ -112,16 +114,27 @@ def test_an_encrypted_repository_needs_its_identity_and_leaves_none(cluster: Clu
     assert not list((ROOT / ".state/local").glob("*/incoming")), "an identity stayed on a host"
 
 
-def killed_after(cluster: Cluster, seconds: float, *arguments: str) -> bool:
-    """`restore.yml` and every process that it started here, killed in its midst; False when it was done by then."""
+@contextmanager
+def killed_after(cluster: Cluster, seconds: float, *arguments: str) -> Iterator[bool]:
+    """`restore.yml`, killed in its midst, for the length of the block; False when it was done by then.
+
+    Ansible's workers lead sessions of their own: as after any kill of a controller, they end their task and then wait
+    for ever for somebody to take the result. They go with the block.
+    """
     process = cluster.begin("restore", *arguments)
+    workers: list[psutil.Process] = []
     try:
         process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
+        workers = psutil.Process(process.pid).children(recursive=True)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-        return True
-    return False
+    try:
+        yield process.returncode == -signal.SIGKILL
+    finally:
+        for worker in workers:
+            with suppress(psutil.NoSuchProcess):
+                worker.kill()
 
 
 def timed(cluster: Cluster, *arguments: str) -> float:
@@ -140,10 +153,10 @@ def test_a_restore_that_is_killed_at_any_moment_is_simply_run_again(cluster: Clu
     for number in range(KILLS):
         assert account.submit("lost again", "of no history", f"{time.time_ns()}").status_code == 201
         moment = whole * (number + random.random()) / KILLS  # noqa: S311  # printed below
-        done = killed_after(cluster, moment, *wish)
-        killed += done
-        print(f"{'killed' if done else 'done'} after {moment:.1f} of {whole:.1f} s")
-        whole = timed(cluster, *wish)
-        assert_tip(cluster, height, tip)
+        with killed_after(cluster, moment, *wish) as midway:
+            print(f"{'killed' if midway else 'done'} after {moment:.1f} of {whole:.1f} s")
+            killed += midway
+            whole = timed(cluster, *wish)
+            assert_tip(cluster, height, tip)
     assert killed > KILLS / 2, "most runs were over before they were killed: that proves little"
     assert account.submit("at last", "the history goes on", f"{time.time_ns()}").status_code == 201
