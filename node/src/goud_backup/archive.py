@@ -39,7 +39,8 @@ _MOST_TEXT: Final = 16 * MIB
 
 
 def _iso_8601(text: str) -> str:
-    datetime.fromisoformat(text)
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("a time without its offset from UTC")
     return text
 
 
@@ -254,6 +255,9 @@ def unpack(archive: Path, folder: Path, volume: str | None) -> Unpacked:
         with _gzip(archive, "rb", threads=1) as plain, tarfile.open(fileobj=plain, mode="r|") as outer:
             for member in outer:
                 reader.take(outer, member)
+            # The end of the tar is not that of the stream: its checksum comes last.
+            while plain.read(_CHUNK):
+                pass
     except _BROKEN as error:
         with writing(folder):
             raise Damaged(f"{archive} is damaged or cut short: {error}.") from error

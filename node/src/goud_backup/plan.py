@@ -32,7 +32,10 @@ class How(StrEnum):
 
 @dataclass(frozen=True)
 class Plan:
-    """`height` is the tip after the restore; None when `to_ms` has to be looked up in the blocks of the backup."""
+    """`height` is the tip after the restore; None when `to_ms` has to be looked up in the blocks of the backup.
+
+    `unreadable` is the backup that a restore from the genesis block on stands for: asked again, it plans the same.
+    """
 
     how: How
     manifest: Manifest | None
@@ -40,6 +43,7 @@ class Plan:
     height: int | None
     to_ms: int | None
     newest_height: int
+    unreadable: str | None = None
 
     @property
     def fetch_bytes(self) -> int:
@@ -59,7 +63,7 @@ class Plan:
         manifest = self.manifest
         return {
             "how": self.how.value,
-            "backup": None if manifest is None else manifest.id,
+            "backup": self.unreadable if manifest is None else manifest.id,
             "backup_height": None if manifest is None else manifest.chain.height,
             "created": None if manifest is None else manifest.created,
             "age_seconds": None if manifest is None else _age(manifest),
@@ -97,7 +101,7 @@ def make(repository: Repository, wish: Wish, opener: Opener | None) -> Plan:
     try:
         check_manifest(plan.manifest)
     except SchemaMismatch as mismatch:
-        return _around(plan, references, wish, mismatch)
+        return _around(plan, plan.manifest.id, references, wish, mismatch)
     return plan
 
 
@@ -110,7 +114,7 @@ def check_schema(schema: int, backup: str, made_by: str) -> None:
         raise SchemaMismatch(
             f"Backup {backup} has schema version {schema}, this node needs {SCHEMA_VERSION}, and no migration leads "
             f"there. Nothing was changed. Restore with the node's version that made it ({made_by}), or begin again at "
-            "the genesis block (restore --reinitialize; what is live is kept)."
+            "the genesis block (--reinitialize, by playbook -e restore_reinitialize=true; what is live is kept)."
         )
 
 
@@ -119,13 +123,13 @@ def check_manifest(manifest: Manifest) -> None:
     check_schema(manifest.chain.schema, manifest.id, manifest.versions.get("goud-node", "unknown"))
 
 
-def _around(plan: Plan, references: Sequence[Reference], wish: Wish, mismatch: SchemaMismatch) -> Plan:
+def _around(plan: Plan, backup: str, references: Sequence[Reference], wish: Wish, mismatch: SchemaMismatch) -> Plan:
     """Shipped blocks do not depend on a schema: they lead to the same block where none of them is missing."""
     chain = cover(references, 1)
     if plan.height is not None and chain and chain[-1].last >= plan.height:
         return _from_the_first(chain, plan.height, plan.newest_height)
     if wish.reinitialize:
-        return Plan(How.REINITIALIZE, None, (), 0, None, plan.newest_height)
+        return Plan(How.REINITIALIZE, None, (), 0, None, plan.newest_height, backup)
     raise mismatch
 
 

@@ -20,7 +20,6 @@ from goud_backup.repository.repository import Repository
 
 from .support import GENESIS, backup, make_repository
 
-GZIP_HEADER_BYTES = 10
 IDENTITY = pyrage.x25519.Identity.generate()
 
 
@@ -110,21 +109,29 @@ def test_damage(made: archive.Exported, tmp_path: Path, kind: str) -> None:
             archive.unpack(made.path, tmp_path / "out", None)
 
 
-def test_a_flipped_bit_anywhere_is_damage_even_without_the_checksum_beside_it(
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_flipped_bit_anywhere_is_damage_or_changes_nothing_even_without_the_checksum_beside_it(
     made: archive.Exported, tmp_path: Path
 ) -> None:
     whole = made.path.read_bytes()
-    for at in range(0, len(whole), max(1, len(whole) // 400)):
+    right = contents(archive.unpack(made.path, tmp_path / "right", None).data_dir)
+    damaged = 0
+    edges = {*range(20), *range(len(whole) - 20, len(whole))}
+    for at in sorted(edges | set(range(0, len(whole), max(1, len(whole) // 400)))):
         changed = bytearray(whole)
         changed[at] ^= 1 << at % 8
         made.path.write_bytes(changed)
         try:
             unpacked = archive.unpack(made.path, tmp_path / f"out-{at}", None)
         except Damaged:
+            damaged += 1
             continue
-        # A bit of the header that says nothing of the content, such as its time.
-        assert at < GZIP_HEADER_BYTES, at
-        assert unpacked.metadata["height"] == 60
+        # The stream's own time, or the bits that fill its last byte.
+        assert contents(unpacked.data_dir) == right, at
+    assert damaged > 400
 
 
 def test_an_archive_of_the_guides_own_scripts_is_read(tmp_path: Path, chain: Path) -> None:
@@ -168,7 +175,9 @@ def test_a_failed_export_leaves_nothing(
     assert not list((tmp_path / "backups").iterdir())
 
 
-@pytest.mark.parametrize("facts", ['{"schema_version": "one"}', '{"timestamp": "yesterday"}', "[]", "{"])
+@pytest.mark.parametrize(
+    "facts", ['{"schema_version": "one"}', '{"timestamp": "yesterday"}', '{"timestamp": "2026-01-01"}', "[]", "{"]
+)
 def test_metadata_of_the_wrong_kind_is_damage(tmp_path: Path, facts: str) -> None:
     path = tmp_path / "old.tar.gz"
     with tarfile.open(path, "w:gz") as outer:

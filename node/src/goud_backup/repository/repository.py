@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final
 
-from goud_backup.codec.encoding import SEALED, Bytes, decode
+from goud_backup.codec.encoding import GZIP, SEALED, Bytes, decode
 from goud_backup.codec.sealing import Opener, Sealer, check_recipients
 from goud_backup.errors import (
     AccessRefused,
@@ -117,6 +117,9 @@ class Repository:
         """
         key = layout.object_key(name)
         raw = self.target.get(key)
+        if entry.encoding == GZIP or len(raw) != entry.stored:
+            # A gzip stream has bytes, and may be followed by some, that its content does not depend on.
+            check_object(name, raw, entry.stored)
         try:
             return decode(raw, entry.encoding, entry.size, opener, key)
         except (Damaged, WrongIdentity):
