@@ -42,9 +42,8 @@ class Mark:
     boot: str
 
     def age(self, now: Clock) -> float:
-        """Seconds that have surely passed: where the boot is the same, a clock that was set does not count."""
-        wall = now.wall - self.wall
-        return min(wall, now.uptime - self.uptime) if now.boot == self.boot else wall
+        """Seconds that have surely passed, whatever the clock was set to: no more than this boot, or its part since."""
+        return min(now.wall - self.wall, now.uptime - (self.uptime if now.boot == self.boot else 0))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from goud_backup.codec.sealing import Opener
 from goud_backup.errors import Damaged, NotVerified, SourceError
 from goud_backup.plan import How, Plan, check_manifest
 from goud_backup.progress import Progress, Silent
-from goud_backup.repository.manifest import Manifest
+from goud_backup.repository.manifest import Manifest, check_certificates
 from goud_backup.repository.repository import Repository
 from goud_backup.settings import SECRETS_FOLDER
 from goud_node.chain.genesis import Genesis
@@ -93,6 +93,7 @@ def fetch(repository: Repository, plan: Plan, folder: Path, tools: Tools) -> tup
     manifest = plan.manifest
     if manifest is not None:
         check_manifest(manifest)
+        check_certificates(manifest, genesis)
         base = folder if plan.how is not How.REBUILD else folder / "base"
         base.mkdir(exist_ok=True)
         _stage_base(repository, manifest, base, tools)

@@ -165,7 +165,11 @@ def twin(database: Path) -> Iterator[Path]:
                 (path / file.name).symlink_to(file.absolute())
             else:
                 shutil.copyfile(file, path / file.name)
-        yield path
+        try:
+            yield path
+        except CorruptStore as error:
+            # The twin is gone when somebody reads this: what is damaged is the database.
+            raise CorruptStore(str(error).replace(str(path), str(database))) from error
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import tempfile
 from collections.abc import Sequence
@@ -14,10 +13,9 @@ from goud_backup import pool, restore
 from goud_backup.errors import BackupError, Missing
 from goud_backup.plan import How, Plan
 from goud_backup.repository import layout, locks
-from goud_backup.repository.manifest import Manifest, StoredObject
+from goud_backup.repository.manifest import Manifest, StoredObject, check_certificates
 from goud_backup.repository.repository import Repository, check_object
 from goud_backup.repository.segments import Reference
-from goud_node.chain.certificate import Certificate
 from goud_node.errors import GoudError
 
 
@@ -97,34 +95,16 @@ def _manifests(repository: Repository, report: Report) -> list[Manifest]:
         before = by_id.get(manifest.previous[0]) if manifest.previous is not None else None
         if before is not None and manifest.previous is not None and before.sha256 != manifest.previous[1]:
             report.add(manifest.id, f"Its predecessor {before.id} is not the one it was made after: that was replaced.")
-        wrong = _certificate_problem(repository, manifest)
-        if wrong is not None:
-            report.add(manifest.id, wrong)
+        try:
+            check_certificates(manifest, repository.config.genesis)
+        except GoudError as error:
+            report.add(manifest.id, error)
     report.backups = len(found.good)
     if not found.good and not found.bad and not repository.segments(every=True):
         # What is empty verifies by itself; that must not look like a success.
         report.add(repository.url, "The repository holds no backup and no segment: there is nothing to verify.")
     _check_latest(repository, found.good, report)
     return found.good
-
-
-def _certificate_problem(repository: Repository, manifest: Manifest) -> str | None:
-    """What is wrong with the certificates that a manifest carries; no key and no object is needed to see it."""
-    chain = manifest.chain
-    for height, block_hash, text in (
-        (chain.height, chain.tip_hash, chain.tip_certificate),
-        (chain.certified_height, chain.certified_hash, chain.certificate),
-    ):
-        if text is None:
-            continue
-        try:
-            certificate = Certificate.decode(base64.b64decode(text))
-            certificate.verify(repository.config.genesis)
-        except (GoudError, ValueError) as error:
-            return f"The certificate in the manifest does not verify: {error}"
-        if (certificate.height, certificate.block_hash.hex()) != (height, block_hash):
-            return f"The certificate in the manifest is for another block than {height}."
-    return None
 
 
 def _check_latest(repository: Repository, manifests: Sequence[Manifest], report: Report) -> None:

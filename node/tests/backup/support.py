@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -91,6 +93,18 @@ def grow(
 
 def _append(ledger: Ledger, batch: Sequence[Block], last: int) -> None:
     ledger.append(batch, [certificate_of(block) for block in batch if block.height <= last])
+
+
+def leave_a_log(database: Path, number: int) -> None:
+    """Append blocks and be killed before they are in any file but RocksDB's log."""
+    script = (
+        "import os, sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); "
+        "from backup.support import *; from backup.support import _append\n"
+        "s = RocksStore.open(Path(sys.argv[1])); l = Ledger(s, GENESIS)\n"
+        "_append(l, list(blocks_after(l.tip, int(sys.argv[3]))), 1000); os.kill(os.getpid(), 9)"
+    )
+    command = [sys.executable, "-c", script, str(database), str(Path(__file__).parents[1]), str(number)]
+    assert subprocess.run(command, check=False).returncode == -9
 
 
 def tip_of(data_dir: Path) -> Header:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from goud_node.chain.genesis import Genesis, Validator
 from goud_node.errors import ConfigurationError, CorruptStore, UninitializedVolume, WrongChain
 from goud_node.store import RocksStore
 
-from .support import KEYS, backup, grow, make_repository, restore, tip_of
+from .support import KEYS, backup, grow, leave_a_log, make_repository, restore, tip_of
 
 IDENTITY = pyrage.x25519.Identity.generate()
 RECIPIENT = str(IDENTITY.to_public())
@@ -222,18 +223,20 @@ def test_a_database_that_a_node_holds_is_refused(repository: Repository, data: P
 def test_a_directory_left_by_a_kill_is_backed_up_with_its_log(
     repository: Repository, data: Path, cache: Path, tmp_path: Path
 ) -> None:
-    script = (
-        "import os, sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); "
-        "from backup.support import *; from backup.support import _append\n"
-        "s = RocksStore.open(Path(sys.argv[1])); l = Ledger(s, GENESIS)\n"
-        "_append(l, list(blocks_after(l.tip, 5)), 1000); os.kill(os.getpid(), 9)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(data / "rocksdb"), str(Path(__file__).parents[1])], check=False
-    )
-    assert done.returncode == -9
+    leave_a_log(data / "rocksdb", 5)
     assert backup(repository, data, cache).chain.height == 65
     assert restore(repository, tmp_path / "out").height == 65
+
+
+def test_a_damaged_log_of_the_source_does_not_become_a_backup(repository: Repository, data: Path, cache: Path) -> None:
+    leave_a_log(data / "rocksdb", 5)
+    (log,) = (data / "rocksdb").glob("*.log")
+    content = bytearray(log.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    log.write_bytes(content)
+    with pytest.raises(CorruptStore, match=re.escape(str(data / "rocksdb"))):
+        backup(repository, data, cache)
+    assert repository.manifest_keys() == []
 
 
 def test_the_source_is_not_changed(repository: Repository, data: Path, cache: Path) -> None:
@@ -256,6 +259,8 @@ def test_secrets_only_go_into_an_encrypted_repository(tmp_path: Path, data: Path
     backup(plain, data, cache)
     sealed = make_repository(tmp_path / "sealed", (RECIPIENT,))
     backup(sealed, data, cache, (RECIPIENT,), secrets=(secret,))
+    for name, entry in plain.find("latest").objects.items():
+        assert b"the secret of all secrets" not in bytes(plain.get_object(name, entry, None)), "packed or compressed"
     for folder in ("plain", "sealed"):
         for path in (tmp_path / folder).rglob("*"):
             assert path.is_dir() or b"the secret of all secrets" not in path.read_bytes()
@@ -331,7 +336,7 @@ def test_damage_in_the_source_does_not_become_a_backup(
         os.truncate(path, path.stat().st_size // 2)
     else:
         path.unlink()
-    with pytest.raises(CorruptStore):
+    with pytest.raises(CorruptStore, match=re.escape(str(data / "rocksdb"))):
         backup(repository, data, cache)
     assert repository.manifest_keys() == []
 

@@ -73,7 +73,10 @@ def test_a_clock_that_jumps_removes_nothing(three: Repository) -> None:
     before = set(three.object_sizes())
     assert not prune(three, NEWEST, clock=lambda: at(365 * DAY, uptime=60)).sweep
     assert not prune(three, NEWEST, clock=lambda: at(-365 * DAY, uptime=120)).sweep
+    # A reboot with the wrong time: the marks are of another boot, and this one is a minute old.
+    assert not prune(three, NEWEST, clock=lambda: at(365 * DAY, boot="b", uptime=60 - 500)).sweep
     assert set(three.object_sizes()) == before
+    assert prune(three, NEWEST, clock=lambda: at(365 * DAY, boot="b", uptime=2 * DAY)).sweep
 
 
 def test_what_is_named_again_is_unmarked(three: Repository, data: Path, tmp_path: Path) -> None:

@@ -12,8 +12,11 @@ from typing import Any, Final
 
 from goud_backup.codec.encoding import ENCODINGS, GZIP, decode, encode
 from goud_backup.codec.sealing import Opener, Sealer
-from goud_backup.errors import Damaged
+from goud_backup.errors import Damaged, NotVerified
 from goud_backup.repository.layout import BACKUP_ID, FORMAT
+from goud_node.chain.certificate import Certificate
+from goud_node.chain.genesis import Genesis
+from goud_node.errors import GoudError
 
 _MOST_LISTING: Final = 1 << 30
 
@@ -142,6 +145,24 @@ def load(raw: bytes | bytearray, key: str) -> Manifest:
         return _parsed(document, told)
     except (ValueError, KeyError, TypeError) as error:
         raise Damaged(f"{key} is incomplete or mistyped: {error!r}.") from error
+
+
+def check_certificates(manifest: Manifest, genesis: Genesis) -> None:
+    """Raises NotVerified unless those that the manifest carries are of its blocks; no key, no object is needed."""
+    chain = manifest.chain
+    for height, block_hash, text in (
+        (chain.height, chain.tip_hash, chain.tip_certificate),
+        (chain.certified_height, chain.certified_hash, chain.certificate),
+    ):
+        if text is None:
+            continue
+        try:
+            certificate = Certificate.decode(base64.b64decode(text))
+            certificate.verify(genesis)
+        except (GoudError, ValueError) as error:
+            raise NotVerified(f"A certificate in the manifest of {manifest.id} does not verify: {error}") from error
+        if (certificate.height, certificate.block_hash.hex()) != (height, block_hash):
+            raise NotVerified(f"A certificate in the manifest of {manifest.id} is for another block than {height}.")
 
 
 def canonical(value: Any) -> bytes:
