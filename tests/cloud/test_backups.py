@@ -139,7 +139,7 @@ def test_an_archive_in_the_bucket_is_a_backup_by_its_address(machines: Machines,
     assert recap.returncode == 0, recap.output
     (archive,) = tmp_path.glob("*.tar.gz")
     saved = tip_of(machines)
-    assert Account(machines.front).submit("too late", "for the archive", "too late").is_success
+    assert Account(machines.front).submit("too late", "for the archive", "too-late").is_success
     wait_until("every node behind the edge to have the block", lambda: tip_of(machines) != saved, within=30)
     wish = ["-e", f"backup={place}/{archive.name}", "-e", json.dumps({"goud_backups_dir": f"{tmp_path}/fetched"})]
     recap = machines.playbook("restore", *wish, "-e", "restore_confirm=true")

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 
 import httpx
@@ -20,6 +21,7 @@ import psutil
 import pyrage
 import pytest
 
+from goud_backup.repository.manifest import canonical
 from tests.support.cluster import NODES, ROOT, Cluster, succeed
 from tests.support.workload import Account, lost, writing
 
@@ -112,6 +114,33 @@ def test_an_encrypted_repository_needs_its_identity_and_leaves_none(cluster: Clu
     succeed(cluster, "restore", *wish, "-e", f"restore_identity={sealed.identity}")
     assert_tip(cluster, height, tip)
     assert not list((ROOT / ".state/local").glob("*/incoming")), "an identity stayed on a host"
+
+
+def of_a_foreign_schema(repository: Path) -> None:
+    """Rewrite the newest manifest as a version of the node that nobody here knows would have made it."""
+    path = max((repository / "manifests").iterdir())
+    document = json.loads(path.read_bytes())
+    document.pop("sha256")
+    document["chain"]["schema"] = 99
+    whole = {**document, "sha256": sha256(canonical(document)).hexdigest()}
+    path.write_bytes(canonical(whole))
+
+
+@pytest.mark.usefixtures("account")
+def test_a_backup_that_nobody_can_read_is_begun_again_only_when_asked(cluster: Cluster) -> None:
+    succeed(cluster, "backup", "-e", "backup_archive=false")
+    height = cluster.wait_level() - 1
+    tip = block("node1", height)["hash"]
+    of_a_foreign_schema(ROOT / "backups/repository")
+    refused = cluster.playbook("restore", "-e", "backup=latest", *CONFIRMED)
+    assert refused.returncode != 0
+    assert "schema version 99" in refused.output
+    assert_tip(cluster, height, tip)
+    # The safety backup that this makes first can be read: it is not what the plan has shown.
+    succeed(cluster, "restore", "-e", "backup=latest", "-e", "restore_reinitialize=true", *CONFIRMED)
+    cluster.wait_ready()
+    assert cluster.wait_level() == 1
+    assert Account(NODES["node1"]).submit("anew", "the chain begins again", f"{time.time_ns()}").status_code == 201
 
 
 @contextmanager

@@ -19,17 +19,14 @@ import boto3  # type: ignore[import-untyped]  # it has no types
 import pytest
 import uvicorn
 from moto.server import ThreadedMotoServer
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from goud_backup.repository import layout
 from goud_backup.repository.repository import Repository
 from goud_backup.targets import Target, open_target
-from goud_sandbox.apifaults import ApiFaults
-from goud_sandbox.documents import Documents
-from goud_sandbox.gcp.app import Google
-from goud_sandbox.settings import Settings
 
+from . import store
 from .command import Command
+from .store import BUCKET
 from .support import backup, grow, make_repository, reopened, ship
 
 
@@ -45,23 +42,6 @@ with warnings.catch_warnings():
     # Google's library misses an optional package, which is no fault of a test that happens to import it first.
     warnings.simplefilter("ignore", ImportWarning)
     importlib.import_module("goud_backup.targets.gs")
-
-TOKEN = "operator-token"
-BUCKET = "backups"
-
-
-class Authenticated:
-    """The emulator's client sends no credential: this puts one on, unless it has been taken away."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-        self.valid = True
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self.valid:
-            headers = [(name, value) for name, value in scope["headers"] if name != b"authorization"]
-            scope = {**scope, "headers": [*headers, (b"authorization", f"Bearer {TOKEN}".encode())]}
-        await self._app(scope, receive, send)
 
 
 @dataclass
@@ -88,18 +68,7 @@ def collect_refused() -> None:
 
 @pytest.fixture(scope="session")
 def google(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    folder = tmp_path_factory.mktemp("google")
-    documents = Documents(folder / "documents.db")
-    google = Google(
-        documents,
-        Settings(project="demo"),
-        ApiFaults(documents),
-        operator_token=TOKEN,
-        objects=folder / "objects",
-        settle=lambda *_: None,
-    )
-    google.storage.buckets.create({"name": BUCKET})
-    app = Authenticated(google.app)
+    app = store.google(tmp_path_factory.mktemp("google"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

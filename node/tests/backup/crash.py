@@ -11,6 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from goud_backup.repository.repository import open_repository
 from goud_backup.repository.retention import Policy
 from goud_backup.source import DirectorySource
 from goud_backup.targets import Stat, Target, open_target
+from goud_backup.upload import units
 
 
 class Countdown:
@@ -93,10 +95,12 @@ def run(verb: str, step: int, folder: Path) -> None:
         return
     repository = open_repository(Fragile(target, countdown))
     if verb == "create":
+        # Many small objects, so that there are many moments to die at.
+        vars(creating)["units"] = partial(units, part=8_192, pack=2_048)
         creating.create(repository, DirectorySource(folder / "data"), creating.Options(cache_dir=folder / "cache"))
     elif verb == "ship":
         blocks = shipping.DirectoryBlocks(folder / "data", repository.config.genesis)
-        shipping.ship(repository, blocks, (), segment_bytes=20_000)
+        shipping.ship(repository, blocks, (), segment_bytes=3_000)
     elif verb == "prune":
         prune.prune(repository, Policy(days=0), grace=0)
 

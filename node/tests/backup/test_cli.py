@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pyrage
@@ -104,6 +108,31 @@ def test_encrypted(goud_backup: Command, tmp_path: Path, monkeypatch: pytest.Mon
     goud_backup("restore", "--yes", code=12)
     goud_backup("restore", "--yes", "--identity", str(tmp_path / "identity"))
     assert goud_backup("verify")["ok"]
+
+
+def test_a_terminal_gets_tables_and_a_bar(goud_backup: Command) -> None:
+    goud_backup("init")
+    shown = on_a_terminal("create")
+    assert "new bytes" in shown
+    assert '{"event"' not in shown
+    made = on_a_terminal("list")
+    assert "verified" in made
+    assert goud_backup("show", "latest")["id"] in made
+
+
+def on_a_terminal(*arguments: str) -> str:
+    """What a person sees."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "goud_backup.cli", *arguments]
+    with subprocess.Popen(command, stdout=theirs, stderr=theirs, env={**os.environ, "COLUMNS": "120"}) as process:
+        os.close(theirs)
+        shown = bytearray()
+        with suppress(OSError):  # the other side is closed: that is how a terminal ends
+            while chunk := os.read(ours, 4096):
+                shown += chunk
+    os.close(ours)
+    assert process.returncode == 0, shown
+    return shown.decode()
 
 
 def test_every_command_explains_itself_and_every_code_is_documented(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import socket
@@ -29,7 +30,7 @@ from goud_backup.repository.repository import Repository, initialize
 from goud_backup.source import DirectorySource
 from goud_backup.targets import open_target
 from goud_node.chain import genesis as documents
-from goud_node.errors import ConfigurationError, GoudError
+from goud_node.errors import ConfigurationError, GoudError, WrongChain
 from goud_node.settings import Settings
 
 from .support import GENESIS, backup, grow, make_repository, ship, tip_of
@@ -107,14 +108,40 @@ def test_a_chain_that_a_single_node_ordered(
     assert (report.height, report.tip_hash) == (tip["height"], tip["hash"])
 
 
-@pytest.mark.parametrize("kind", ["flip", "remove"])
+@pytest.mark.parametrize("kind", ["flip", "cut", "remove"])
 def test_an_object(history: Repository, scratch: Path, kind: str) -> None:
     key = layout.object_key(largest(history))
     if kind == "remove":
         history.target.delete(key)
     else:
-        replace(history, key, flipped)
+        replace(history, key, flipped if kind == "flip" else lambda content: content[:-9])
     with pytest.raises((Damaged, Missing), match=key.rpartition("/")[2]):
+        drill(history, scratch)
+    assert history.checks() == {}
+
+
+def foreign(document: dict[str, Any]) -> None:
+    document["chain"]["id"] = "goud-ffffffffffffffff"
+
+
+def forged(document: dict[str, Any]) -> None:
+    raw = bytearray(base64.b64decode(document["chain"]["certificate"]))
+    raw[-5] ^= 1
+    document["chain"]["certificate"] = base64.b64encode(raw).decode()
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [(lambda content: content[:-40], Damaged), (rewritten(foreign), WrongChain), (rewritten(forged), NotVerified)],
+    ids=["cut", "of another chain", "forged certificate"],
+)
+def test_a_manifest(
+    history: Repository, scratch: Path, change: Callable[[bytes], bytes], error: type[GoudError]
+) -> None:
+    key = latest_key(history)
+    backup_id = history.find("latest").id
+    replace(history, key, change)
+    with pytest.raises(error, match=backup_id):
         drill(history, scratch)
     assert history.checks() == {}
 
@@ -122,7 +149,7 @@ def test_an_object(history: Repository, scratch: Path, kind: str) -> None:
 @pytest.mark.parametrize("wanted", ["latest", "alone"])
 def test_a_tip_that_is_not_the_manifests(history: Repository, scratch: Path, wanted: str) -> None:
     def change(document: dict[str, Any]) -> None:
-        document["chain"]["tip_hash"] = "00" * 32
+        document["chain"] |= {"tip_hash": "00" * 32, "tip_certificate": None}
 
     replace(history, latest_key(history), rewritten(change))
     with pytest.raises(NotVerified, match="not what its manifest says"):
