@@ -132,6 +132,7 @@ def test_every_block_that_was_shipped_comes_back_when_all_volumes_are_lost(machi
 
 
 def test_an_archive_in_the_bucket_is_a_backup_by_its_address(machines: Machines, tmp_path: Path) -> None:
+    assert Account(machines.front).submit("in time", "for the archive", "in-time").is_success
     place = f"{SCHEMES[machines.provider]}://{machines.bucket}/archives"
     recap = machines.playbook(
         "backup", "-e", "backup_archive=true", "-e", f"backup_dest={tmp_path}", "-e", f"backup_upload={place}"
