@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -187,20 +188,29 @@ def fill(megabytes: int) -> None:
 
 @contextmanager
 def backing_up(node: str) -> Iterator[list[float]]:
-    """Back `node` up and read the backup back, over and over, as long as the block lasts; seconds of each time."""
-    program = str(ROOT / ".state/local" / node / "backup/goud-backup")
+    """Back `node` up, read the backup back and make an archive of it, over and over, as long as the block lasts.
+
+    Yields the seconds of each time.
+    """
+    home = ROOT / ".state/local" / node / "backup"
     done: list[float] = []
     over = threading.Event()
 
-    def work() -> None:
+    def work(outbox: Path) -> None:
+        environment = {**os.environ, "GOUD_BACKUP_INCOMING": str(outbox)}
         while not over.is_set():
             begun = time.monotonic()
-            for verb in ("create", "verify"):
-                subprocess.run([program, verb, "--json"], check=True, stdout=subprocess.DEVNULL)
+            for words in (["create"], ["verify"], ["export", "--to", "/incoming"]):
+                command = [str(home / "goud-backup"), *words, "--json"]
+                subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
             done.append(time.monotonic() - begun)
+            for path in outbox.iterdir():
+                path.unlink()
 
-    with ThreadPoolExecutor(1) as pool:
-        working = pool.submit(work)
+    with ThreadPoolExecutor(1) as pool, TemporaryDirectory() as outbox:
+        owner = (home / "cache").stat()
+        os.chown(outbox, owner.st_uid, owner.st_gid)
+        working = pool.submit(work, Path(outbox))
         try:
             yield done
         finally:
@@ -228,7 +238,7 @@ def beside_backups(cluster: Cluster, rounds: int, writers: int, seconds: float) 
             for column, (what, unit) in enumerate(UNITS)
             for when, rows in (("without a backup", alone), ("during backups", beside))
         ]
-        figures.append(Figure(f"a backup made and read back, {clients}", "s", tuple(backups)))
+        figures.append(Figure(f"a backup made, read back and put into an archive, {clients}", "s", tuple(backups)))
     return figures
 
 
