@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from tests.support.workload import Account
 pytestmark = pytest.mark.e2e
 BACKUPS = ROOT / "backups"
 COLLECTIONS = 20
+DONE, SOURCE_GONE = 0, 14
 
 
 def repository(verb: str) -> Any:
@@ -104,6 +106,23 @@ def test_the_same_state_stores_nothing_again(cluster: Cluster) -> None:
     assert second["new_bytes"] < 65536
 
 
+@pytest.mark.usefixtures("account")
+@pytest.mark.parametrize("seconds", [0.4, 0.8, 1.2, 2.0])
+def test_a_node_that_is_killed_while_it_is_backed_up_spoils_nothing(cluster: Cluster, seconds: float) -> None:
+    program = str(ROOT / ".state/local/node2/backup/goud-backup")
+    run = subprocess.Popen([program, "create", "--json"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    time.sleep(seconds)
+    cluster.kill("node2")
+    try:
+        error = run.communicate(timeout=60)[1]
+    finally:
+        cluster.start("node2")
+    assert run.returncode in {DONE, SOURCE_GONE}, error
+    cluster.wait_ready()
+    assert repository("verify")["ok"]
+    subprocess.run([program, "create", "--json"], check=True, stdout=subprocess.DEVNULL)
+
+
 def test_an_archive_restores_what_all_nodes_lost(cluster: Cluster, account: Account) -> None:
     archive = newest_archive()  # nothing was written since
     height = cluster.wait_level() - 1
@@ -125,13 +144,14 @@ def test_a_height_is_exactly_the_tip(cluster: Cluster, account: Account) -> None
     plan = succeed(cluster, "restore", *arguments)
     assert "5 blocks" in plan
     assert cluster.wait_level() - 1 == height, "the plan alone must change nothing"
+    before = len(repository("list"))
     succeed(cluster, "restore", *arguments, "-e", "restore_confirm=true")
     cluster.wait_ready()
     assert cluster.wait_level() - 1 == wanted
     assert hashes_at(wanted) == expected
-    assert (repository("list")[-1]["height"], repository("list")[-1]["abandoned"]) == (wanted, False), (
-        "no backup of its own"
-    )
+    safety, own = [(one["height"], one["abandoned"]) for one in repository("list")[before:]]
+    assert safety == (height, True), "the backup of what is given up"
+    assert own == (wanted, False), "the backup of the history that goes on"
     assert account.submit("elsewhere", "another history from here on", "elsewhere").status_code == 201
     cluster.wait_level()
 
