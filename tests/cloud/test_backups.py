@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.cluster import wait_until
+from tests.support.cluster import ROOT, wait_until
 from tests.support.machines import NODES, TOLD, Machines
 from tests.support.workload import Account, Acknowledged, Writer, lost
 
@@ -142,8 +142,9 @@ def test_an_archive_in_the_bucket_is_a_backup_by_its_address(machines: Machines,
     saved = tip_of(machines)
     assert Account(machines.front).submit("too late", "for the archive", "too-late").is_success
     wait_until("every node behind the edge to have the block", lambda: tip_of(machines) != saved, within=30)
-    wish = ["-e", f"backup={place}/{archive.name}", "-e", json.dumps({"goud_backups_dir": f"{tmp_path}/fetched"})]
-    recap = machines.playbook("restore", *wish, "-e", "restore_confirm=true")
+    recap = machines.playbook("restore", "-e", f"backup={place}/{archive.name}", "-e", "restore_confirm=true")
+    for fetched in (ROOT / "backups").glob(f"{archive.name.removesuffix('.tar.gz')}.*"):
+        fetched.unlink()
     assert recap.returncode == 0, recap.output
     assert tip_of(machines) == saved
 
