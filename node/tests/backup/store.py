@@ -59,6 +59,7 @@ class Mortal:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.deaths = 0
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = int(free.getsockname()[1])
         self.start()
@@ -84,6 +85,7 @@ class Mortal:
     def kill(self) -> None:
         self._process.kill()
         self._process.wait()
+        self.deaths += 1
 
     def objects(self) -> int:
         return sum(path.is_file() for path in (self._folder / "objects").rglob("*"))
@@ -94,7 +96,9 @@ class Mortal:
 
         def work() -> None:
             deadline = time.monotonic() + 60
-            while self.objects() < until and time.monotonic() < deadline:
+            while self.objects() < until:
+                if time.monotonic() > deadline:
+                    return  # it never got them, and lives: `deaths` tells
                 time.sleep(0.001)
             self.kill()
             if back_after is not None:

@@ -65,8 +65,10 @@ def refused(url: str, data: Path, cache: Path) -> None:
 def test_a_store_that_comes_back_is_waited_for(
     store: Mortal, repository: Repository, data: Path, tmp_path: Path, moment: int
 ) -> None:
+    before = store.deaths
     killing = store.kill_after(moment, back_after=0.5)
     made = backup(repository, data, tmp_path / "cache")
+    assert store.deaths == before + 1, "the backup was done before the store died"
     killing.join()
     assert made.chain.height == 100
     assert_whole(repository, tmp_path / "out", 100)

@@ -42,7 +42,7 @@ COMMANDS: Final[dict[str, str]] = {
 
 
 def command_line(arguments: Sequence[str]) -> typer.Typer:
-    """The command that `arguments` name, or all of them when they name none.
+    """The command that `arguments` begin with, or all of them when it is none.
 
     Importing every command took longer than a backup that finds nothing new, and `ship` runs every minute.
     """
@@ -58,8 +58,7 @@ def command_line(arguments: Sequence[str]) -> typer.Typer:
         rich_markup_mode="markdown",
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    named = next((word for word in arguments if not word.startswith("-")), None)
-    for name in [named] if named in COMMANDS else COMMANDS:
+    for name in [word for word in arguments[:1] if word in COMMANDS] or COMMANDS:
         app.command(name)(command(name))
     return app
 
