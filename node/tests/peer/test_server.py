@@ -18,8 +18,10 @@ from goud_node.chain.block import Block
 from goud_node.chain.certificate import Certificate
 from goud_node.chain.keys import SigningKey
 from goud_node.chain.transactions import AccountCreate
+from goud_node.errors import Unavailable
 from goud_node.peer.signing import MAX_REQUEST_BYTES
 from goud_node.peer.tokens import ANSWER_HEADER, Verifier
+from goud_node.replica import steps
 from goud_node.store import RocksStore
 
 from .support import Caller, Live
@@ -224,13 +226,21 @@ def test_an_expired_checkpoint_is_swept(live: Live, caller: Caller, monkeypatch:
     assert not (live.node.settings.checkpoints_dir / made["id"]).exists()
 
 
-def test_a_node_outside_the_common_epoch_serves_no_blocks(live: Live, caller: Caller) -> None:
+def test_a_node_outside_the_common_epoch_serves_no_blocks(
+    live: Live, caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
     height = grow(live)
     core = live.node.replica._core
-    epoch, core.epoch = core.epoch, None
-    try:
+
+    async def apart(_: object) -> None:
+        raise Unavailable("the log cannot be read")
+
+    with monkeypatch.context() as outside:
+        outside.setattr(steps, "join", apart)  # or the node is back with its next look at the log
+        core.epoch = None
         answer = caller("GET", f"/peer/blocks?start={height}&limit=1")
-    finally:
-        core.epoch = epoch
-    # The node joins again by itself meanwhile, at the earliest with its next look at the log.
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    deadline = time.monotonic() + 10
+    while caller("GET", f"/peer/blocks?start={height}&limit=1").status_code != 200:
+        assert time.monotonic() < deadline, "the node did not join again"
+        time.sleep(0.02)
