@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +23,7 @@ from goud_backup.repository.repository import Repository, missing_of, new_backup
 from goud_backup.settings import SECRETS_FOLDER
 from goud_backup.source import Facts, Snapshot, Source
 from goud_backup.upload import Made, Uploader, units
+from goud_node import __version__
 from goud_node.errors import ConfigurationError
 from goud_node.store import marker
 
@@ -236,13 +236,8 @@ def chain_of(facts: Facts, chain_id: str) -> Chain:
 
 
 def versions() -> dict[str, str]:
-    """What made the backup."""
-    return {
-        "goud-backup": version("goud-node"),
-        "goud-node": version("goud-node"),
-        "rocksdict": version("rocksdict"),
-        "python": platform.python_version(),
-    }
+    """What made the backup. The version of RocksDB stands in the database's own OPTIONS file."""
+    return {"goud-backup": __version__, "goud-node": __version__, "python": platform.python_version()}
 
 
 def _by_file(made: Iterable[Made]) -> Mapping[Path, tuple[list[Part], dict[str, StoredObject]]]:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import logging
-import multiprocessing
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from goud_backup import pool
 from goud_backup.errors import EmptyBackup, InUse, SourceError
 from goud_node.chain.genesis import Genesis
 from goud_node.chain.indexes import height_key
@@ -203,7 +202,7 @@ class Examination:
             return
         # The library reads while it holds the interpreter lock: beside threads that store files, only a process of
         # its own lets both use a core.
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as executor:
+        with pool.processes(1) as executor:
             executor.submit(_read_through_at, str(self._store.path), start, self._height).result()
 
 

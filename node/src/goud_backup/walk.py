@@ -6,15 +6,15 @@ processes of their own, on all cores. Everything follows from the genesis docume
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from goud_backup import pool
 from goud_backup.errors import NotVerified
 from goud_backup.progress import Progress, Silent
 from goud_backup.repository.manifest import Manifest
@@ -130,15 +130,10 @@ def _parallel(
 ) -> tuple[list[_Range], dict[str, int]]:
     found: list[_Range] = []
     keys: dict[str, int] = {}
-    # Families first: they are few and long. Spawned, because this process has threads.
+    # Families first: they are few and long.
     items: list[tuple[int, int] | str] = [family.value for family in Family if family is not Family.BLOCKS]
     items += ranges
-    with (
-        twin(database) as path,
-        ProcessPoolExecutor(
-            workers, mp_context=multiprocessing.get_context("spawn"), initializer=_begin, initargs=(str(path), genesis)
-        ) as executor,
-    ):
+    with twin(database) as path, pool.processes(workers, _begin, (str(path), genesis)) as executor:
         futures = [executor.submit(_task, item) for item in items]
         try:
             for future in as_completed(futures):

@@ -8,20 +8,20 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from importlib.metadata import version
 from types import FrameType
 from typing import Annotated, Final
 
 import typer
 
 from goud_backup.cli import exits, output
+from goud_node import __version__
 from goud_node.errors import GoudError
 
 COMMANDS: Final[dict[str, str]] = {
     "init": "making:init",
     "choose": "choosing:choose",
     "create": "making:create",
-    "ship": "making:ship",
+    "ship": "shipping:ship",
     "list": "looking:listed",
     "show": "looking:show",
     "status": "looking:status",
@@ -95,7 +95,7 @@ def _terminated(number: int, _: FrameType | None) -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(version("goud-node"))
+        typer.echo(__version__)
         raise typer.Exit
 
 

@@ -1,4 +1,4 @@
-"""Commands that put something into a repository."""
+"""Commands that make a repository and the backups in it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from goud_backup import create as creating
-from goud_backup import ship as shipping
 from goud_backup.cli import choosing, options, output
 from goud_backup.cli.measuring import measured, seconds
 from goud_backup.cli.options import (
@@ -98,53 +97,6 @@ def create(
         run.set(bytes=manifest.totals["bytes"], new_bytes=manifest.totals["new_bytes"], height=manifest.chain.height)
         run.set(recovery_point_timestamp_seconds=seconds(manifest.chain.tip_ms))
     output.emit("backup", summary(manifest, seconds=round(time.monotonic() - began, 3)), as_json=as_json)
-
-
-def ship(
-    url: Url,
-    data_dir: Annotated[
-        Path | None, typer.Option("--data-dir", help="Ship from the data directory of a stopped node instead.")
-    ] = None,
-    node_url: NodeUrl = None,
-    node: NodeName = None,
-    key: KeyFile = None,
-    operator: Operator = False,
-    candidate: Candidates = None,
-    genesis: GenesisFile = None,
-    recipient: Recipients = "",
-    from_genesis: Annotated[
-        bool, typer.Option(help="The first time, begin at block 1 even though there is a backup.")
-    ] = False,
-    wait: Wait = 20.0,
-    metrics_dir: MetricsDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Store the certified blocks that are not in the repository yet. Run it every minute; again is harmless."""
-    with ExitStack() as stack:
-        run = stack.enter_context(measured("ship", metrics_dir))
-        run.chosen = choosing.is_chosen(candidate, node, as_json=as_json)
-        if not run.chosen:
-            return
-        repository = stack.enter_context(options.repository(url, genesis))
-        progress = stack.enter_context(output.progress())
-        blocks: shipping.Blocks
-        if data_dir is not None:
-            blocks = shipping.DirectoryBlocks(data_dir, repository.config.genesis)
-        else:
-            client = options.node_client(node_url, node, key, repository.config.genesis, operator=operator)
-            stack.callback(client.close)
-            blocks = shipping.NodeBlocks(client)
-        done = shipping.ship(
-            repository,
-            blocks,
-            options.recipients(recipient),
-            wait=wait,
-            from_genesis=from_genesis,
-            progress=progress,
-        )
-        run.set(new_bytes=done.stored_bytes, shipped_height=done.last)
-        run.set(recovery_point_timestamp_seconds=seconds(done.recovery_point_ms))
-    output.emit("shipped", done.document(), as_json=as_json)
 
 
 def summary(manifest: Manifest, **more: Any) -> dict[str, Any]:

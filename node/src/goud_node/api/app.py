@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from goud_node import problems
+from goud_node import __version__, problems
 from goud_node.api import accounts, chain, collections, events, probes
 from goud_node.api.context import Context
 from goud_node.api.events import Broadcaster
@@ -36,7 +35,7 @@ def openapi_document() -> dict[str, Any]:
 
 def _application() -> FastAPI:
     # The interactive pages load scripts from the internet; the document itself is what clients need.
-    app = FastAPI(title="Goud Chain node", version=version("goud-node"), docs_url=None, redoc_url=None)
+    app = FastAPI(title="Goud Chain node", version=__version__, docs_url=None, redoc_url=None)
     for module in (probes, accounts, collections, chain, events):
         app.include_router(module.router)
     problems.install(app)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from goud_node import __version__
 from goud_node import settings as node_settings
 from goud_node.api.app import openapi_document
 from goud_node.chain import genesis as genesis_document
@@ -53,7 +53,7 @@ def main() -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(version("goud-node"))
+        typer.echo(__version__)
         raise typer.Exit
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import version
 
 from fastapi import FastAPI
 
+from goud_node import __version__
 from goud_node.agreement.kv import Kv
 from goud_node.agreement.sequencer import Sequencer
 from goud_node.api.app import create_app
@@ -112,7 +112,7 @@ def _assemble(settings: Settings, identity: Identity, store: RocksStore, ledger:
         tokens=tokens,
         metrics=metrics,
         volume=Volume(store, settings.data_dir, max_age=settings.volume_refresh_seconds).metrics,
-        version=version("goud-node"),
+        version=__version__,
     )
     metrics.watch(context.snapshot)
     broadcaster = Broadcaster(context)
