@@ -6,17 +6,20 @@ import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from goud_backup import pool, restore
-from goud_backup.errors import BackupError, Missing
+from goud_backup.errors import Missing, NoSpace, TargetError, WrongIdentity
 from goud_backup.plan import How, Plan
 from goud_backup.repository import layout, locks
 from goud_backup.repository.manifest import Manifest, StoredObject, check_certificates
 from goud_backup.repository.repository import Repository, check_object
 from goud_backup.repository.segments import Reference
-from goud_node.errors import GoudError
+from goud_node.errors import GoudError, StoreFull
+
+_HINDRANCES: Final = (TargetError, NoSpace, StoreFull, WrongIdentity)
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,10 @@ class Depth:
 
 
 def verify(repository: Repository, depth: Depth, tools: restore.Tools) -> Report:
-    """Problems are collected, never raised, as long as the store answers at all. Nothing to verify is a problem."""
+    """Problems are collected. Nothing to verify is one; what only keeps us from looking is raised, and never noted.
+
+    Raises TargetError, AccessRefused, NoSpace, WrongIdentity.
+    """
     report = Report("deep" if depth.deep else "data" if depth.data else "listing")
     _forks(repository, report)
     manifests = _manifests(repository, report)
@@ -71,11 +77,25 @@ def verify(repository: Repository, depth: Depth, tools: restore.Tools) -> Report
     bad = _objects(repository, objects, report, depth, tools)
     _segments(repository, report, depth, tools)
     chosen: Manifest | None = None
-    if depth.deep:
-        chosen = _deep(repository, report, depth, tools)
-    if depth.record:
-        _record(repository, manifests, report, bad, depth=depth, chosen=chosen)
+    try:
+        if depth.deep:
+            chosen = _deep(repository, report, depth, tools)
+    finally:
+        # What the hashes told holds, whatever kept the restore to scratch from being done.
+        if depth.record:
+            _record(repository, manifests, report, bad, depth=depth, chosen=chosen)
     return report
+
+
+def _finding(error: GoudError) -> str:
+    """What the report says of an error; one that says nothing of what is stored is raised on.
+
+    A store that cannot be reached, an expired credential or a full scratch must not pass for damage: a backup noted as
+    damaged may be pruned, and an object is quarantined.
+    """
+    if isinstance(error, _HINDRANCES) and not isinstance(error, Missing):
+        raise error
+    return str(error)
 
 
 def _forks(repository: Repository, report: Report) -> None:
@@ -83,7 +103,7 @@ def _forks(repository: Repository, report: Report) -> None:
         try:
             repository.read_fork(key)
         except GoudError as error:
-            report.add(key, error)
+            report.add(key, _finding(error))
 
 
 def _manifests(repository: Repository, report: Report) -> list[Manifest]:
@@ -152,8 +172,8 @@ def _objects(
 def _look(repository: Repository, name: str, entry: StoredObject) -> str | None:
     try:
         check_object(name, repository.target.get(layout.object_key(name)), entry.stored)
-    except (BackupError, GoudError) as error:
-        return str(error)
+    except GoudError as error:
+        return _finding(error)
     return None
 
 
@@ -165,7 +185,7 @@ def _segments(repository: Repository, report: Report, depth: Depth, tools: resto
         try:
             _look_at_segment(repository, segment, depth, tools)
         except GoudError as error:
-            return segment.key, str(error)
+            return segment.key, _finding(error)
         return None
 
     for found in pool.run(look, references, tools.workers):
@@ -187,14 +207,14 @@ def _deep(repository: Repository, report: Report, depth: Depth, tools: restore.T
     try:
         manifest = repository.find(depth.backup)
     except GoudError as error:
-        report.add(depth.backup, error)
+        report.add(depth.backup, _finding(error))
         return None
     plan = Plan(How.BACKUP, manifest, (), manifest.chain.height, None, manifest.chain.height)
     with tempfile.TemporaryDirectory(prefix="goud-backup-verify-", dir=depth.scratch) as folder:
         try:
             report.height, report.tip_hash = restore.prepare(repository, plan, Path(folder), tools)
-        except (GoudError, Missing) as error:
-            report.add(manifest.id, error)
+        except GoudError as error:
+            report.add(manifest.id, _finding(error))
     return manifest
 
 
@@ -222,14 +242,20 @@ def _record(
 
 
 def quarantine(repository: Repository, report: Report, *, wait: float = 0.0) -> list[str]:
-    """Move damaged objects out of the way, so that the next backup stores them again where it still can."""
+    """Move damaged objects out of the way, so that the next backup stores them again where it still can.
+
+    Each is looked at once more under the lock: one that a backup has stored anew meanwhile stays.
+    """
     moved = []
     with locks.Lock(repository.target, locks.BACKUP, "quarantine", wait=wait):
         for problem in report.problems:
             name = layout.object_name(problem.thing)
             if name is None or repository.target.stat(problem.thing) is None:
                 continue
-            repository.target.put(f"{layout.DAMAGED}{name}", repository.target.get(problem.thing))
+            raw = repository.target.get(problem.thing)
+            if sha256(raw).hexdigest() == name:
+                continue
+            repository.target.put(f"{layout.DAMAGED}{name}", raw)
             repository.target.delete(problem.thing)
             moved.append(problem.thing)
     return moved

@@ -124,7 +124,11 @@ def verify(
     metrics_dir: MetricsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Verify every manifest, object and segment by its hash. Ends with 11, naming each thing that is wrong."""
+    """Verify every manifest, object and segment by its hash. Ends with 11, naming each thing that is wrong.
+
+    What only keeps it from looking (a credential, a full disk, a missing identity) has its own exit code and is noted
+    of no backup.
+    """
     depth = verifying.Depth(not quick, deep, backup, scratch, record)
     with (
         measured("verify", metrics_dir) as run,

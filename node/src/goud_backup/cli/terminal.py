@@ -68,7 +68,7 @@ class Bar:
     def __init__(self, bars: Bars) -> None:
         self._bars = bars
         self._task: TaskID | None = None
-        self._size = DownloadColumn(binary_units=True)
+        self._size = DownloadColumn()
         self._count = MofNCompleteColumn()
         self._name = ""
 
