@@ -7,34 +7,27 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 import pyrage
 import pytest
 
-from goud_backup import create as creating
 from goud_backup import restore as restoring
 from goud_backup import verify as verifying
 from goud_backup import walk
-from goud_backup.codec.encoding import Bytes
 from goud_backup.codec.sealing import Opener
-from goud_backup.errors import AccessRefused, Damaged, Missing, NoSpace, NotVerified, TargetError, WrongIdentity
+from goud_backup.errors import Damaged, Missing, NotVerified, WrongIdentity
 from goud_backup.plan import Wish
-from goud_backup.progress import Silent
-from goud_backup.repository import layout, locks
+from goud_backup.repository import layout
 from goud_backup.repository.manifest import canonical
 from goud_backup.repository.repository import Repository, initialize
-from goud_backup.source import DirectorySource
 from goud_backup.targets import open_target
-from goud_backup.upload import units
 from goud_node.chain.block import Block
 from goud_node.chain.indexes import height_key
 from goud_node.errors import CorruptStore, GoudError, WrongChain
 from goud_node.store import Batch, Family, RocksStore
 
-from .conftest import Cloud, collect_refused
 from .support import (
     GENESIS,
     backup,
@@ -231,102 +224,6 @@ def test_a_wrong_key(tmp_path: Path, chain: Path, cache: Path) -> None:
             restore(sealed, tmp_path / "out", None, tools)
     check = sealed.checks().get(manifest.id)
     assert check is None or check["ok"], "a key that is not here says nothing of the backup"
-
-
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of Google's library, see collect_refused
-def test_an_expired_credential(google: Cloud, gs_url: str, chain: Path, cache: Path, tmp_path: Path) -> None:
-    repository = initialize(open_target(gs_url), GENESIS, encrypted=False)
-    backup(repository, chain, cache)
-    google.refuse()
-    try:
-        for attempt in (
-            lambda: backup(repository, chain, cache),
-            lambda: restore(repository, tmp_path / "out"),
-            lambda: report_of(repository),
-            lambda: ship(repository, chain),
-        ):
-            with pytest.raises(AccessRefused, match="renew"):
-                attempt()
-    finally:
-        google.accept()
-    assert restore(repository, tmp_path / "out").height == 60
-    repository.close()
-    collect_refused()
-
-
-class Ending(Silent):
-    """Calls `end` when the first object is done."""
-
-    def __init__(self, end: Callable[[], None]) -> None:
-        self._end = end
-
-    def advance(self, units: int) -> None:
-        if units:
-            self._end()
-
-
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # as above
-def test_a_credential_that_expires_midway(
-    google: Cloud, gs_url: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It damages nothing, and nothing is noted as damaged."""
-    cache = tmp_path / "cache"
-    monkeypatch.setattr("goud_backup.create.units", partial(units, part=16_384, pack=4_096))
-    repository = initialize(open_target(gs_url), GENESIS, encrypted=False)
-    backup(repository, data, cache)
-    grow(data, 40, size=8000)
-    ending = Ending(google.refuse)
-    tools = restoring.Tools(None, progress=ending)
-    given = creating.Options(cache_dir=cache)
-    for attempt in (
-        lambda: report_of(repository, tools=tools),
-        lambda: restore(repository, tmp_path / "out", None, tools),
-        lambda: creating.create(repository, DirectorySource(data), given, ending),
-    ):
-        try:
-            with pytest.raises(AccessRefused, match="renew"):
-                attempt()
-        finally:
-            google.accept()
-        collect_refused()
-        assert not repository.checks()
-        assert [one.sequence for one in repository.manifests().good] == [1]
-    # A process that has ended leaves its lock to the next one; this one lives.
-    repository.target.delete(f"{layout.LOCKS}{locks.BACKUP}.json")
-    assert verifying.verify(repository, verifying.Depth(), TOOLS).ok
-    assert backup(repository, data, cache).chain.height == 100
-    assert restore(repository, tmp_path / "out").height == 100
-    repository.close()
-
-
-def test_an_object_that_cannot_be_fetched_is_no_damage(history: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
-    newest, key, get = history.find("latest").id, layout.object_key(largest(history)), history.target.get
-
-    def lost(wanted: str) -> Bytes:
-        if wanted == key:
-            raise TargetError("the connection was lost")
-        return get(wanted)
-
-    monkeypatch.setattr(history.target, "get", lost)
-    before = history.checks().get(newest)
-    with pytest.raises(TargetError, match="connection was lost"):
-        verifying.verify(history, verifying.Depth(), TOOLS)
-    assert history.checks().get(newest) == before
-
-
-def test_a_full_scratch_is_no_damage(history: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
-    newest = history.find("latest").id
-    with monkeypatch.context() as patch:
-        patch.setattr("goud_backup.staging.RESERVE_BYTES", 1 << 60)
-        with pytest.raises(NoSpace, match="Nothing was written"):
-            verifying.verify(history, verifying.Depth(deep=True), TOOLS)
-    assert (history.checks()[newest]["ok"], history.checks()[newest]["level"]) == (True, "data")
-    replace(history, layout.object_key(largest(history)), flipped)
-    with monkeypatch.context() as patch:
-        patch.setattr("goud_backup.staging.RESERVE_BYTES", 1 << 60)
-        with pytest.raises(NoSpace):
-            verifying.verify(history, verifying.Depth(deep=True), TOOLS)
-    assert history.checks()[newest]["ok"] is False, "what the hashes told holds"
 
 
 def test_every_verb_on_s3(s3_url: str, chain: Path, cache: Path, tmp_path: Path) -> None:
