@@ -214,6 +214,14 @@ def goud(bench: Bench, data: Path, more: Callable[[], None], identity: Path | No
     fetch = [sys.executable, str(Path(__file__)), "--fetch", str(repository), str(target)]
     bench.run(name, "restore, hashes only", [*fetch, *opened], repository)
     shutil.rmtree(target)
+    ship = [*base, "ship", *at, "--data-dir", str(data), "--from-genesis", *sealed]
+    bench.run(name, "ship every block", ship, repository / "segments")
+    archives = folder / "archives"
+    bench.run(name, "archive out of it", [*base, "export", *at, "--to", str(archives), *opened], archives)
+    (archive,) = archives.glob("*.tar.gz")
+    back = [*base, "import", *at, str(archive), "--scratch", str(folder), "--cache-dir", str(folder / "none"), *sealed]
+    bench.run(name, "archive into it, proven", back, repository)
+    shutil.rmtree(archives)
 
 
 def fetch(repository: str, target: str, identity: str | None) -> None:
