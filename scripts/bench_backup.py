@@ -120,8 +120,9 @@ def prepare(state: Path, gigabytes: float) -> Path:
     return data
 
 
-def checkpoint(data: Path, folder: Path) -> Path:
-    """What a node hands to a backup: hard links of the database. The other tools read this."""
+def checkpoint(data: Path, folder: Path, change: Callable[[], None] = lambda: None) -> Path:
+    """What a node hands to a backup after `change`: hard links of the database. The other tools read this."""
+    change()
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     store = RocksStore.open(data / "rocksdb")
@@ -237,14 +238,9 @@ def restic(bench: Bench, data: Path, more: Callable[[], None]) -> None:
     base = ["restic", "-q", "-r", str(repository), "--no-cache"]
     subprocess.run([*base, "init"], check=True, env=bench.environment)
     backup = [*base, "backup", "--ignore-ctime", "."]
-
-    def grown() -> Path:
-        more()
-        return checkpoint(data, links)
-
     bench.run("restic", "full", backup, repository, cwd=checkpoint(data, links))
     bench.median("restic", "unchanged", backup, repository, lambda: checkpoint(data, links))
-    bench.median("restic", "1 % more", backup, repository, grown)
+    bench.median("restic", "1 % more", backup, repository, lambda: checkpoint(data, links, more))
     bench.run("restic", "verify (hashes)", [*base, "check", "--read-data"], repository)
     back = shlex.join([*base, "restore", "latest", "--target", str(target)])
     bench.run("restic", "restore, hashes only", f"{back} && sync -f {target}", repository)
@@ -255,16 +251,11 @@ def borg(bench: Bench, data: Path, more: Callable[[], None]) -> None:
     """borg, encrypted, zstd 1, tuned the same way."""
     repository, links, target = (bench.work / f"borg-{name}" for name in ("repository", "links", "restored"))
     subprocess.run(["borg", "init", "-e", "repokey-blake2", str(repository)], check=True, env=bench.environment)
-
-    def grown() -> Path:
-        more()
-        return checkpoint(data, links)
-
     create = ["borg", "create", "--compression", "zstd,1", "--files-cache", "mtime,size,inode"]
     create += [f"{repository}::{{now:%s.%f}}", "."]
     bench.run("borg", "full", create, repository, cwd=checkpoint(data, links))
     bench.median("borg", "unchanged", create, repository, lambda: checkpoint(data, links))
-    bench.median("borg", "1 % more", create, repository, grown)
+    bench.median("borg", "1 % more", create, repository, lambda: checkpoint(data, links, more))
     bench.run("borg", "verify (hashes)", ["borg", "check", "--verify-data", str(repository)], repository)
     target.mkdir()
     last = ["borg", "list", "--last", "1", "--short", str(repository)]

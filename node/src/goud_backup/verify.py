@@ -68,7 +68,7 @@ class Depth:
 def verify(repository: Repository, depth: Depth, tools: restore.Tools) -> Report:
     """Problems are collected. Nothing to verify is one; what only keeps us from looking is raised, and never noted.
 
-    Raises TargetError, AccessRefused, NoSpace, WrongIdentity.
+    Raises TargetError (of which Missing is a problem), NoSpace, StoreFull, WrongIdentity.
     """
     report = Report("deep" if depth.deep else "data" if depth.data else "listing")
     _forks(repository, report)
