@@ -38,6 +38,7 @@ FOLDERS = {
     "tests/cloud": "a cluster on machines of the sandbox, at each provider",
     "tests/conventions": "what this repository promises of itself",
     "tests/e2e": "the cluster in Docker, under faults",
+    "tests/fixtures": "what clusters of earlier releases left behind: later ones must read it and carry it on",
     "tests/plugins": "unit tests of the Ansible plugins and of the scripts",
     "tests/support": "what tests and benchmark share",
 }

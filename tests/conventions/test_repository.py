@@ -17,7 +17,8 @@ import yaml
 import documentation
 
 ROOT = documentation.ROOT
-FILES = documentation.tracked()
+BINARY = (".whl", ".xz")
+FILES = [name for name in documentation.tracked() if not name.endswith(BINARY)]
 BIN = Path(sys.executable).parent
 
 
