@@ -47,7 +47,9 @@ class Client:
     async def _request(self, method: str, path: str, options: dict[str, Any]) -> httpx.Response:
         transport = httpx.ASGITransport(self._app, raise_app_exceptions=True)
         headers = self.headers | options.pop("headers", {})
-        async with httpx.AsyncClient(transport=transport, base_url="https://www.googleapis.com") as client:
+        async with httpx.AsyncClient(
+            transport=transport, base_url="https://www.googleapis.com", trust_env=False
+        ) as client:
             return await client.request(method, path, headers=headers, **options)
 
 

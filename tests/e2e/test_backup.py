@@ -38,7 +38,7 @@ def newest_archive() -> Path:
 
 def hashes_at(height: int) -> set[str]:
     """The hash of one block as each node serves it: one, when they agree."""
-    return {httpx.get(f"{address}/api/blocks/{height}").json()["hash"] for address in NODES.values()}
+    return {httpx.get(f"{address}/api/blocks/{height}", trust_env=False).json()["hash"] for address in NODES.values()}
 
 
 def lose_all_volumes(cluster: Cluster) -> None:

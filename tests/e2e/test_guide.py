@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("cluster")]
 
 
 def test_volume_metrics_as_json() -> None:
-    metrics = httpx.get(f"{BALANCER}/api/metrics").json()["volume_metrics"]
+    metrics = httpx.get(f"{BALANCER}/api/metrics", trust_env=False).json()["volume_metrics"]
     assert metrics["mount_path"] == "/data"
     assert metrics["rocksdb_present"] is True
     assert metrics["disk_used_bytes"] > 0
@@ -21,7 +21,7 @@ def test_volume_metrics_as_json() -> None:
 
 
 def test_volume_metrics_for_prometheus() -> None:
-    text = httpx.get(f"{BALANCER}/api/metrics/prometheus").text
+    text = httpx.get(f"{BALANCER}/api/metrics/prometheus", trust_env=False).text
     values = dict(
         line.rsplit(" ", 1) for line in text.splitlines() if line.startswith(("goud_volume", "goud_chain", "goud_peer"))
     )

@@ -138,17 +138,19 @@ class Cluster:
     # -- what nodes say ---------------------------------------------------------------------------------------------
     @staticmethod
     def health(node: str) -> dict[str, Any]:
-        answer: dict[str, Any] = httpx.get(f"{NODES[node]}/health", timeout=2).json()
+        answer: dict[str, Any] = httpx.get(f"{NODES[node]}/health", timeout=2, trust_env=False).json()
         return answer
 
     @staticmethod
     def volume(node: str) -> dict[str, Any]:
-        metrics: dict[str, Any] = httpx.get(f"{NODES[node]}/api/metrics", timeout=5).json()["volume_metrics"]
+        metrics: dict[str, Any] = httpx.get(f"{NODES[node]}/api/metrics", timeout=5, trust_env=False).json()[
+            "volume_metrics"
+        ]
         return metrics
 
     @staticmethod
     def ready(node: str) -> bool:
-        return httpx.get(f"{NODES[node]}/readyz", timeout=2).status_code == 200
+        return httpx.get(f"{NODES[node]}/readyz", timeout=2, trust_env=False).status_code == 200
 
     def lengths(self) -> dict[str, int]:
         return {node: int(self.health(node)["chain_length"]) for node in NODES}

@@ -43,7 +43,7 @@ class Account:
     """An account and its session; one HTTP connection, not shared between threads."""
 
     def __init__(self, url: str = BALANCER, api_key: str | None = None) -> None:
-        self.http = httpx.Client(base_url=url, timeout=15)
+        self.http = httpx.Client(base_url=url, timeout=15, trust_env=False)
         self.api_key = api_key or str(self._post("/api/accounts")["api_key"])
         self.token = str(self._post("/api/sessions", {"api_key": self.api_key})["token"])
         self.http.headers["Authorization"] = f"Bearer {self.token}"

@@ -14,6 +14,8 @@ from etcd3aio.watch import WatchService
 _OPTIONS: list[tuple[str, int]] = [
     # gRPC would repeat a call that it believes was never processed; only the sequencer may decide to repeat one.
     ("grpc.enable_retries", 0),
+    # A proxy of the environment is for packages and providers; a member is reached directly or not at all.
+    ("grpc.enable_http_proxy", 0),
     # Channels share connections by default: a fresh channel would get the dead connection of the old one back.
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.initial_reconnect_backoff_ms", 100),
