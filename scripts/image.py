@@ -1,6 +1,6 @@
 """Build the project's images: the same inputs give the same image id, and what is there is not built again.
 
-Usage: .venv/bin/python scripts/image.py node|etcd|haproxy [--check] [--rebuild] [--archive]
+Usage: .venv/bin/python scripts/image.py node|etcd|haproxy [--check] [--rebuild] [--archive] [--wheel FILE]
 Prints one JSON line: component, reference, id, built (true also when --check says it would be), seconds.
 """
 
@@ -67,7 +67,9 @@ def base_layers(*, check: bool) -> list[str] | None:
     return [str(layer) for layer in found["RootFS"]["Layers"]]
 
 
-def build(component: Component, reference: str, layers: Sequence[str], inputs: str, *, cache: bool) -> None:
+def build(
+    component: Component, reference: str, layers: Sequence[str], inputs: str, *, cache: bool, wheel: Path | None
+) -> None:
     """Build, normalise and load one image under `reference`.
 
     The unnormalised image stays tagged `:cache`, so that the next build reuses its layers.
@@ -78,7 +80,7 @@ def build(component: Component, reference: str, layers: Sequence[str], inputs: s
     with tempfile.TemporaryDirectory(dir=work_root) as scratch:
         context = Path(scratch) / "context"
         context.mkdir()
-        prepare(component, context, work_root / "wheels")
+        prepare(component, context, work_root / "wheels", wheel=wheel)
         options = ["--build-arg", f"BASE={BASE}", "--tag", raw, *([] if cache else ["--no-cache"])]
         docker("build", *options, str(context), quiet=False)
         saved, loadable = Path(scratch) / "saved.tar", Path(scratch) / "loadable.tar"
@@ -99,18 +101,19 @@ def forget_old_stages() -> None:
             docker("rmi", image, check=False)
 
 
-def make(component: Component, *, check: bool, rebuild: bool) -> dict[str, Any]:
+def make(component: Component, *, check: bool, rebuild: bool, wheel: Path | None = None) -> dict[str, Any]:
     """Build the component's image when it is absent (or when told to); return what was done.
 
-    In check mode nothing is changed, and `built` tells whether a run would build.
+    In check mode nothing is changed, and `built` tells whether a run would build. With `wheel` the image holds the node
+    of an earlier release.
     """
     layers = base_layers(check=check)
-    inputs = digest(component, layers or [])
+    inputs = digest(component, layers or [], wheel=wheel)
     reference = f"goud-chain/{component.name}:{inputs[:16]}"
     found = inspect(reference)
     needed = found is None or rebuild
     if needed and not check:
-        build(component, reference, layers or [], inputs, cache=not rebuild)
+        build(component, reference, layers or [], inputs, cache=not rebuild, wheel=wheel)
         found = inspect(reference)
         if found is None:
             raise ImageError(f"the engine loaded no {reference}")
@@ -149,12 +152,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; tell what would be built")
     parser.add_argument("--rebuild", action="store_true", help="build from scratch, without any cache")
     parser.add_argument("--archive", action="store_true", help="pack the built image for another engine")
+    parser.add_argument(
+        "--wheel", type=Path, help="the wheel of an earlier release of the node, in place of the sources"
+    )
     options = parser.parse_args(arguments)
     started = time.monotonic()
     try:
         component = COMPONENTS[options.component]
+        if options.wheel is not None and (not component.wheels or options.archive):
+            parser.error("--wheel is for the image of the node, and not for --archive")
         outcome = (
-            archive(component) if options.archive else make(component, check=options.check, rebuild=options.rebuild)
+            archive(component)
+            if options.archive
+            else make(component, check=options.check, rebuild=options.rebuild, wheel=options.wheel)
         )
     except ImageError as error:
         print(f"image {options.component}: {error}", file=sys.stderr)

@@ -109,8 +109,11 @@ def node_sources(root: Path = ROOT) -> dict[str, Path]:
     return {path.relative_to(base).as_posix(): path for path in sorted(found)}
 
 
-def digest(component: Component, base_layers: Iterable[str], root: Path = ROOT) -> str:
-    """Return the hexadecimal digest over everything that decides the image's content."""
+def digest(component: Component, base_layers: Iterable[str], root: Path = ROOT, *, wheel: Path | None = None) -> str:
+    """Return the hexadecimal digest over everything that decides the image's content.
+
+    `wheel` is the node's wheel of an earlier release, in place of the one that is built from the sources here.
+    """
     state = hashlib.sha256()
 
     def add(label: str, content: bytes) -> None:
@@ -126,7 +129,7 @@ def digest(component: Component, base_layers: Iterable[str], root: Path = ROOT) 
         add("machine", platform.machine().encode())
         add("requirements", node_requirements(root).encode())
         add("setuptools", metadata.version("setuptools").encode())
-        for name, path in node_sources(root).items():
+        for name, path in node_sources(root).items() if wheel is None else [(wheel.name, wheel)]:
             add(name, path.read_bytes())
     return state.hexdigest()
 
@@ -173,7 +176,7 @@ def node_wheel(destination: Path, root: Path = ROOT) -> Path:
     return wheel
 
 
-def prepare(component: Component, context: Path, cache: Path, root: Path = ROOT) -> None:
+def prepare(component: Component, context: Path, cache: Path, root: Path = ROOT, *, wheel: Path | None = None) -> None:
     """Fill a build context: the Dockerfile, and for the node its wheels, each with a requirements file of hashes."""
     shutil.copyfile(root / component.dockerfile, context / "Dockerfile")
     if not component.wheels:
@@ -182,7 +185,10 @@ def prepare(component: Component, context: Path, cache: Path, root: Path = ROOT)
     shutil.copytree(third_party_wheels(requirements, cache), context / "wheels")
     (context / "wheels/requirements.txt").write_text(requirements, encoding="utf-8")
     (context / "own").mkdir()
-    wheel = node_wheel(context / "own", root)
+    if wheel is None:
+        wheel = node_wheel(context / "own", root)
+    else:
+        shutil.copyfile(wheel, context / "own" / wheel.name)
     version = wheel.name.split("-")[1]
     own = f"goud-node=={version} --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n"
     (context / "own/requirements.txt").write_text(own, encoding="utf-8")

@@ -160,3 +160,14 @@ def test_digest_changes_with_every_input() -> None:
 def test_the_nodes_wheel_is_reproducible(tmp_path: Path) -> None:
     wheels = [image_inputs.node_wheel(tmp_path / name).read_bytes() for name in ("one", "two")]
     assert wheels[0] == wheels[1]
+
+
+def test_the_wheel_of_an_earlier_release_decides_the_image(tmp_path: Path) -> None:
+    node = image_inputs.COMPONENTS["node"]
+    wheel = tmp_path / "goud_node-0.1.0-py3-none-any.whl"
+    wheel.write_bytes(b"first")
+    earlier = image_inputs.digest(node, [], wheel=wheel)
+    assert earlier != image_inputs.digest(node, [])
+    assert earlier == image_inputs.digest(node, [], wheel=wheel)
+    wheel.write_bytes(b"second")
+    assert earlier != image_inputs.digest(node, [], wheel=wheel)
