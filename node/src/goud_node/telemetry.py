@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -180,6 +181,22 @@ class Metrics:
         """The scrape's body and content type for an Accept header."""
         encoder, content_type = choose_encoder(accept)
         return encoder(self.registry), content_type
+
+
+class Seldom:
+    """Lets a thing that may repeat without end be logged once a minute."""
+
+    def __init__(self, seconds: float = 60.0) -> None:
+        self._seconds = seconds
+        self._last: dict[str, float] = {}
+
+    def allows(self, name: str) -> bool:
+        """Whether a line about `name` is due; the caller then writes it. Names must come from a bounded set."""
+        now = time.monotonic()
+        if now - self._last.get(name, float("-inf")) < self._seconds:
+            return False
+        self._last[name] = now
+        return True
 
 
 class _JsonFormatter(logging.Formatter):

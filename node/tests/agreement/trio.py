@@ -6,22 +6,20 @@ import asyncio
 import contextlib
 import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from goud_node.agreement.embedded import EmbeddedKv
 from goud_node.agreement.kv import Kv
 from goud_node.agreement.sequencer import Sequencer
-from goud_node.chain.block import Block
-from goud_node.chain.certificate import Certificate
 from goud_node.chain.genesis import Genesis, Validator
 from goud_node.chain.keys import SigningKey
-from goud_node.chain.ledger import Ledger, Receipt
+from goud_node.chain.ledger import Epoch, Ledger, Receipt
 from goud_node.chain.transactions import AccountCreate
 from goud_node.errors import GoudError, Unavailable
 from goud_node.replica.replica import Replica
-from goud_node.replica.types import Options
+from goud_node.replica.types import Options, Served
 from goud_node.store.memory import MemoryStore
 
 NAMES = ("node1", "node2", "node3")
@@ -53,18 +51,21 @@ class DirectPeers:
     def _others(self) -> list[Member]:
         return [m for m in self._trio.members.values() if m.running and m.name != self._name]
 
-    async def fetch(self, start: int, limit: int) -> Sequence[tuple[Block, Certificate]]:
+    async def fetch(self, start: int, limit: int, epoch: Epoch) -> Served | None:
         await asyncio.sleep(0)
         if not self._others():
             raise Unavailable("no peer runs")
-        ledger = max((m.ledger for m in self._others()), key=lambda ledger: ledger.certified_height)
+        best = max((m for m in self._others()), key=lambda m: m.ledger.certified_height)
+        ledger = best.ledger
+        if ledger.epoch != epoch:
+            return None
         pairs = []
         for height in range(start, min(start + limit, ledger.certified_height + 1)):
             block, certificate = ledger.block(height), ledger.certificate(height)
             assert block is not None
             assert certificate is not None
             pairs.append((block, certificate))
-        return pairs
+        return Served(best.name, ledger.epoch, pairs)
 
     async def forward(self, leader: str, transaction: bytes) -> Receipt:
         member = self._trio.members.get(leader)

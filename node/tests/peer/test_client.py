@@ -14,6 +14,7 @@ import pytest_asyncio
 from goud_node import errors
 from goud_node.chain import encoding
 from goud_node.chain.keys import SigningKey
+from goud_node.chain.ledger import Epoch
 from goud_node.chain.transactions import AccountCreate
 from goud_node.errors import GoudError, IdempotencyConflict, InvalidTransaction, NotLeader, OutcomeUnknown, Unavailable
 from goud_node.peer.client import PeerClient
@@ -26,6 +27,8 @@ from .test_server import grow
 NODE1 = SigningKey.from_seed(b"\1" * 32)
 NODE2 = SigningKey.from_seed(b"\2" * 32)
 CHAIN = "goud-test"
+EPOCH = Epoch(1, 0, bytes(32))
+OTHER_EPOCH = Epoch(2, 1, bytes(32))
 
 
 def client_of(peers: dict[str, Peer], handler: Callable[[httpx.Request], httpx.Response] | None = None) -> PeerClient:
@@ -61,10 +64,16 @@ def account(name: str | None = None) -> bytes:
 
 async def test_blocks_are_fetched_with_certificates(live: Live, client: PeerClient) -> None:
     height = grow(live, 3)
-    pairs = await client.fetch(1, 2)
-    assert [block.height for block, _ in pairs] == [1, 2]
-    assert [certificate.height for _, certificate in pairs] == [1, 2]
-    assert await client.fetch(height + 1, 5) == []
+    epoch = live.node.ledger.epoch
+    assert epoch is not None
+    served = await client.fetch(1, 2, epoch)
+    assert served is not None
+    assert (served.peer, served.epoch) == ("node1", epoch)
+    assert [block.height for block, _ in served.pairs] == [1, 2]
+    assert [certificate.height for _, certificate in served.pairs] == [1, 2]
+    assert await client.fetch(height + 1, 5, epoch) is None
+    with pytest.raises(Unavailable):
+        await client.fetch(1, 2, OTHER_EPOCH)
 
 
 async def test_a_submission_is_forwarded(live: Live, client: PeerClient) -> None:
@@ -105,7 +114,7 @@ async def test_a_peer_of_another_chain_does_not_count(client: PeerClient) -> Non
 async def test_nobody_there_is_unavailable() -> None:
     lonely = client_of({"node1": Peer("node1", "http://127.0.0.1:1", NODE1.public)})
     with pytest.raises(Unavailable):
-        await lonely.fetch(1, 1)
+        await lonely.fetch(1, 1, EPOCH)
     with pytest.raises(Unavailable):
         await lonely.forward("node1", account())
     await lonely.close()
@@ -185,18 +194,52 @@ def in_turn(*bodies: bytes) -> Reply:
     return reply
 
 
+def status_of(epoch: int) -> bytes:
+    return json.dumps({"chain_id": CHAIN, "height": 1, "certified": 1, "epoch": epoch}).encode()
+
+
 async def test_a_lying_peer_is_passed_over(live: Live) -> None:
     grow(live, 1)
     certificate = live.node.ledger.certificate(1)
     raw = live.node.ledger.raw_block(1)
     assert certificate is not None
     assert raw is not None
-    good = encoding.encode([[raw, certificate.encode()]])
-    wrong_height = encoding.encode([[live.node.ledger.raw_block(0), certificate.encode()]])
-    for lie in (b"\xff", wrong_height, encoding.encode([[raw]]), encoding.encode([[b"x", b"y"]])):
+    row = [raw, certificate.encode()]
+    named = EPOCH.encode()
+    lies = [
+        b"\xff",
+        *(encoding.encode(lie) for lie in (0, [0], [named], [named, 0], [named, [row], 0], [b"x", [row]], {"a": 1})),
+        *(
+            encoding.encode([named, rows])
+            for rows in ([[live.node.ledger.raw_block(0), row[1]]], [[raw]], [[b"x", b"y"]], [row, row], [0])
+        ),
+        encoding.encode([OTHER_EPOCH.encode(), [row]]),
+    ]
+    for lie in lies:
+        good = encoding.encode([named, [row]])
         client = client_of({"node1": Peer("node1", "http://node1:9000", NODE1.public)}, in_turn(lie, good))
         with pytest.raises(Unavailable):
-            await client.fetch(1, 1)
-        pairs = await client.fetch(1, 1)
-        assert pairs[0][0].encode() == raw
+            await client.fetch(1, 1, EPOCH)
+        served = await client.fetch(1, 1, EPOCH)
+        assert served is not None
+        assert (served.epoch, served.pairs[0][0].encode()) == (EPOCH, raw)
         await client.close()
+
+
+async def test_a_peer_of_an_earlier_release_is_judged_by_the_epoch_of_its_status(live: Live) -> None:
+    """It names no epoch beside its blocks, so nothing in them counts as a proof of another history."""
+    grow(live, 1)
+    certificate, raw = live.node.ledger.certificate(1), live.node.ledger.raw_block(1)
+    assert certificate is not None
+    unnamed = encoding.encode([[raw, certificate.encode()]])
+    of_today = in_turn(unnamed, status_of(EPOCH.number))
+    client = client_of({"node1": Peer("node1", "http://node1:9000", NODE1.public)}, of_today)
+    served = await client.fetch(1, 1, EPOCH)
+    assert served is not None
+    assert (served.epoch, len(served.pairs)) == (None, 1)
+    await client.close()
+    left_behind = in_turn(unnamed, status_of(OTHER_EPOCH.number))
+    client = client_of({"node1": Peer("node1", "http://node1:9000", NODE1.public)}, left_behind)
+    with pytest.raises(Unavailable):
+        await client.fetch(1, 1, EPOCH)
+    await client.close()

@@ -17,6 +17,7 @@ from goud_node.chain import encoding
 from goud_node.chain.block import Block
 from goud_node.chain.certificate import Certificate
 from goud_node.chain.keys import SigningKey
+from goud_node.chain.ledger import Epoch
 from goud_node.chain.transactions import AccountCreate
 from goud_node.errors import Unavailable
 from goud_node.peer.signing import MAX_REQUEST_BYTES
@@ -131,6 +132,19 @@ def test_blocks_come_with_their_certificates(live: Live, caller: Caller) -> None
         decoded.verify(live.node.identity.genesis)
         assert decoded.block_hash == Block.decode(raw).hash
     assert encoding.decode(caller("GET", f"/peer/blocks?start={height + 1}&limit=10").content) == []
+
+
+def test_blocks_are_served_of_the_epoch_that_is_asked_for(live: Live, caller: Caller) -> None:
+    height = grow(live)
+    epoch = live.node.ledger.epoch
+    assert epoch is not None
+    query = f"/peer/blocks?start={height}&limit=1"
+    named, rows = encoding.decode(caller("GET", f"{query}&epoch={epoch.encode().hex()}").content)
+    assert (named, rows) == (epoch.encode(), encoding.decode(caller("GET", query).content))
+    later = Epoch(epoch.number + 1, epoch.base_height, epoch.base_hash)
+    for other in (later.encode().hex(), "", "zz"):
+        answer = caller("GET", f"{query}&epoch={other}")
+        assert (answer.status_code, answer.json()["code"]) == (409, "other-epoch")
 
 
 @pytest.mark.parametrize("query", ["start=0&limit=1", "start=1&limit=0", "start=1&limit=100000", "limit=1", "start=x"])

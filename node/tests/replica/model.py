@@ -9,8 +9,9 @@ from goud_node.agreement.sequencer import HeightTrimmed, Sequencer
 from goud_node.errors import EpochMismatch, GoudError, NotLeader, OutcomeUnknown, Unavailable
 from goud_node.replica import lead, steps
 
+from .actors import ENTRIES
 from .restore import restore_all
-from .world import ENTRIES, Node, Propose, Unit, Violation, World, lost
+from .world import Node, Propose, Unit, Violation, World, lost
 
 HEALING_ROUNDS = 120
 WARM_ROUNDS = 2
@@ -45,7 +46,8 @@ class Model:
         meanings: tuple[tuple[int, Callable[[], object]], ...] = (
             (168, lambda: self.advance_some(target, 1 + action % 4)),
             (188, lambda: self.submit(node, action)),
-            (198, self.world.tick),
+            (196, self.world.tick),
+            (198, lambda: node.lies.append(target // len(self.world.nodes))),
             (222, lambda: self.disturb(action, target)),
             (228, lambda: self.deliver_ghost(target)),
             (231, lambda: self.world.crash(node)),
@@ -153,15 +155,22 @@ class Model:
             unit.call = step.throw(error) if error is not None else step.send(None if call is None else call.answer)
         except StopIteration:
             unit.step = unit.call = None
-        except (NotLeader, HeightTrimmed, EpochMismatch):
+        except (NotLeader, HeightTrimmed, EpochMismatch) as end:
             unit.step = unit.call = None
             if unit.name == "lead":
                 end_term(node)
+            self.check_advice(node, end)
         except (Unavailable, OutcomeUnknown):
             unit.step = unit.call = None
         except GoudError as halt:
-            # Nobody lies in this world, so a node that stops for a contradiction has found a broken rule.
+            # Who lies in this world has no majority, so a node that stops has found a broken rule, or believes lies.
             raise Violation(f"{node.name} halted: {halt}") from halt
+
+    def check_advice(self, node: Node, error: GoudError) -> None:
+        """Nobody may be told to empty a volume that holds the common history."""
+        tip, history = node.ledger.tip, self.world.history
+        if "empty its volume" in str(error) and history.get(tip.height) == tip.hash:
+            raise Violation(f"{node.name} is told to empty a good volume: {error}")
 
     def next_step(self, node: Node, unit: Unit) -> Coroutine[Any, Any, None] | None:
         core, term = node.core, node.term
@@ -201,6 +210,7 @@ class Model:
         world.ghosts.clear()
         for node in world.nodes:
             node.cut = node.paused = False
+            node.lies.clear()
             if not node.alive:
                 world.start(node)
         for turn in range(HEALING_ROUNDS):

@@ -25,6 +25,7 @@ def restore_all(world: World, choice: int) -> None:
     height = max(0, source.certified_height - choice // 2 % 8)
     if source.epoch is None or height == 0:
         return
+    world.leave_behind()
     for node in world.nodes:
         world.crash(node)
     if choice // 16 % 4 == 0:

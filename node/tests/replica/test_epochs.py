@@ -17,8 +17,8 @@ from goud_node.replica import epochs, steps
 from goud_node.replica.core import Core
 from goud_node.store.memory import MemoryStore
 
+from .actors import ENTRIES
 from .test_steps import GENESIS, KEYS, Told, chain, core_on
-from .world import ENTRIES
 
 FIRST = Epoch(1, 0, GENESIS.block().hash)
 PAIRS = chain(8)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
 from goud_node.agreement.kv import Compare, Operation, Put
 from goud_node.agreement.sequencer import Head, Sequencer, Term
 from goud_node.chain.block import Block
-from goud_node.chain.ledger import Ledger, Receipt
+from goud_node.chain.certificate import Certificate
+from goud_node.chain.genesis import Genesis
+from goud_node.chain.ledger import Epoch, Ledger, Receipt
 from goud_node.errors import OutcomeUnknown
-from goud_node.replica import epochs, lead
+from goud_node.replica import epochs, lead, proofs
 from goud_node.replica.batch import Batch, Waiting, compose
 from goud_node.replica.core import Core
+from goud_node.replica.types import Served
 
 from .model import Model
 from .world import Violation, World
@@ -119,6 +123,19 @@ async def only_the_block_itself(sequencer: Sequencer, head: Head, height: int) -
     return Block.decode(tail.blocks[0]).hash if tail.blocks else None
 
 
+def believes_anybody(_genesis: Genesis, _block: Block, _certificate: Certificate) -> bool:
+    """Takes a certificate for valid without looking at its signatures."""
+    return True
+
+
+async def any_epoch(core: Core, epoch: Epoch, served: Served) -> Block | None:
+    """Takes the certified history that a restore has left behind for one of this epoch."""
+    return await proofs_conflict(core, epoch, replace(served, epoch=epoch))
+
+
+proofs_conflict = proofs.conflict
+
+
 def test_the_faithful_copy_is_no_bug() -> None:
     for seed in range(150):
         Model(random.Random(seed).randbytes(2401), sequencer=AllConditions).run()  # noqa: S311  # repeatable
@@ -149,3 +166,18 @@ def test_trimming_before_a_majority_has_persisted_is_found(
 def test_restored_nodes_that_wait_for_one_another_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(epochs, "ordered_hash", only_the_block_itself)
     assert "no progress" in caught(lambda schedule: Model(schedule).run())
+
+
+def test_believing_a_peer_without_verifying_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proofs, "certified", believes_anybody)
+    assert "halted" in caught(lambda schedule: Model(schedule).run())
+
+
+def test_believing_a_peer_of_another_epoch_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proofs, "conflict", any_epoch)
+
+    async def whatever(core: Core, epoch: Epoch, start: int, limit: int) -> Served | None:
+        return await core.peers.fetch(start, limit, epoch)
+
+    monkeypatch.setattr(proofs, "ask", whatever)
+    assert "halted" in caught(lambda schedule: Model(schedule).run())

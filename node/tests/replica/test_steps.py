@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
@@ -20,24 +21,39 @@ from goud_node.chain.ledger import Epoch, Ledger, Receipt
 from goud_node.errors import ConflictingBlock, EpochMismatch, InvalidBlock, Unavailable
 from goud_node.replica import lead, steps
 from goud_node.replica.core import Core
+from goud_node.replica.types import Served
 from goud_node.store.memory import MemoryStore
 
-from .world import ENTRIES
+from .actors import ENTRIES
 
 T = TypeVar("T")
 KEYS = {name: SigningKey.from_seed(hashlib.sha256(name.encode()).digest()) for name in ("n1", "n2", "n3")}
 GENESIS = Genesis("steps", 0, tuple(Validator(name, key.public) for name, key in KEYS.items()))
 
 
+FIRST = Epoch(1, 0, GENESIS.block().hash)
+
+
 class Told:
-    """Peers that say what they were told to say."""
+    """Peers that say what they were told to say: `pairs` as far as asked for, in `epoch`; or `answer` as it is."""
 
     def __init__(self) -> None:
         self.pairs: list[tuple[Block, Certificate]] = []
         self.tips: dict[str, int] = {}
+        self.epoch: Epoch | None = FIRST
+        self.answer: Served | None = None
+        self.asked = 0
+        self.asked_often = asyncio.Event()
 
-    async def fetch(self, start: int, limit: int) -> Sequence[tuple[Block, Certificate]]:
-        return [pair for pair in self.pairs if start <= pair[0].height][:limit]
+    async def fetch(self, start: int, limit: int, epoch: Epoch) -> Served | None:
+        del epoch
+        self.asked += 1
+        if self.asked == 20:
+            self.asked_often.set()
+        if self.answer is not None:
+            return self.answer
+        pairs = [pair for pair in self.pairs if start <= pair[0].height][:limit]
+        return Served("n2", self.epoch, pairs) if pairs else None
 
     async def forward(self, leader: str, transaction: bytes) -> Receipt:
         raise NotImplementedError

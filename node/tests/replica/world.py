@@ -7,7 +7,6 @@ checked at every change; what must finally happen is checked after everything ha
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
@@ -15,18 +14,20 @@ from typing import Any, Generic, TypeVar
 from goud_node.agreement.kv import Compare, KeyValue, Operation, Txn
 from goud_node.agreement.machine import Machine
 from goud_node.agreement.sequencer import Sequencer, Term
-from goud_node.chain.block import Block
+from goud_node.chain.block import Block, build
 from goud_node.chain.certificate import Certificate
 from goud_node.chain.genesis import Genesis, Validator
 from goud_node.chain.keys import SigningKey
-from goud_node.chain.ledger import Ledger, Receipt
-from goud_node.chain.transactions import AccountCreate
+from goud_node.chain.ledger import Epoch, Ledger, Receipt
 from goud_node.errors import OutcomeUnknown, Unavailable
 from goud_node.replica import lead
 from goud_node.replica.batch import Batch, Waiting
 from goud_node.replica.core import Core
-from goud_node.replica.types import Options
+from goud_node.replica.types import Options, Served
 from goud_node.store.memory import MemoryStore
+
+from .actors import ENTRIES, KEYS
+from .lies import LIES
 
 T = TypeVar("T")
 Propose = Callable[["World", Core, Term, list[Waiting]], Coroutine[Any, Any, Batch | None]]
@@ -114,8 +115,8 @@ class SimulatedPeers:
     def __init__(self, world: World, node: Node) -> None:
         self._world, self._node = world, node
 
-    async def fetch(self, start: int, limit: int) -> Sequence[tuple[Block, Certificate]]:
-        return await Call(lambda: self._world.serve(self._node, start, limit), remote=True, changes=False)
+    async def fetch(self, start: int, limit: int, epoch: Epoch) -> Served | None:
+        return await Call(lambda: self._world.answer_of(self._node, start, limit, epoch), remote=True, changes=False)
 
     async def forward(self, leader: str, transaction: bytes) -> Receipt:
         raise NotImplementedError("clients of the model choose their node")
@@ -125,14 +126,6 @@ class SimulatedPeers:
             return {peer.name: peer.ledger.height for peer in self._world.reachable(self._node)}
 
         return await Call(heights, remote=True, changes=False)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A submitted transaction."""
-
-    raw: bytes
-    transaction: AccountCreate
 
 
 @dataclass
@@ -164,36 +157,8 @@ class Node:
     renewed: bool = True
     waiting: list[Waiting] = field(default_factory=list)
     units: dict[str, Unit] = field(default_factory=dict)
-
-
-class CachedKey(SigningKey):
-    """Ed25519 signatures are deterministic, so thousands of schedules can share them."""
-
-    cache: dict[tuple[bytes, bytes, bytes], bytes] = {}  # noqa: RUF012  # shared on purpose
-
-    def sign(self, domain: bytes, message: bytes) -> bytes:
-        known = self.cache.get((self.public, domain, message))
-        if known is None:
-            if len(self.cache) > 100_000:
-                self.cache.clear()
-            known = self.cache[self.public, domain, message] = super().sign(domain, message)
-        return known
-
-
-def key_of(name: str) -> CachedKey:
-    return CachedKey.from_seed(hashlib.sha256(name.encode()).digest())  # type: ignore[return-value]  # cls is CachedKey
-
-
-KEYS = {name: key_of(name) for name in ("n1", "n2", "n3", "n4", "n5", "observer")}
-
-
-def entry(number: int) -> Entry:
-    digest = hashlib.sha256(b"account %d" % number).digest()
-    transaction = AccountCreate(f"a{number}", digest, digest, number)
-    return Entry(transaction.encode(), transaction)
-
-
-ENTRIES = [entry(number) for number in range(12)]
+    lies: list[int] = field(default_factory=list)
+    """What the next answers of peers are instead of the truth."""
 
 
 class World:
@@ -220,6 +185,7 @@ class World:
         self.sequencer, self.propose = sequencer, propose
         self._deadlines: dict[int, int] = {}
         self._blocks = f"/goud/{self.genesis.chain_id}/blocks/".encode()
+        self.left_behind: list[Served] = []
         self.nodes: list[Node] = []
         for index, name in enumerate([*names, *(["observer"] if observer else [])]):
             store = MemoryStore()
@@ -281,6 +247,7 @@ class World:
 
     def lose_log(self) -> None:
         """The log is lost and replaced by an empty one, after every node was stopped."""
+        self.leave_behind()
         for node in self.nodes:
             self.crash(node)
         self.ghosts.clear()
@@ -313,21 +280,50 @@ class World:
             return []
         return [peer for peer in self.nodes if peer is not node and peer.alive and not (peer.paused or peer.cut)]
 
-    def serve(self, node: Node, start: int, limit: int) -> list[tuple[Block, Certificate]]:
+    def answer_of(self, node: Node, start: int, limit: int, epoch: Epoch) -> Served | None:
+        """What a peer answers: the truth, or what the schedule has in store for this node."""
+        served = self.serve(node, start, limit, epoch)
+        if not node.lies:
+            return served
+        choice = node.lies.pop()
+        stale = [s for s in self.left_behind if s.pairs[0][0].height <= start <= s.pairs[-1][0].height]
+        if stale and choice % 2:
+            # An honest peer that missed a new epoch, or a release that lets this node's own view of it decide.
+            abandoned = stale[choice // 2 % len(stale)]
+            return replace(abandoned, pairs=[p for p in abandoned.pairs if p[0].height >= start][:limit])
+        if served is None or not served.pairs:
+            served = Served("liar", epoch, [self.invented(start)])
+        return list(LIES.values())[choice // 2 % len(LIES)](self.genesis, KEYS["n2"], served)
+
+    def invented(self, height: int) -> tuple[Block, Certificate]:
+        """A block that nobody ordered."""
+        tip = replace(self.genesis.block().header, height=height - 1)
+        block = build(tip, [ENTRIES[0].raw], proposer="n2", key=KEYS["n2"], timestamp_ms=1)
+        return block, Certificate(height, block.hash, {"n1": bytes(64), "n2": bytes(64)})
+
+    def leave_behind(self) -> None:
+        """Remember every certified history, before what is done now may make it an abandoned one."""
+        for node in self.nodes:
+            epoch, height = node.ledger.epoch, node.ledger.certified_height
+            pairs = [(node.ledger.block(at), node.ledger.certificate(at)) for at in range(1, height + 1)]
+            if epoch is not None and pairs:
+                whole = [(block, certificate) for block, certificate in pairs if block and certificate]
+                self.left_behind.append(Served(node.name, epoch, whole))
+
+    def serve(self, node: Node, start: int, limit: int, epoch: Epoch) -> Served | None:
         """What the peer with the most certified blocks, in the same epoch, answers; who is in none serves nothing."""
-        epoch = node.core.epoch if node.core is not None else None
         joined = [p for p in self.reachable(node) if p.core is not None and p.core.epoch is not None]
-        peers = [p for p in joined if p.core is not None and epoch in (None, p.core.epoch)]
+        peers = [p for p in joined if p.core is not None and p.core.epoch == epoch]
         if not peers:
             raise Unavailable("no peer answers")
-        best = max(peers, key=lambda peer: peer.ledger.certified_height).ledger
+        peer = max(peers, key=lambda peer: peer.ledger.certified_height)
         pairs = []
-        for height in range(start, min(start + limit, best.certified_height + 1)):
-            block, certificate = best.block(height), best.certificate(height)
+        for height in range(start, min(start + limit, peer.ledger.certified_height + 1)):
+            block, certificate = peer.ledger.block(height), peer.ledger.certificate(height)
             if block is None or certificate is None:
                 raise Violation(f"a node lacks its own certified block {height}")
             pairs.append((block, certificate))
-        return pairs
+        return Served(peer.name, epoch, pairs)
 
     def check_log(self) -> None:
         """Invariant 1 in the log: a height never gets another block."""

@@ -16,10 +16,12 @@ from goud_node import errors
 from goud_node.chain import encoding
 from goud_node.chain.block import Block
 from goud_node.chain.certificate import Certificate
-from goud_node.chain.ledger import Receipt
+from goud_node.chain.ledger import Epoch, Receipt
 from goud_node.errors import InvalidBlock, NotLeader, OutcomeUnknown, Unavailable
 from goud_node.peer.directory import Peer
 from goud_node.peer.tokens import ANSWER_HEADER, Refused, Signer, Verifier
+from goud_node.replica.types import Served
+from goud_node.telemetry import Seldom
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class View:
     node_id: str
     height: int | None = None
     certified: int | None = None
+    epoch: int | None = None
     answered_ms: int | None = None
     round_trip_ms: float | None = None
     misses: int = field(default=_MISSES)
@@ -108,6 +111,7 @@ class PeerClient:
         self._clock = clock
         self._views = {name: View(name) for name in sorted(self._peers)}
         self._turn = 0
+        self._refused = Seldom()
         limits = httpx.Limits(max_connections=256, max_keepalive_connections=64, keepalive_expiry=30)
         # The environment's proxies are for the world outside, never for peers.
         self._http = httpx.AsyncClient(limits=limits, transport=transport, trust_env=False)
@@ -116,21 +120,22 @@ class PeerClient:
         """Every configured peer."""
         return list(self._views.values())
 
-    async def fetch(self, start: int, limit: int) -> Sequence[tuple[Block, Certificate]]:
+    async def fetch(self, start: int, limit: int, epoch: Epoch) -> Served | None:
         """See replica.types.Peers: consecutive certified blocks from whichever peer has them."""
         answered = False
         for name in self._order(start):
             try:
-                pairs = await self._blocks(name, start, limit)
+                served = await self._blocks(name, start, limit, epoch)
             except (PeerError, InvalidBlock) as error:
-                _log.warning("peer %s gave no blocks from height %d: %s", name, start, error)
+                if self._refused.allows(name):
+                    _log.warning("peer %s gave no blocks from height %d: %s", name, start, error)
                 continue
             answered = True
-            if pairs:
-                return pairs
+            if served.pairs:
+                return served
         if not answered:
             raise Unavailable("No peer answers: check the peer network and GOUD_PEERS_FILE.")
-        return []
+        return None
 
     async def forward(self, leader: str, transaction: bytes) -> Receipt:
         """See replica.types.Peers: have the proposer submit it."""
@@ -175,26 +180,35 @@ class PeerClient:
 
         return sorted(names, key=rank)
 
-    async def _blocks(self, name: str, start: int, limit: int) -> list[tuple[Block, Certificate]]:
+    async def _blocks(self, name: str, start: int, limit: int, epoch: Epoch) -> Served:
         limits = httpx.Timeout(_FETCH_SECONDS, connect=_CONNECT_SECONDS)
-        answer = await self._ask(name, "GET", f"/peer/blocks?start={start}&limit={limit}", limits=limits)
+        target = f"/peer/blocks?start={start}&limit={limit}&epoch={epoch.encode().hex()}"
+        answer = await self._ask(name, "GET", target, limits=limits)
         if answer.status != 200:
-            raise PeerError(f"status {answer.status}", sent=True)
-        try:
-            rows = [encoding.record(row, (bytes, bytes)) for row in encoding.decode(answer.body)]
-        except (encoding.NotCanonical, TypeError) as error:
-            raise PeerError(f"the answer is not a list of blocks: {error}", sent=True) from error
-        pairs = [(Block.decode(block), Certificate.decode(certificate)) for block, certificate in rows]
-        if any(block.height != start + offset for offset, (block, _) in enumerate(pairs)):
+            raise PeerError(f"status {answer.status}: {str(answer.document().get('detail'))[:300]}", sent=True)
+        named, pairs = await asyncio.to_thread(_blocks_of, answer.body)
+        if named is None:
+            await self._same_epoch(name, epoch)
+        elif named != epoch:
+            raise PeerError(f"it serves epoch {named}, not epoch {epoch}", sent=True)
+        if len(pairs) > limit or any(block.height != height for height, (block, _) in enumerate(pairs, start)):
             raise PeerError("the blocks are not those that were asked for", sent=True)
-        return pairs
+        return Served(name, named, pairs)
+
+    async def _same_epoch(self, name: str, epoch: Epoch) -> None:
+        """An earlier release does not name the epoch of its blocks; its status has at least the number."""
+        view = self._views[name]
+        if view.epoch is None:
+            await self._poll(view)
+        if view.epoch != epoch.number:
+            raise PeerError(f"it is in epoch {view.epoch}, not in epoch {epoch.number}", sent=True)
 
     async def _poll(self, view: View) -> tuple[str, int | None]:
         started = time.perf_counter()
         try:
             limits = httpx.Timeout(_STATUS_SECONDS)
             answer = await self._ask(view.node_id, "GET", "/peer/status", limits=limits)
-            height, certified = self._standing(answer.document())
+            height, certified, epoch = self._standing(answer.document())
         except (PeerError, KeyError, TypeError, ValueError) as error:
             view.misses += 1
             if view.misses == _MISSES:
@@ -202,16 +216,17 @@ class PeerClient:
             return view.node_id, None
         if not view.reachable:
             _log.info("peer %s answers at height %d", view.node_id, height)
-        view.height, view.certified, view.misses = height, certified, 0
+        view.height, view.certified, view.epoch, view.misses = height, certified, epoch, 0
         view.answered_ms = int(self._clock() * 1000)
         view.round_trip_ms = round((time.perf_counter() - started) * 1000, 3)
         return view.node_id, height
 
-    def _standing(self, document: Mapping[str, Any]) -> tuple[int, int]:
-        """Height and certified height out of a status document of our chain."""
+    def _standing(self, document: Mapping[str, Any]) -> tuple[int, int, int | None]:
+        """Height, certified height and number of the epoch out of a status document of our chain."""
         if document.get("chain_id") != self._chain_id:
             raise PeerError(f"it serves chain {document.get('chain_id')!r}, not ours", sent=True)
-        return int(document["height"]), int(document["certified"])
+        epoch = document.get("epoch")
+        return int(document["height"]), int(document["certified"]), None if epoch is None else int(epoch)
 
     async def _ask(self, name: str, method: str, target: str, body: bytes = b"", *, limits: httpx.Timeout) -> Answer:
         token, request_id = self._signer.request(name, method, target, body)
@@ -238,6 +253,20 @@ class PeerClient:
         except Refused as refused:
             raise PeerError(f"its answer is not signed by it: {refused}", sent=True) from refused
         return Answer(response.status_code, response.content)
+
+
+def _blocks_of(body: bytes) -> tuple[Epoch | None, list[tuple[Block, Certificate]]]:
+    """The epoch that an answer names, and its blocks. Raises PeerError, InvalidBlock."""
+    try:
+        document = encoding.decode(body)
+        named, rows = (None, document)
+        if document and type(document) is list and type(document[0]) is bytes:
+            encoded, rows = encoding.record(document, (bytes, list))
+            named = Epoch.decode(encoded)
+        records = [encoding.record(row, (bytes, bytes)) for row in rows]
+    except (ValueError, TypeError) as error:
+        raise PeerError(f"the answer is not a list of blocks: {error}", sent=True) from error
+    return named, [(Block.decode(block), Certificate.decode(certificate)) for block, certificate in records]
 
 
 def _receipt(document: Mapping[str, Any]) -> Receipt:

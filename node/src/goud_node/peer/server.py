@@ -84,10 +84,18 @@ operator = APIRouter(prefix="/operator", dependencies=[Depends(_operator)])
 
 @peers.get("/blocks")
 async def blocks(
-    context: Node, start: Annotated[int, Query(ge=1)], limit: Annotated[int, Query(ge=1, le=MAX_BLOCKS)]
+    context: Node,
+    start: Annotated[int, Query(ge=1)],
+    limit: Annotated[int, Query(ge=1, le=MAX_BLOCKS)],
+    epoch: Annotated[str | None, Query(max_length=256)] = None,
 ) -> Response:
-    """Certified blocks from `start`: canonical CBOR [[block, certificate], ...], as far as they are consecutive."""
-    if context.replica.status.epoch is None:
+    """Certified blocks from `start`, as far as they are consecutive, as canonical CBOR.
+
+    [epoch, [[block, certificate], ...]] when the request names the epoch it wants (the encoded epoch in hexadecimal);
+    only the inner list for a release that does not.
+    """
+    mine = context.ledger.epoch
+    if context.replica.status.epoch is None or mine is None:
         # A certificate does not say its epoch: a chain that a restore has left behind would look as good as any.
         raise ProblemError(
             503,
@@ -95,6 +103,8 @@ async def blocks(
             f"{context.node_id} is not part of the common epoch and serves no blocks. Ask another node.",
             headers=problems.retry_after(1),
         )
+    if epoch is not None and epoch != mine.encode().hex():
+        raise ProblemError(409, "other-epoch", f"{context.node_id} is in epoch {mine}. Ask a node of your own epoch.")
     pairs: list[list[bytes]] = []
     size = 0
     for height in range(start, min(start + limit - 1, context.ledger.certified_height) + 1):
@@ -103,7 +113,7 @@ async def blocks(
             break
         pairs.append([raw, certificate.encode()])
         size += len(raw)
-    return Response(encoding.encode(pairs), media_type=CBOR)
+    return Response(encoding.encode(pairs if epoch is None else [mine.encode(), pairs]), media_type=CBOR)
 
 
 @peers.get("/status")

@@ -23,8 +23,10 @@ from goud_node.errors import (
 )
 from goud_node.replica import lead, steps
 from goud_node.replica.core import Core
+from goud_node.replica.proofs import AnswerRefused
 from goud_node.replica.queue import Queue
 from goud_node.replica.types import Hooks
+from goud_node.telemetry import Seldom
 
 _log = logging.getLogger(__name__)
 _FATAL = (ConflictingBlock, InvalidBlock, CorruptStore, WrongChain)
@@ -54,6 +56,7 @@ class Duties:
         self._term_since = float("-inf")
         self._compacted = time.monotonic()
         self._complaints: dict[str, str] = {}
+        self._refused = Seldom()
 
     @property
     def quorum(self) -> bool:
@@ -104,6 +107,9 @@ class Duties:
                 self._refuse(error)
             except CoordinationFull as error:
                 self._note_full(error)
+            except AnswerRefused as error:
+                if self._refused.allows(error.peer):
+                    _log.warning("%s: %s", name, error)
             except (Unavailable, OutcomeUnknown) as error:
                 self._complain(name, error)
             except _FATAL as error:

@@ -14,7 +14,7 @@ from goud_node.chain.block import Block, Header
 from goud_node.chain.certificate import Certificate, countersign, countersigned
 from goud_node.chain.ledger import Epoch
 from goud_node.errors import ConflictingBlock, EpochMismatch, InvalidBlock, Unavailable
-from goud_node.replica import epochs
+from goud_node.replica import epochs, proofs
 from goud_node.replica.core import Core
 
 _START_EPOCH = (
@@ -80,24 +80,21 @@ async def follow(core: Core) -> int:
 async def catch_up(core: Core) -> int:
     """Store one batch of certified blocks from peers; returns how many.
 
-    A peer that sends nonsense is an Unavailable (another is asked next time); a majority that certified another
-    history is a ConflictingBlock.
+    Raises AnswerRefused for what does not hold (another peer is asked next time), ConflictingBlock when a majority is
+    proven to have certified another history in this epoch.
     """
-    start = core.ledger.height + 1
-    pairs = list(await core.peers.fetch(start, core.options.fetch_batch))
-    if not pairs:
+    epoch, start = core.epoch, core.ledger.height + 1
+    if epoch is None:
+        raise Unavailable("this node has not joined an epoch yet")
+    served = await proofs.ask(core, epoch, start, core.options.fetch_batch)
+    if served is None:
         raise Unavailable(f"no peer has certified block {start} yet; waiting for one")
-    blocks, certificates = [block for block, _ in pairs], [certificate for _, certificate in pairs]
-    _check_base(core, blocks)
-    tip = core.ledger.tip
+    blocks, certificates = [block for block, _ in served.pairs], [certificate for _, certificate in served.pairs]
     try:
-        _check_pairs(pairs)
+        _check_base(epoch, blocks)
         await core.append(blocks, certificates)
-    except ConflictingBlock:
-        raise
-    except InvalidBlock as error:
-        _check_fork(core, tip, *pairs[0])
-        raise Unavailable(f"a peer sent a block that does not hold: {error}") from error
+    except (ConflictingBlock, InvalidBlock) as error:
+        await proofs.refuse(core, epoch, served, error)
     core.signed = max(core.signed, core.ledger.certified_height)
     return len(blocks)
 
@@ -121,9 +118,9 @@ async def publish_signatures(core: Core) -> int:
 
 
 async def certify(core: Core) -> int:
-    """Store the certificates that have become complete; returns how many."""
-    start, height = core.ledger.certified_height + 1, core.ledger.height
-    if core.epoch is None or start > height:
+    """Store the certificates that have become complete; returns how many. Raises as `catch_up` does."""
+    epoch, start, height = core.epoch, core.ledger.certified_height + 1, core.ledger.height
+    if epoch is None or start > height:
         return 0
     limit = min(core.options.fetch_batch, height - start + 1)
     found = await core.sequencer.signatures(start, limit)
@@ -134,13 +131,24 @@ async def certify(core: Core) -> int:
     if core.patience < 0:
         # Others may have gone on without this node: then the signatures are trimmed, and peers have the proof.
         core.patience = core.options.patience
-        pairs = await core.peers.fetch(start, limit)
-        certificates = [certificate for _, certificate in pairs if start <= certificate.height <= height]
-        if certificates:
-            core.patience = 0  # what follows is most likely trimmed, too
+        return await _certify_from_peers(core, epoch, start, limit)
     if certificates:
         await core.disk(lambda: core.ledger.certify(certificates))
         core.forget_certified()
+    return len(certificates)
+
+
+async def _certify_from_peers(core: Core, epoch: Epoch, start: int, limit: int) -> int:
+    served = await proofs.ask(core, epoch, start, limit)
+    if served is None:
+        return 0
+    certificates = [certificate for _, certificate in served.pairs]
+    try:
+        await core.disk(lambda: core.ledger.certify(certificates))
+    except (ConflictingBlock, InvalidBlock) as error:
+        await proofs.refuse(core, epoch, served, error)
+    core.forget_certified()
+    core.patience = 0  # what follows is most likely trimmed, too
     return len(certificates)
 
 
@@ -181,15 +189,28 @@ async def _check_ancestry(core: Core, epoch: Epoch, head: Head) -> None:
     # lost, the epoch that began from a restored tip may be called like one that only nodes left behind remember.
     ordered = await epochs.ordered_hash(core.sequencer, head, tip.height)
     if ordered is None:
-        pairs = await core.peers.fetch(tip.height, 1)
-        ordered = next((block.hash for block, _ in pairs if block.height == tip.height), None)
+        ordered = await _certified_hash(core, epoch, tip)
     if ordered is None:
-        raise Unavailable(f"nobody shows block {tip.height} of epoch {epoch.number} yet; waiting")
+        raise Unavailable(f"nobody proves which block {tip.height} is that of epoch {epoch.number} yet; waiting")
     if ordered != tip.hash:
         raise EpochMismatch(
             f"this node's block {tip.height} is not the one of epoch {epoch.number}; "
             "restore it from the same backup as the others, or empty its volume"
         )
+
+
+async def _certified_hash(core: Core, epoch: Epoch, tip: Header) -> bytes | None:
+    """Hash of the block at this height that a majority certified in the epoch, as far as a peer proves it.
+
+    Only a peer that names the epoch can prove that this node's block is another: that advice costs a volume.
+    """
+    served = await proofs.ask(core, epoch, tip.height, 1)
+    if served is None:
+        return None
+    block, certificate = served.pairs[0]
+    if not await core.disk(lambda: proofs.certified(core.ledger.genesis, block, certificate)):
+        raise proofs.AnswerRefused(served.peer, f"its block {tip.height} has no valid certificate of a majority")
+    return block.hash if served.epoch == epoch or block.hash == tip.hash else None
 
 
 def _check_head(head: Head, mine: Header) -> None:
@@ -205,32 +226,10 @@ def _check_head(head: Head, mine: Header) -> None:
         )
 
 
-def _check_base(core: Core, blocks: Sequence[Block]) -> None:
+def _check_base(epoch: Epoch, blocks: Sequence[Block]) -> None:
     for block in blocks:
-        if core.epoch and block.height == core.epoch.base_height and block.hash != core.epoch.base_hash:
-            raise ConflictingBlock(
-                f"peers certified another block {block.height} than the one epoch {core.epoch.number} began on"
-            )
-
-
-def _check_pairs(pairs: Sequence[tuple[Block, Certificate]]) -> None:
-    for block, certificate in pairs:
-        if (block.height, block.hash) != (certificate.height, certificate.block_hash):
-            raise InvalidBlock(f"the certificate beside block {block.height} is not for it")
-
-
-def _check_fork(core: Core, tip: Header, block: Block, certificate: Certificate) -> None:
-    """Raise ConflictingBlock if a majority really certified a successor of something else than our tip."""
-    if block.height != tip.height + 1 or block.header.previous == tip.hash or block.hash != certificate.block_hash:
-        return
-    try:
-        certificate.verify(core.ledger.genesis)
-    except InvalidBlock:
-        return
-    raise ConflictingBlock(
-        f"a majority certified block {block.height}, which does not follow this node's block {tip.height}: "
-        "this node's chain is not the common one"
-    )
+        if block.height == epoch.base_height and block.hash != epoch.base_hash:
+            raise InvalidBlock(f"block {block.height} is not the one that epoch {epoch.number} began on")
 
 
 def _complete(certificate: Certificate | None) -> bool:

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 
 from goud_node.chain.block import Block
 from goud_node.chain.certificate import Certificate
-from goud_node.chain.ledger import Receipt
+from goud_node.chain.ledger import Epoch, Receipt
 
 Role = Literal["starting", "proposer", "follower", "observer", "halted", "stopped"]
 
@@ -16,12 +16,11 @@ Role = Literal["starting", "proposer", "follower", "observer", "halted", "stoppe
 class Peers(Protocol):
     """The other nodes. Implementations choose whom to ask and verify who answers, not what they say."""
 
-    async def fetch(self, start: int, limit: int) -> Sequence[tuple[Block, Certificate]]:
-        """Return consecutive certified blocks from height `start`, at most `limit`, from any peer that has them.
+    async def fetch(self, start: int, limit: int, epoch: Epoch) -> Served | None:
+        """Return consecutive certified blocks from height `start`, at most `limit`, from a peer that has them.
 
-        Only peers that report the same epoch may be asked: another epoch's chain may differ. An empty answer means
-        nobody reachable has certified that height. Successive calls should try other peers.
-        Raises `Unavailable` when no peer answers.
+        The peer is asked for the chain of `epoch`: another epoch's may differ. None means that nobody reachable has
+        certified that height. Successive calls should try other peers. Raises `Unavailable` when no peer answers.
         """
         ...
 
@@ -35,6 +34,18 @@ class Peers(Protocol):
     async def heights(self) -> Mapping[str, int]:
         """Return the height each peer reports, of those that answer within about a second."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Blocks as one peer served them: who sent them is certain, what they say is not verified yet.
+
+    `epoch` is the one that the peer names; None when its release does not name any.
+    """
+
+    peer: str
+    epoch: Epoch | None
+    pairs: Sequence[tuple[Block, Certificate]]
 
 
 @dataclass(frozen=True, slots=True)
