@@ -66,9 +66,34 @@ def test_help_names_every_verb() -> None:
         (("volumes-inspect",), "which one?"),
         (("deploy", "mars"), "'mars' is not an environment"),
         (("deploy", "-e"), "-e needs a value"),
+        (("deploy", "--limit"), "--limit needs a value"),
+        (("restore", "no such backup"), "'no such backup' is neither"),
     ],
 )
 def test_wrong_usage_is_refused(arguments: tuple[str, ...], told: str) -> None:
     done = subprocess.run([ROOT / "run", *arguments], check=False, capture_output=True, text=True)
     assert done.returncode == 64
     assert told in done.stdout + done.stderr
+
+
+def misspelt(word: str) -> list[str]:
+    """The word with two letters exchanged, one left out, one twice."""
+    middle = len(word) // 2
+    exchanged = word[: middle - 1] + word[middle] + word[middle - 1] + word[middle + 1 :]
+    return [exchanged, word[:middle] + word[middle + 1 :], word[:middle] + word[middle : middle + 1] + word[middle:]]
+
+
+@pytest.mark.parametrize("verb", ["status", "backup", "restore", "volumes-inspect", "lb-status"])
+def test_a_misspelt_verb_is_answered_with_the_nearest(verb: str) -> None:
+    for word in set(misspelt(verb)) - {verb}:
+        done = subprocess.run([ROOT / "run", word], check=False, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (64, "")
+        assert f"Did you mean '{verb}'?" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--json", "--check", "--limit", "--diff"])
+def test_a_misspelt_option_is_answered_with_the_nearest(option: str) -> None:
+    for word in set(misspelt(option)) - {option}:
+        done = subprocess.run([ROOT / "run", "status", word], check=False, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (64, "")
+        assert f"'{word}' is not an option. Did you mean '{option}'?" in done.stderr
