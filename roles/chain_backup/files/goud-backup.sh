@@ -10,6 +10,11 @@ container='' volume='' image='' network='' user='' memory='' cpus='' label='' di
 # shellcheck source=/dev/null
 . "$home/config/command"
 
+bind() { # SOURCE TARGET [more options]: a value for --mount, which is one line of CSV: a path may hold commas and quotes
+    printf 'type=bind,"source=%s","target=%s"%s' "$(doubled "$1")" "$(doubled "$2")" "${3:-}"
+}
+doubled() { printf '%s' "$1" | sed 's/"/""/g'; }
+
 verb=''
 for word in "$@"; do
     case $word in
@@ -59,10 +64,10 @@ elif [ -n "$volume" ] && [ "$verb" != drill ]; then # what is not mounted cannot
     set -- --mount "type=volume,source=$volume,target=/data,volume-nocopy$mode" "$@"
 fi
 if [ -n "$directory" ]; then
-    set -- --mount "type=bind,source=$directory,target=$directory" "$@"
+    set -- --mount "$(bind "$directory" "$directory")" "$@"
 fi
 if [ -n "${GOUD_BACKUP_INCOMING:-}" ]; then # a directory with an archive, or with the identity that decrypts
-    set -- --mount "type=bind,source=$GOUD_BACKUP_INCOMING,target=/incoming" "$@"
+    set -- --mount "$(bind "$GOUD_BACKUP_INCOMING" /incoming)" "$@"
 fi
 if [ -t 0 ] && [ -t 1 ]; then
     set -- --interactive --tty "$@"
@@ -70,9 +75,9 @@ fi
 exec docker run --rm --name "${container:-goud}-backup-$$" --label "$label" --hostname "$(hostname)" --network "$network" \
     --user "$user" --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
     --memory "$memory" --cpus "$limit" --cpu-shares 256 --log-driver none --env-file "$home/config/environment" \
-    --mount "type=bind,source=$home/config,target=/etc/goud-backup,readonly" \
-    --mount "type=bind,source=$home/cache,target=/var/cache/goud-backup" \
-    --mount "type=bind,source=$home/reports,target=/var/lib/goud-backup/reports" \
-    --mount "type=bind,source=$metrics,target=/var/lib/goud-backup/metrics" \
-    --mount "type=bind,source=$scratch,target=/var/lib/goud-backup/scratch" \
+    --mount "$(bind "$home/config" /etc/goud-backup ,readonly)" \
+    --mount "$(bind "$home/cache" /var/cache/goud-backup)" \
+    --mount "$(bind "$home/reports" /var/lib/goud-backup/reports)" \
+    --mount "$(bind "$metrics" /var/lib/goud-backup/metrics)" \
+    --mount "$(bind "$scratch" /var/lib/goud-backup/scratch)" \
     "$@"

@@ -1,0 +1,66 @@
+"""The command that runs the backup engine in a container: whatever a path holds, the engine mounts that path."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import documentation
+
+COMMAND = documentation.ROOT / "roles/chain_backup/files/goud-backup.sh"
+ENGINE = """#!{python}
+import json, os, sys
+if sys.argv[1] == "run":
+    print(json.dumps(sys.argv[1:]))
+elif sys.argv[1:3] == ["container", "inspect"]:
+    print("true")
+"""
+
+
+def mounts(words: list[str]) -> dict[str, str]:
+    """Source by target, as the engine's client reads the values of --mount: each is a line of CSV."""
+    found = {}
+    for before, word in itertools.pairwise(words):
+        if before == "--mount":
+            (fields,) = csv.reader([word], strict=True)
+            options = dict(field.partition("=")[::2] for field in fields)
+            found[options["target"]] = options["source"]
+    return found
+
+
+@pytest.mark.parametrize(
+    "odd", ["plain", "with space", "a,b", 'a "quote", b', "an 'apostrophe'", "{{ x }}", "ümläut", "$HOME"]
+)
+def test_every_path_is_mounted_as_it_is(tmp_path: Path, odd: str) -> None:
+    home = tmp_path / odd
+    (home / "config").mkdir(parents=True)
+    command = Path(shutil.copy(COMMAND, home / "goud-backup"))
+    command.chmod(command.stat().st_mode | stat.S_IXUSR)
+    words = {"container": "node1", "volume": "node1_data", "image": "node", "network": "n", "directory": f"{home}/repo"}
+    words |= {"metrics": f"{home}/metrics", "scratch": f"{home}/scratch", "memory": "1g", "cpus": "1", "label": "l=x"}
+    quoted = {name: "'" + value.replace("'", "'\"'\"'") + "'" for name, value in words.items()}
+    (home / "config/command").write_text("".join(f"{name}={value}\n" for name, value in quoted.items()))
+    engine = tmp_path / "docker"
+    engine.write_text(ENGINE.replace("{python}", sys.executable))
+    engine.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "GOUD_BACKUP_INCOMING": f"{home}/incoming"}
+    done = subprocess.run([command, "status"], env=environment, check=True, capture_output=True, text=True)
+    assert mounts(json.loads(done.stdout)) == {
+        "/data": "node1_data",
+        "/etc/goud-backup": f"{home}/config",
+        "/var/cache/goud-backup": f"{home}/cache",
+        "/var/lib/goud-backup/reports": f"{home}/reports",
+        "/var/lib/goud-backup/metrics": f"{home}/metrics",
+        "/var/lib/goud-backup/scratch": f"{home}/scratch",
+        f"{home}/repo": f"{home}/repo",
+        "/incoming": f"{home}/incoming",
+    }
