@@ -138,3 +138,30 @@ def test_boilerplate(tmp_path: Path, group: str, arguments: tuple[str, ...], tol
     else:
         assert done.returncode == 2
         assert told in done.stdout
+
+
+@pytest.mark.parametrize(("provider", "wanted"), [("gcp", "GCP_PROJECT"), ("aws", "AWS_REGION")])
+def test_missing_credentials_are_told_in_one_sentence(provider: str, wanted: str) -> None:
+    program = Path(sys.executable).with_name("ansible-playbook")
+    bare = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "GCP_", "GOUD_"))}
+    done = subprocess.run(
+        [program, "status.yml", "-i", f"inventories/{provider}"],
+        cwd=ROOT, env={**bare, "ANSIBLE_NOCOLOR": "1"}, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    (line,) = (done.stdout + done.stderr).strip().splitlines()
+    assert line.startswith(f"[ERROR]: the inventory inventories/{provider} needs credentials: set {wanted}")
+    assert f"./run sandbox env {provider}" in line
+
+
+def test_a_provider_that_cannot_be_asked_is_told_in_one_sentence() -> None:
+    program = Path(sys.executable).with_name("ansible-playbook")
+    nowhere = {"GCP_PROJECT": "p", "GCP_AUTH_KIND": "serviceaccount", "GCP_SERVICE_ACCOUNT_FILE": "/there-is-none.json"}
+    done = subprocess.run(
+        [program, "status.yml", "-i", "inventories/gcp"],
+        cwd=ROOT, env={**os.environ, **nowhere, "ANSIBLE_NOCOLOR": "1"}, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    (line,) = (done.stdout + done.stderr).strip().splitlines()
+    assert line.startswith("[ERROR]: the inventory inventories/gcp cannot be read: ")
+    assert "/there-is-none.json" in line

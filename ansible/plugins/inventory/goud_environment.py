@@ -14,6 +14,7 @@ from ansible.inventory.data import InventoryData
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.inventory import BaseInventoryPlugin
 from ansible.plugins.loader import inventory_loader
+from ansible.utils.display import Display
 
 DOCUMENTATION = r"""
 name: goud_environment
@@ -66,6 +67,16 @@ def resolve(
     return values, missing
 
 
+def refusal(sentence: str) -> SystemExit:
+    """Tell why there is no inventory; the answer ends the run when it is raised.
+
+    An error that a plugin raises is told after the complaints of every other plugin that tried to read the file: the
+    sentence would be lost among parser errors. A source that cannot be read fails the run either way (ansible.cfg).
+    """
+    Display().error(sentence, wrap_text=False)
+    return SystemExit(1)
+
+
 def filled(node: Any, values: Mapping[str, str]) -> Any:
     """The options with each ${NAME} replaced."""
     if isinstance(node, Mapping):
@@ -86,15 +97,15 @@ class InventoryModule(BaseInventoryPlugin):
     NAME = "goud_environment"
 
     def parse(self, inventory: InventoryData, loader: DataLoader, path: str, cache: bool = True) -> None:
-        """Raises AnsibleParserError with everything that is missing."""
+        """Ends the run when the environment is incomplete or the provider cannot be asked."""
         super().parse(inventory, loader, path, cache)
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         values, missing = resolve(content.get("environment", {}), os.environ)
         folder = Path(path).parent
         if missing:
-            raise AnsibleParserError(
-                f"the inventory {folder} needs credentials: set {', '.join(missing)} in the environment. "
-                'For the cloud in a box: eval "$(./run sandbox env ' + folder.name + ')".'
+            raise refusal(
+                f"the inventory inventories/{folder.name} needs credentials: set {' and '.join(missing)} "
+                f'in the environment, or take the cloud in a box: eval "$(./run sandbox env {folder.name})"'
             )
         source = inventory_loader.get(content["source"])
         if source is None:
@@ -105,7 +116,5 @@ class InventoryModule(BaseInventoryPlugin):
             rendered.write_text(yaml.safe_dump({"plugin": content["source"], **filled(content["options"], values)}))
             try:
                 source.parse(inventory, loader, str(rendered), cache=False)
-            except AnsibleParserError:
-                raise
             except Exception as error:  # whatever a plugin raises, this inventory cannot be trusted
-                raise AnsibleParserError(f"the inventory {folder} cannot be read: {error}") from error
+                raise refusal(f"the inventory inventories/{folder.name} cannot be read: {error}") from error
