@@ -119,8 +119,7 @@ class _Run:
             draft = self._stored_files(examination.facts, previous)
             reading.result()
         manifest = sealed(self._described(draft, examination.facts, previous, sequence), self._sealer)
-        self._lock.check()
-        self._repository.put_manifest(manifest)
+        self._repository.put_manifest(manifest, self._lock)
         self._cache.keep_only({file.identity for file in draft.files if file.identity is not None})
         return manifest
 

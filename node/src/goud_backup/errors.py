@@ -59,6 +59,12 @@ class PreconditionFailed(TargetError):
     code = "precondition-failed"
 
 
+class UnsafeStore(TargetError):
+    """The store answers a conditional write whose condition is not met as done: no lock can be believed there."""
+
+    code = "unsafe-store"
+
+
 class Damaged(BackupError):
     """Something in the repository is not what it was when it was written; the message names the object."""
 

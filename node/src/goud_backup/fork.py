@@ -32,10 +32,8 @@ def fork(repository: Repository, height: int, block_hash: str, *, wait: float = 
         )
         if not above.segments and not above.backups:
             return None
-        backup.check()
-        ship.check()
         key, raw = forks.dump(above)
-        repository.put_once(key, raw)
+        repository.put_under([backup, ship], key, raw)
     return above
 
 

@@ -1,58 +1,39 @@
-"""Prune: decide, print, do exactly that. Objects go in two phases, so that what is still being read is still there.
+"""Prune: decide, print, do exactly that. Content goes in two phases, so that what is still being read is still there.
 
-First a manifest goes to the trash and objects that nothing names any more are marked. A later run, when the grace
-period has passed, removes what is still marked and still unnamed.
+First a manifest goes to the trash, and what nothing needs any more is marked: objects, segments, what killed writers
+have not finished. A later run, when the grace period has passed, removes what is still marked and still not needed.
 """
 
 from __future__ import annotations
 
-import json
-import time
+import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from pathlib import Path
+from functools import partial
 from typing import Any, Final
 
-from goud_backup.errors import Damaged, NotVerified
+from goud_backup.errors import LockLost, NotVerified, TargetError
 from goud_backup.repository import layout, locks
+from goud_backup.repository import marks as marking
 from goud_backup.repository.manifest import Manifest, canonical
+from goud_backup.repository.marks import Clock, Mark
 from goud_backup.repository.repository import Found, Repository, missing_of
 from goud_backup.repository.retention import Candidate, Policy, day, reasons_to_keep, recent_days, unneeded_segments
 from goud_node.errors import GoudError
+
+_log = logging.getLogger(__name__)
 
 GRACE_SECONDS: Final = 24 * 3600.0
 
 
 @dataclass(frozen=True)
-class Clock:
-    """Wall time, and the time since boot, which nobody can set; `boot` names the boot it belongs to."""
-
-    wall: float
-    uptime: float
-    boot: str
-
-
-@dataclass(frozen=True)
-class Mark:
-    """When an unreferenced thing was first seen so."""
-
-    wall: float
-    uptime: float
-    boot: str
-
-    def age(self, now: Clock) -> float:
-        """Seconds that have surely passed, whatever the clock was set to: no more than this boot, or its part since."""
-        return min(now.wall - self.wall, now.uptime - (self.uptime if now.boot == self.boot else 0))
-
-
-@dataclass(frozen=True)
 class Plan:
-    """What a run does, in this order: mark, forget, drop segments, sweep."""
+    """What a run does, in this order: sweep, mark, forget. `waiting` is what is marked and not swept yet."""
 
     keep: dict[str, list[str]]
     forget: list[str]
-    segments: list[str]
     mark: list[str]
     unmark: list[str]
     sweep: list[str]
@@ -65,8 +46,6 @@ class Plan:
             yield f"keep {backup_id} ({', '.join(reasons)})"
         for key in self.forget:
             yield f"forget {key}"
-        for key in self.segments:
-            yield f"drop {key}"
         for key in self.mark:
             yield f"mark {key}"
         for key in self.unmark:
@@ -78,7 +57,6 @@ class Plan:
         return {
             "keep": self.keep,
             "forget": self.forget,
-            "segments": self.segments,
             "mark": self.mark,
             "unmark": self.unmark,
             "remove": self.sweep,
@@ -107,29 +85,44 @@ def prune(
     wait: float = 0.0,
     clock: Callable[[], Clock] | None = None,
 ) -> Plan:
-    """Decide and, unless `dry_run`, do it. Raises Locked; NotVerified when a manifest can not be read.
+    """Decide and, unless `dry_run`, do it. Raises Locked; NotVerified when a manifest cannot be read.
 
-    A damaged manifest stops everything: what it needs can not be known, so nothing may be removed.
+    A damaged manifest stops everything: what it needs cannot be known, so nothing may be removed. A dry run writes
+    nothing, so it takes no lock: what others do meanwhile may change what the run after it does.
     """
-    now = (clock or system_clock)()
+    if dry_run:
+        return _decide(repository, _read(repository), policy, grace, _now(repository, clock))
     with (
+        _room(repository),
         locks.Lock(repository.target, locks.BACKUP, "prune", wait=wait) as backup,
         locks.Lock(repository.target, locks.SHIP, "prune", wait=max(wait, 5.0)) as ship,
     ):
+        now = _now(repository, clock)
         state = _read(repository)
         plan = _decide(repository, state, policy, grace, now)
-        if not dry_run:
-            _do(repository, state, plan, now, (backup, ship))
+        _do(repository, state, plan, now, (backup, ship))
     return plan
 
 
-def system_clock() -> Clock:
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    return Clock(
-        time.time(),
-        time.clock_gettime(time.CLOCK_BOOTTIME),
-        boot.read_text(encoding="ascii").strip() if boot.exists() else "",
-    )
+@contextmanager
+def _room(repository: Repository) -> Iterator[None]:
+    """On a full disk not even a lock can be written: the room that was set aside is given up first."""
+    repository.target.reserve(0)
+    try:
+        yield
+    finally:
+        try:
+            repository.set_aside()
+        except TargetError as error:
+            # The work itself is done or has failed for its own reason.
+            _log.warning("no room was set aside for the next prune on a full disk: %s", error)
+
+
+def _now(repository: Repository, clock: Callable[[], Clock] | None) -> Clock:
+    if clock is None:
+        return marking.clock(repository.target)
+    now = clock()
+    return now if now.store is not None else replace(now, store=repository.target.now())
 
 
 def _read(repository: Repository) -> _State:
@@ -137,7 +130,7 @@ def _read(repository: Repository) -> _State:
     if found.bad:
         key, problem = next(iter(found.bad.items()))
         raise NotVerified(
-            f"Nothing was removed, because {key} can not be read and what it needs is not known: {problem} Copy it "
+            f"Nothing was removed, because {key} cannot be read and what it needs is not known: {problem} Copy it "
             "back from another copy of the repository, or move it to damaged/ by hand."
         )
     objects = repository.object_sizes()
@@ -146,10 +139,10 @@ def _read(repository: Repository) -> _State:
         _candidate(one, checks.get(one.id, {}), objects, kept=one.id in kept, abandoned=one.id in past)
         for one in found.good
     ]
-    trash = {
-        stat.key: stat.size for prefix in (layout.TRASH, layout.DAMAGED) for stat in repository.target.list(prefix)
-    }
-    return _State(found, candidates, objects, _marks(repository), trash)
+    target = repository.target
+    trash = {stat.key: stat.size for prefix in (layout.TRASH, layout.DAMAGED) for stat in target.list(prefix)}
+    trash |= {stat.key: stat.size for stat in target.unfinished()}
+    return _State(found, candidates, objects, marking.load(target), trash)
 
 
 def _candidate(
@@ -175,16 +168,18 @@ def _decide(repository: Repository, state: _State, policy: Policy, grace: float,
     staying = [one for one in state.candidates if reasons[one.id]]
     manifests = {one.id: one for one in state.found.good}
     forget = [layout.manifest_key(one.sequence, one.id) for one in state.candidates if not reasons[one.id]]
-    dropped = unneeded_segments(staying, segments)
     needed = {name for one in staying for name in manifests[one.id].objects}
     garbage = {layout.object_key(name): size for name, size in state.objects.items() if name not in needed}
+    garbage |= {one.key: one.size for one in unneeded_segments(staying, segments)}
     garbage |= state.trash | _past_segments(repository, state.candidates, policy)
-    ripe = [key for key in garbage if key in state.marks and state.marks[key].age(now) >= grace]
+    # What a manifest names that is there until the end of this run has not been garbage yet, whatever its mark says.
+    named = {layout.object_key(name) for manifest in state.found.good for name in manifest.objects}
+    marked = set(state.marks) - named
+    ripe = [key for key in garbage if key in marked and state.marks[key].age(now) >= grace]
     return Plan(
         keep={one.id: reasons[one.id] for one in sorted(staying, key=lambda one: one.sequence)},
         forget=sorted(forget),
-        segments=[one.key for one in dropped],
-        mark=sorted(set(garbage) - set(state.marks)),
+        mark=sorted(set(garbage) - marked),
         unmark=sorted(key for key in state.marks if key not in garbage),
         sweep=sorted(ripe),
         swept_bytes=sum(garbage[key] for key in ripe),
@@ -208,57 +203,46 @@ def _past_segments(repository: Repository, candidates: Sequence[Candidate], poli
 
 
 def _do(repository: Repository, state: _State, plan: Plan, now: Clock, held: Sequence[locks.Lock]) -> None:
+    steps = _steps(repository, state, plan, now)
+    for number, step in enumerate([*steps, None]):
+        try:
+            for lock in held:
+                # After the last step for certain: what was done under a lost lock must not look like a success.
+                lock.check(certain=step is None)
+        except LockLost as lost:
+            raise LockLost(f"{lost} {number} of {len(steps)} steps of its plan were done by then.") from lost
+        if step is not None:
+            step()
+
+
+def _steps(repository: Repository, state: _State, plan: Plan, now: Clock) -> list[Callable[[], None]]:
+    """Each is one change that must not be made after the locks were lost. What makes room comes first."""
     target = repository.target
+    marks = {key: mark.seen(now) for key, mark in state.marks.items() if key not in {*plan.unmark, *plan.sweep}}
+    marks |= {key: marking.mark(now) for key in plan.mark}
 
-    def check() -> None:
-        for lock in held:
-            lock.check()
-
-    marks = {key: mark for key, mark in state.marks.items() if key not in plan.unmark}
-    marks |= {key: Mark(now.wall, now.uptime, now.boot) for key in plan.mark}
-    check()
-    if plan.mark or plan.unmark:
-        _put_marks(repository, marks)
-    for key in plan.forget:
-        check()
+    def forget(key: str) -> None:
         # The copy first: whoever changes his mind within the grace period finds everything still there.
         target.put(f"{layout.TRASH}{key}", target.get(key))
         target.delete(key)
-    for key in plan.segments:
-        check()
-        target.delete(key)
-    for key in plan.sweep:
-        check()
-        target.delete(key)
-    if plan.sweep:
-        _put_marks(repository, {key: mark for key, mark in marks.items() if key not in plan.sweep})
+
+    steps: list[Callable[[], None]] = [partial(target.delete, key) for key in plan.sweep]
+    if marks != state.marks:
+        steps.append(partial(marking.store, target, marks))
+    return steps + [partial(forget, key) for key in plan.forget]
 
 
-def _marks(repository: Repository) -> dict[str, Mark]:
-    if repository.target.stat(layout.MARKS) is None:
-        return {}
-    try:
-        document = json.loads(repository.target.get(layout.MARKS))
-        return {key: Mark(*entry) for key, entry in document["marks"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Damaged(
-            f"{layout.MARKS} in {repository.url} is damaged ({error!r}). Remove it: marks begin anew, nothing is lost."
-        ) from error
-
-
-def _put_marks(repository: Repository, marks: dict[str, Mark]) -> None:
-    entries = {key: [mark.wall, mark.uptime, mark.boot] for key, mark in sorted(marks.items())}
-    repository.target.put(layout.MARKS, canonical({"format": layout.FORMAT, "marks": entries}))
-
-
-def keep(repository: Repository, backup_id: str, *, wanted: bool) -> Manifest:
-    """Mark a backup so that no prune removes it, or take the mark away. Raises NoSuchBackup, GoudError."""
-    manifest = repository.find(backup_id)
-    key = layout.KEEPS + manifest.id
-    if wanted:
-        repository.target.put(key, canonical({"id": manifest.id}))
-    else:
-        repository.target.delete(key)
+def keep(repository: Repository, backup_id: str, *, wanted: bool, wait: float = 0.0) -> Manifest:
+    """Mark a backup so that no prune removes it, or take the mark away. Raises Locked, NoSuchBackup, GoudError."""
+    # Under the lock, a prune has not yet decided about it or has already forgotten it.
+    with locks.Lock(repository.target, locks.BACKUP, "keep", wait=wait) as lock:
+        manifest = repository.find(backup_id)
+        key = layout.KEEPS + manifest.id
+        if wanted:
+            repository.put_under([lock], key, canonical({"id": manifest.id}))
+        else:
+            lock.check()
+            repository.target.delete(key)
     if (repository.target.stat(key) is not None) != wanted:
         raise GoudError(f"{key} in {repository.url} did not change. Try again.")
     return manifest

@@ -184,8 +184,7 @@ class _Run:
 
     def _store(self, batch: list[Pair]) -> None:
         key, stored = segments.build(batch, self._sealer)
-        self._lock.check()
-        self._repository.put_once(key, stored)
+        self._repository.put_under([self._lock], key, stored)
         self._blocks += len(batch)
         self._segments += 1
         self._bytes += len(stored)

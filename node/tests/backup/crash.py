@@ -27,6 +27,8 @@ from goud_backup.source import DirectorySource
 from goud_backup.targets import Stat, Target, open_target
 from goud_backup.upload import units
 
+_RESERVE_BYTES = 65_536
+
 
 class Countdown:
     """Kills this process at the step; odd steps before the change, even ones after it."""
@@ -55,6 +57,8 @@ class Fragile:
         self.url = target.url
         self.get, self.stat, self.list = target.get, target.stat, target.list
         self.create, self.close = target.create, target.close
+        self.now, self.unfinished = target.now, target.unfinished
+        self.independent_clock = target.independent_clock
 
     def put(self, key: str, data: Bytes, **more: Any) -> Stat:
         stat: Stat = self._countdown.around(self._target.put, key, data, **more)
@@ -62,6 +66,10 @@ class Fragile:
 
     def delete(self, key: str) -> None:
         self._countdown.around(self._target.delete, key)
+
+    def reserve(self, size: int) -> int:
+        reserved: int = self._countdown.around(self._target.reserve, min(size, _RESERVE_BYTES))
+        return reserved
 
 
 def serve() -> None:

@@ -11,8 +11,9 @@ from goud_backup import verify as verifying
 from goud_backup.errors import Damaged, NoSuchBackup, NotVerified, OutOfReach
 from goud_backup.fork import fork
 from goud_backup.plan import Wish
-from goud_backup.prune import Clock, prune
+from goud_backup.prune import prune
 from goud_backup.repository import layout
+from goud_backup.repository.marks import Clock
 from goud_backup.repository.repository import Repository
 from goud_backup.repository.retention import Policy
 from goud_backup.restore import Tools

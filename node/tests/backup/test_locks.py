@@ -76,6 +76,34 @@ def test_a_living_process_is_not_gone() -> None:
     assert not is_gone(Holder("t", "x", "h", 1, "", "", 0))
 
 
+@pytest.mark.parametrize("hidden", [FileNotFoundError, PermissionError])
+def test_a_process_that_is_only_hidden_is_not_gone(monkeypatch: pytest.MonkeyPatch, hidden: type[OSError]) -> None:
+    """/proc shows nothing of another user's process under hidepid and ProtectProc; the kernel knows of it."""
+    mine = process_identity()
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    boot, namespace, _, _ = mine.split()
+    real = locks._start_time
+
+    def start_time(pid: int) -> str:
+        if asked:
+            raise hidden
+        return real(pid)
+
+    asked: list[int] = []
+    monkeypatch.setattr(locks, "_start_time", start_time)
+    monkeypatch.setattr(locks, "process_identity", lambda: mine)
+    asked.append(1)
+    assert not is_gone(Holder("t", "x", "h", 1, mine, "", 0))
+    assert is_gone(Holder("t", "x", "h", 1, f"{boot} {namespace} {ended.pid} 1", "", 0))
+    monkeypatch.setattr(os, "kill", refused)
+    assert not is_gone(Holder("t", "x", "h", 1, mine, "", 0))
+
+
+def refused(_pid: int, _signal: int) -> None:
+    raise PermissionError
+
+
 def test_a_silent_holder_elsewhere_is_watched_before_it_is_replaced(local: Target) -> None:
     held_by(local, renewed=time.time() - 3600)
     watched: list[float] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -207,10 +208,27 @@ def test_a_full_disk_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not list((tmp_path / "t").iterdir())
 
 
-def test_what_a_crash_left_is_no_object_and_is_cleared(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", [".tmp-0011", "objects/ab/.tmp-0123456789abcdef"])
+def test_what_a_crash_left_is_no_object_and_can_be_removed(tmp_path: Path, key: str) -> None:
     target = open_target(f"file://{tmp_path}/t")
     target.create()
-    (tmp_path / "t/.tmp-0011").write_bytes(b"half")
-    assert not list(target.list(""))
+    half = tmp_path / "t" / key
+    half.parent.mkdir(parents=True, exist_ok=True)
+    half.write_bytes(b"half")
+    foreign = half.with_name(".not-ours")
+    foreign.write_bytes(b"of another tool")
     target.create()
-    assert not list((tmp_path / "t").iterdir())
+    assert not list(target.list(""))
+    assert [(stat.key, stat.size) for stat in target.unfinished()] == [(key, 4)]
+    target.delete(key)
+    assert not half.exists()
+    assert foreign.exists()
+    with pytest.raises(ValueError, match="not a valid object name"):
+        target.delete("../.tmp-0011")
+
+
+def test_the_store_says_what_time_it_is(target: Target) -> None:
+    now = target.now()
+    assert now is not None
+    assert abs(now - time.time()) < 3600
+    assert target.independent_clock is not target.url.startswith("file:")

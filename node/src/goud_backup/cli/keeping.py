@@ -25,13 +25,13 @@ def prune(
     keep_daily: Annotated[int, typer.Option(min=0, help="The newest of each of so many days.")] = 0,
     keep_weekly: Annotated[int, typer.Option(min=0, help="The newest of each of so many weeks.")] = 0,
     keep_monthly: Annotated[int, typer.Option(min=0, help="The newest of each of so many months.")] = 0,
-    grace_hours: Annotated[float, typer.Option(min=0, help="How long unreferenced objects wait.")] = 24.0,
+    grace_hours: Annotated[float, typer.Option(min=0, help="How long what is not needed waits.")] = 24.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, exactly.")] = False,
     wait: Wait = 0.0,
     metrics_dir: MetricsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Forget backups that no rule keeps, and remove objects that nothing has named for the grace period.
+    """Forget backups that no rule keeps, and remove what nothing has needed for the grace period.
 
     Never removed: the newest, the last good one, the highest, the last one proven by a deep verification, those marked
     keep, and those that shipped segments need.
@@ -40,7 +40,7 @@ def prune(
     # A dry run is none of the runs that somebody waits for.
     with measured("prune", None if dry_run else metrics_dir) as run, options.repository(url) as repository:
         plan = pruning.prune(repository, policy, dry_run=dry_run, grace=grace_hours * 3600, wait=wait)
-        run.set(removed=len(plan.forget) + len(plan.segments) + len(plan.sweep), removed_bytes=plan.swept_bytes)
+        run.set(removed=len(plan.forget) + len(plan.sweep), removed_bytes=plan.swept_bytes)
     if as_json or not sys.stdout.isatty():
         output.emit("prune", {"dry_run": dry_run, **plan.document()}, as_json=as_json)
         return
@@ -54,11 +54,12 @@ def keep(
     url: Url,
     backup: Backup = "latest",
     remove: Annotated[bool, typer.Option("--remove", help="Take the mark away.")] = False,
+    wait: Wait = 60.0,
     as_json: AsJson = False,
 ) -> None:
     """Mark a backup so that no prune ever removes it."""
     with options.repository(url) as repository:
-        manifest = pruning.keep(repository, backup, wanted=not remove)
+        manifest = pruning.keep(repository, backup, wanted=not remove, wait=wait)
     output.emit("keep", {"id": manifest.id, "kept": not remove}, as_json=as_json)
 
 

@@ -83,6 +83,7 @@ def _status(repository: Repository) -> dict[str, Any]:
     last = max(references, key=lambda one: one.last) if references else None
     header = None if last is None else repository.segment_header(last)
     sizes = repository.object_sizes()
+    unfinished = list(repository.target.unfinished())
     holders = {name: _holder(repository, name) for name in (locks.BACKUP, locks.SHIP)}
     tip_ms = max([0 if newest is None else newest.chain.tip_ms, 0 if header is None else header.last_ms])
     return {
@@ -103,6 +104,8 @@ def _status(repository: Repository) -> dict[str, Any]:
         "objects": len(sizes),
         "segments": len(references),
         "bytes": sum(sizes.values()) + sum(one.size for one in references),
+        "unfinished_files": len(unfinished),
+        "unfinished_bytes": sum(one.size for one in unfinished),
         "verified": _verified(repository.checks().get(newest.id)) if newest is not None else None,
         "locks": holders,
     }

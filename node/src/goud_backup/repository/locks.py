@@ -1,8 +1,8 @@
 """Locks that name their holder and end with it.
 
-A lock is one object, taken and renewed by conditional writes. It is not believed to be dead because a clock says so:
-either its process is known to be gone (same machine), or the object was watched, by a clock that never jumps, for
-longer than a living holder would leave it unrenewed.
+A lock is one object, taken and renewed by conditional writes; a store is asked once a process whether it honours them.
+It is not believed to be dead because a clock says so: either its process is known to be gone (same machine), or the
+object was watched, by a clock that never jumps, for longer than a living holder would leave it unrenewed.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
+from weakref import WeakSet
 
-from goud_backup.errors import Locked, LockLost, Missing, PreconditionFailed, TargetError
+from goud_backup.errors import Locked, LockLost, Missing, PreconditionFailed, TargetError, UnsafeStore
 from goud_backup.repository.layout import LOCKS
 from goud_backup.repository.manifest import canonical
 from goud_backup.targets import Target
@@ -34,6 +36,9 @@ SHIP: Final = "ship"
 """Held by whoever adds or removes segments: ship, prune."""
 RENEW_SECONDS: Final = 15.0
 EXPIRY_SECONDS: Final = 60.0
+_FREE: Final = {"free": True}
+_probed: WeakSet[Target] = WeakSet()
+"""Stores that have refused, in this process, what a condition forbids."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ class Lock:
             secrets.token_hex(8), purpose, socket.gethostname(), os.getpid(), process_identity(), stamp, time.time()
         )
         self._version: str | None = None
+        self._before: str | None = None
         self._renewed_at = 0.0
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
@@ -84,6 +90,7 @@ class Lock:
 
     def __enter__(self) -> Self:
         self._take()
+        self._probe()
         self._thread = threading.Thread(target=self._keep, name=f"lock {self._key}", daemon=True)
         self._thread.start()
         return self
@@ -105,18 +112,22 @@ class Lock:
                 if kind is None:
                     raise
 
-    def check(self) -> None:
-        """Raises LockLost unless the lock is still ours: call it before a write that must not race."""
-        if self._lost is None and time.monotonic() - self._renewed_at > self._renew:
+    def check(self, *, certain: bool = False) -> None:
+        """Raises LockLost unless the lock is still ours: call it before a write that must not race.
+
+        `certain` asks the store even when the lock was renewed a moment ago: call it so after such a write.
+        """
+        if self._lost is None and (certain or _now() - self._renewed_at > self._renew):
             self._renew_once()
         if self._lost is not None:
             raise LockLost(f"The lock {self._key} was lost while this process worked: {self._lost}. Run it again.")
 
     def _take(self) -> None:
-        deadline = time.monotonic() + self._wait
+        deadline = _now() + self._wait
         while True:
             holder, version = read_holder(self._target, self._key)
             if holder is None or self._is_dead(holder, version):
+                self._before = version
                 try:
                     self._write(self._me, version)
                 except PreconditionFailed:
@@ -124,12 +135,47 @@ class Lock:
                         return
                     continue
                 return
-            if time.monotonic() >= deadline:
+            if _now() >= deadline:
                 raise Locked(
                     f"{self._target.url} is locked by {holder}. Wait until it is done; if it died on another machine, "
                     f"the lock is free {self._expiry:.0f} s after its last sign of life, or `goud-backup unlock`."
                 )
-            self._sleep(min(1.0, max(0.05, deadline - time.monotonic())))
+            self._sleep(min(1.0, max(0.05, deadline - _now())))
+
+    def _probe(self) -> None:
+        """Ask for what must be refused, once a process and store: some answer 200 whatever the condition says."""
+        if self._target in _probed:
+            return
+        try:
+            self._require_refusal(if_absent=True)
+            before = self._before
+            if before is None:
+                before = self._version
+                self._write(self._me, before)
+            self._require_refusal(if_version=before)
+        except BaseException:
+            self._give_back()
+            raise
+        _probed.add(self._target)
+
+    def _require_refusal(self, *, if_absent: bool = False, if_version: str | None = None) -> None:
+        try:
+            self._target.put(self._key, canonical(asdict(self._me)), if_absent=if_absent, if_version=if_version)
+        except PreconditionFailed:
+            return
+        raise UnsafeStore(
+            f"{self._target.url} does not honour conditional writes: it took {self._key} a second time although "
+            f"{'it was there' if if_absent else 'it had changed'}. Two hosts could hold its lock at once, so nothing "
+            "is written there. Use a store that refuses such a write, or a version of this one that does."
+        )
+
+    def _give_back(self) -> None:
+        """Leave the store as it was found, as far as it lets us."""
+        with suppress(TargetError):
+            if self._before is None:
+                self._target.delete(self._key)
+            else:
+                self._target.put(self._key, canonical(_FREE))
 
     def _is_dead(self, holder: Holder, version: str | None) -> bool:
         if is_gone(holder):
@@ -146,17 +192,17 @@ class Lock:
         holder, version = read_holder(self._target, self._key)
         if holder is None or holder.token != self._me.token:
             return False
-        self._version, self._renewed_at = version, time.monotonic()
+        self._version, self._renewed_at = version, _now()
         return True
 
     def _write(self, holder: Holder | None, version: str | None) -> None:
         self._me = Holder(**{**asdict(self._me), "renewed": time.time()})
-        document = canonical(asdict(self._me) if holder is not None else {"free": True})
+        document = canonical(asdict(self._me) if holder is not None else _FREE)
         if version is None:
             stat = self._target.put(self._key, document, if_absent=True)
         else:
             stat = self._target.put(self._key, document, if_version=version)
-        self._version, self._renewed_at = stat.version, time.monotonic()
+        self._version, self._renewed_at = stat.version, _now()
 
     def _keep(self) -> None:
         while not self._ended.wait(self._renew):
@@ -171,7 +217,7 @@ class Lock:
             if not self._is_mine():
                 self._lost = "somebody took it over"
         except TargetError as error:
-            if time.monotonic() - self._renewed_at > self._expiry:
+            if _now() - self._renewed_at > self._expiry:
                 self._lost = f"it could not be renewed ({error})"
 
 
@@ -213,10 +259,27 @@ def is_gone(holder: Holder) -> bool:
     parts = holder.process.split()
     if len(parts) != 4 or len(mine) != 4 or parts[:2] != mine[:2]:
         return False
+    pid = int(parts[2])
     try:
-        return _start_time(int(parts[2])) != parts[3]
+        return _start_time(pid) != parts[3]
     except OSError:
+        return not _exists(pid)
+
+
+def _exists(pid: int) -> bool:
+    """Whether there is such a process, also one that /proc hides from us (hidepid, ProtectProc)."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
         return True
+    return True
+
+
+def _now() -> float:
+    """Seconds by a clock that nobody sets and that goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _start_time(pid: int) -> str:

@@ -16,6 +16,7 @@ from goud_backup.codec.sealing import Opener, Sealer, check_recipients
 from goud_backup.errors import (
     AccessRefused,
     Damaged,
+    LockLost,
     Missing,
     NoSuchBackup,
     PreconditionFailed,
@@ -24,34 +25,23 @@ from goud_backup.errors import (
     TargetError,
     WrongIdentity,
 )
+from goud_backup.repository import config as configuration
 from goud_backup.repository import forks as forked
 from goud_backup.repository import layout
 from goud_backup.repository import manifest as manifests
 from goud_backup.repository import segments as shipped
+from goud_backup.repository.config import AGE, Config
 from goud_backup.repository.forks import Fork
+from goud_backup.repository.locks import BACKUP, Lock
 from goud_backup.repository.manifest import Manifest, StoredObject, canonical
 from goud_backup.targets import Target
-from goud_node.chain.genesis import Genesis, Validator
+from goud_node.chain.genesis import Genesis
 from goud_node.errors import ConfigurationError, WrongChain
 
 _log = logging.getLogger(__name__)
 
-AGE: Final = "age"
-NONE: Final = "none"
-
-
-@dataclass(frozen=True)
-class Config:
-    """What never changes: the repository's id, its chain, and whether it is encrypted."""
-
-    id: str
-    genesis: Genesis
-    encryption: str
-    created: str
-
-    @property
-    def chain_id(self) -> str:
-        return self.genesis.chain_id
+RESERVE_BYTES: Final = 8 * 1024 * 1024
+"""Enough for locks, marks and the trash's copies of manifests, while nothing has been removed yet."""
 
 
 @dataclass(frozen=True)
@@ -94,21 +84,50 @@ class Repository:
         """`name` is the SHA-256 of `data`, in hex: whoever writes twice writes the same."""
         self.put_once(layout.object_key(name), data)
 
-    def put_once(self, key: str, data: Bytes) -> None:
+    def put_under(self, held: Sequence[Lock], key: str, data: Bytes) -> None:
+        """Store once what others must not add at the same time. Raises LockLost, and then it is withdrawn."""
+        for lock in held:
+            lock.check()
+        if self.put_once(key, data):
+            self._confirm(held, key)
+
+    def _confirm(self, held: Sequence[Lock], key: str) -> None:
+        """Look again after the write: this process may have stood still before it, and its locks been taken over."""
+        try:
+            for lock in held:
+                lock.check(certain=True)
+        except LockLost as lost:
+            raise LockLost(f"{lost} {self._withdraw(key)}") from lost
+
+    def _withdraw(self, key: str) -> str:
+        try:
+            self.target.delete(key)
+        except TargetError as error:
+            return (
+                f"{key} was recorded meanwhile and could not be withdrawn ({error}): what it needs may be gone. Verify "
+                "the repository, and remove it where that finds damage."
+            )
+        return f"{key}, which was recorded meanwhile, was withdrawn."
+
+    def put_once(self, key: str, data: Bytes) -> bool:
         """Store under a name that says what the content is. One that is there already, whole, is left alone.
 
-        A node may not have the right to replace what is stored, and a store that repeats a call after a lost answer
-        then refuses its own write. What is there but cut short is replaced, by who may.
+        Returns whether this call surely stored it. A node may not have the right to replace what is stored, and a
+        store that repeats a call after a lost answer then refuses its own write. What is there but cut short is
+        replaced, by who may.
         """
+        fresh = True
         try:
             stored = self.target.put(key, data, if_absent=True)
         except (PreconditionFailed, AccessRefused):
             there = self.target.stat(key)
             if there is None:
                 raise
+            fresh = False
             stored = there if there.size == len(data) else self.target.put(key, data)
         if stored.size != len(data):
             raise TargetError(f"{key} has {stored.size} bytes in {self.url} after writing {len(data)}.")
+        return fresh
 
     def get_object(self, name: str, entry: StoredObject, opener: Opener | None) -> Bytes:
         """The plain bytes of an object, whose parts the caller compares with the manifest's hashes.
@@ -199,8 +218,12 @@ class Repository:
         others = f" of the present history; {past} of an abandoned one can be restored by id" if past else ""
         return f"{self.url} holds no backup yet{others} (`goud-backup list`). Make one with `goud-backup create`."
 
-    def put_manifest(self, draft: Manifest) -> str:
-        """Store the manifest, then `latest`. Returns the manifest's hash."""
+    def put_manifest(self, draft: Manifest, held: Lock) -> str:
+        """Store the manifest, then `latest`, under the lock. Returns the manifest's hash.
+
+        Raises LockLost; the manifest is withdrawn then, and noted as damaged where this host may not remove it.
+        """
+        held.check()
         raw, digest = manifests.dump(draft)
         key = layout.manifest_key(draft.sequence, draft.id)
         try:
@@ -209,6 +232,12 @@ class Repository:
             # An answer that was lost and repeated finds its own write.
             if self.target.stat(key) is None or bytes(self.target.get(key)) != raw:
                 raise
+        try:
+            self._confirm([held], key)
+        except LockLost:
+            if self.target.stat(key) is not None:
+                self.put_check(draft.id, ok=False, level="listing")
+            raise
         self.put_latest(draft, digest)
         return digest
 
@@ -287,6 +316,10 @@ class Repository:
         document = {"id": backup_id, "ok": ok, "level": level, "at": at}
         self.target.put(f"{layout.CHECKS}{backup_id}.json", canonical(document))
 
+    def set_aside(self) -> int:
+        """Set room aside that a prune gives up first when the disk is full; the bytes that could be."""
+        return self.target.reserve(RESERVE_BYTES)
+
     def close(self) -> None:
         self.target.close()
 
@@ -310,27 +343,23 @@ def new_backup_id(now: datetime) -> str:
 
 
 def initialize(target: Target, genesis: Genesis, *, encrypted: bool, recipients: Iterable[str] = ()) -> Repository:
-    """Make an empty repository for one chain. Raises RepositoryExists when there is one."""
+    """Make an empty repository for one chain. Raises RepositoryExists when there is one, and touches nothing then.
+
+    Taking the lock asks the store whether it honours conditional writes: UnsafeStore, and nothing was made.
+    """
     target.create()
-    document = {
-        "format": layout.FORMAT,
-        "id": secrets.token_hex(16),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "chain_id": genesis.chain_id,
-        "genesis": {
-            "name": genesis.name,
-            "created_ms": genesis.created_ms,
-            "validators": [{"node_id": v.node_id, "public_key": v.public_key.hex()} for v in genesis.validators],
-        },
-        "encryption": AGE if encrypted else NONE,
-        # For people only: whoever may write here could change it, so hosts never encrypt to what it says.
-        "recipients": sorted(recipients),
-    }
+    if target.stat(layout.CONFIG) is not None:
+        raise RepositoryExists(f"{target.url} is a repository already. Nothing was changed.")
     try:
-        target.put(layout.CONFIG, json.dumps(document, indent=2, sort_keys=True).encode() + b"\n", if_absent=True)
+        with Lock(target, BACKUP, "init", wait=10.0):
+            target.put(
+                layout.CONFIG, configuration.new(genesis, encrypted=encrypted, recipients=recipients), if_absent=True
+            )
     except PreconditionFailed as error:
         raise RepositoryExists(f"{target.url} is a repository already. Nothing was changed.") from error
-    return open_repository(target)
+    made = open_repository(target)
+    made.set_aside()
+    return made
 
 
 def open_repository(target: Target, genesis: Genesis | None = None) -> Repository:
@@ -342,31 +371,10 @@ def open_repository(target: Target, genesis: Genesis | None = None) -> Repositor
             f"{target.url} is no repository: {layout.CONFIG} is not there. Correct the URL, mount the disk, or make a "
             "new one with `goud-backup init`."
         ) from error
-    config = _config(bytes(raw), target.url)
+    config = configuration.load(bytes(raw), target.url)
     if genesis is not None and genesis != config.genesis:
         raise WrongChain(
             f"{target.url} holds backups of chain {config.chain_id}; the genesis document given is that of "
             f"{genesis.chain_id}. Give the right URL or the right document."
         )
     return Repository(target, config)
-
-
-def _config(raw: bytes, url: str) -> Config:
-    try:
-        return _parsed(json.loads(raw))
-    except (ValueError, KeyError, TypeError, ConfigurationError) as error:
-        raise Damaged(
-            f"{layout.CONFIG} in {url} is damaged ({error}). Copy it back from another copy of the repository: "
-            "it never changes."
-        ) from error
-
-
-def _parsed(document: dict[str, Any]) -> Config:
-    if document["format"] != layout.FORMAT:
-        raise ValueError(f"format {document['format']!r}, this version reads {layout.FORMAT}")
-    entry = document["genesis"]
-    validators = tuple(Validator(v["node_id"], bytes.fromhex(v["public_key"])) for v in entry["validators"])
-    genesis = Genesis(entry["name"], entry["created_ms"], validators)
-    if genesis.chain_id != document["chain_id"] or document["encryption"] not in {AGE, NONE}:
-        raise ValueError("the genesis document is not that of the chain id, or the encryption is unknown")
-    return Config(document["id"], genesis, document["encryption"], document["created"])

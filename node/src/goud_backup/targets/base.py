@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
@@ -30,6 +31,8 @@ class Target(Protocol):
     """
 
     url: str
+    independent_clock: bool
+    """Whether `now` is by a clock that none of the hosts that write here can set."""
 
     def put(self, key: str, data: Bytes, *, if_absent: bool = False, if_version: str | None = None) -> Stat:
         """Store, whole or not at all, durably; the store has checked the content against a checksum of ours.
@@ -51,7 +54,22 @@ class Target(Protocol):
         ...
 
     def delete(self, key: str) -> None:
-        """Remove; harmless when there is none."""
+        """Remove, an object or something unfinished; harmless when there is none."""
+        ...
+
+    def unfinished(self) -> Iterator[Stat]:
+        """What writers that are under way, or were killed, have not finished. It is no object."""
+        ...
+
+    def now(self) -> float | None:
+        """Unix time as the store has it; None when it does not say."""
+        ...
+
+    def reserve(self, size: int) -> int:
+        """Set so many bytes aside, as far as there is room, 0 to give them up; how many are set aside now.
+
+        For who removes: that takes a little room first. A store that is never full sets nothing aside.
+        """
         ...
 
     def create(self) -> None:
@@ -66,6 +84,14 @@ def check_key(key: str) -> str:
     if not _KEY.fullmatch(key):
         raise ValueError(f"{key!r} is not a valid object name")
     return key
+
+
+def seconds(date: str | None) -> float | None:
+    """Unix time of an HTTP date; None for one that is missing or is not one."""
+    try:
+        return None if date is None else parsedate_to_datetime(date).timestamp()
+    except ValueError:
+        return None
 
 
 def open_target(url: str) -> Target:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import secrets
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from operator import attrgetter
 from pathlib import Path
 
@@ -16,12 +18,18 @@ from goud_backup.errors import AccessRefused, Missing, PreconditionFailed, Targe
 from goud_backup.targets.base import Stat, check_key
 
 _TEMPORARY = ".tmp-"
+_UNFINISHED = re.compile(r"\.tmp-[0-9a-f]+")
+_EXCLUSIVE = ".exclusive"
+_RESERVE = ".reserve"
+_CHUNK = 1024 * 1024
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 class FileTarget:
-    """Keys are paths below `root`. Unfinished files have names that no key can have."""
+    """Keys are paths below `root`. Unfinished files, and those of this class, have names that no key can have."""
+
+    independent_clock = False
 
     def __init__(self, root: str | Path) -> None:
         self._root = Path(root)
@@ -30,9 +38,6 @@ class FileTarget:
     def create(self) -> None:
         with self._failing("create", "the directory"):
             self._root.mkdir(mode=0o700, exist_ok=True)
-            # What a crash left behind is of no use to anybody: names are random, so nobody finishes it.
-            for path in self._root.rglob(f"{_TEMPORARY}*"):
-                path.unlink(missing_ok=True)
 
     def put(self, key: str, data: Bytes, *, if_absent: bool = False, if_version: str | None = None) -> Stat:
         path = self._path(key)
@@ -114,13 +119,50 @@ class FileTarget:
         yield from wanted
 
     def delete(self, key: str) -> None:
-        path = self._path(key)
+        folder, _, name = key.rpartition("/")
+        path = (self._path(folder) if folder else self._root) / name if _UNFINISHED.fullmatch(name) else self._path(key)
         with self._failing("remove", key):
             try:
                 path.unlink()
             except FileNotFoundError:
                 return
             _sync_directory(path.parent)
+
+    def unfinished(self) -> Iterator[Stat]:
+        with self._failing("list", "the directory"):
+            self._require_root()
+            yield from sorted(_walk(str(self._root), "", hidden=True), key=attrgetter("key"))
+
+    def now(self) -> float:
+        # A file that is touched gets the time of whoever keeps the file system; this takes no room.
+        clock = self._root / _EXCLUSIVE
+        try:
+            clock.touch(0o600)
+            return clock.stat().st_mtime
+        except OSError:
+            return time.time()
+
+    def reserve(self, size: int) -> int:
+        path = self._root / _RESERVE
+        with self._failing("set room aside as", _RESERVE):
+            if size == 0:
+                path.unlink(missing_ok=True)
+                return 0
+            with suppress(FileExistsError):
+                path.touch(0o600, exist_ok=False)
+            with path.open("r+b", buffering=0) as file:
+                self._fill(file.fileno(), size)
+                return os.fstat(file.fileno()).st_size
+
+    def _fill(self, descriptor: int, size: int) -> None:
+        try:
+            while (left := size - os.fstat(descriptor).st_size) > 0:
+                # Bytes that no file system stores in less room than they take.
+                os.pwrite(descriptor, os.urandom(min(left, _CHUNK)), size - left)
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
 
     def close(self) -> None:
         """Nothing stays open."""
@@ -138,7 +180,7 @@ class FileTarget:
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
         # Compare and replace are two steps on a file system: a lock of the kernel's makes them one.
-        descriptor = os.open(self._root / ".exclusive", os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(self._root / _EXCLUSIVE, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -160,15 +202,17 @@ class FileTarget:
             raise TargetError(f"{where} Check the disk.") from error
 
 
-def _walk(folder: str, prefix: str) -> Iterator[Stat]:
+def _walk(folder: str, prefix: str, *, hidden: bool = False) -> Iterator[Stat]:
+    """The objects below a folder; `hidden`: what is unfinished instead."""
     # A repository has thousands of objects and every backup lists them: no Path is made for each.
     with os.scandir(folder) as entries:
         for entry in entries:
             key = prefix + entry.name
-            if entry.name.startswith("."):
-                continue
             if entry.is_dir(follow_symlinks=False):
-                yield from _walk(entry.path, f"{key}/")
+                if not entry.name.startswith("."):
+                    yield from _walk(entry.path, f"{key}/", hidden=hidden)
+                continue
+            if bool(_UNFINISHED.fullmatch(entry.name)) is not hidden or (entry.name.startswith(".") and not hidden):
                 continue
             try:
                 yield _stat(entry.stat(), key)

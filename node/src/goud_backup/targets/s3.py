@@ -15,7 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, 
 
 from goud_backup.codec.encoding import Bytes
 from goud_backup.errors import AccessRefused, Missing, PreconditionFailed, TargetError
-from goud_backup.targets.base import Stat, check_key
+from goud_backup.targets.base import Stat, check_key, seconds
 
 _ATTEMPTS = 6
 _PAGE = 1000
@@ -37,6 +37,8 @@ _REFUSED = {
 
 class S3Target:
     """Objects below `prefix` of a bucket; credentials, region and endpoint come from where boto3 looks for them."""
+
+    independent_clock = True
 
     def __init__(self, bucket: str, prefix: str) -> None:
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
@@ -118,6 +120,18 @@ class S3Target:
     def delete(self, key: str) -> None:
         with self._failing("remove", key):
             self._client.delete_object(Bucket=self._bucket, Key=self._name(key))
+
+    def unfinished(self) -> Iterator[Stat]:
+        """Objects are put in one call each: there is none, or it is whole."""
+        return iter(())
+
+    def now(self) -> float | None:
+        with self._failing("reach", "the bucket"):
+            answer = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
+        return seconds(answer["ResponseMetadata"]["HTTPHeaders"].get("date"))
+
+    def reserve(self, size: int) -> int:  # noqa: ARG002  # a bucket is never full
+        return 0
 
     def close(self) -> None:
         if self._open is not None:
