@@ -286,7 +286,9 @@ class World:
         if not node.lies:
             return served
         choice = node.lies.pop()
-        stale = [s for s in self.left_behind if s.pairs[0][0].height <= start <= s.pairs[-1][0].height]
+        # Two logs that were lost after restores to one block have one epoch: nothing could tell their blocks apart.
+        others = [s for s in self.left_behind if s.epoch != epoch]
+        stale = [s for s in others if s.pairs[0][0].height <= start <= s.pairs[-1][0].height]
         if stale and choice % 2:
             # An honest peer that missed a new epoch, or a release that lets this node's own view of it decide.
             abandoned = stale[choice // 2 % len(stale)]
