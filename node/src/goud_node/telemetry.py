@@ -42,6 +42,8 @@ class Snapshot:
     quorum: bool
     synced: bool
     draining: bool
+    clock_right: bool
+    block_ahead: float
     halted: bool
     peers_live: int
     peers_known: int
@@ -112,6 +114,8 @@ def _gauges(now: Snapshot) -> Iterator[tuple[str, str, float]]:
     yield "goud_synced", "1 when this node holds the agreed head.", now.synced
     yield "goud_draining", "1 while this node is being drained.", now.draining
     yield "goud_halted", "1 when this node stopped because of a conflicting block.", now.halted
+    yield "goud_clock_right", "1 while a majority of validators is known to have this node's time.", now.clock_right
+    yield "goud_block_ahead_seconds", "How far the newest block's time is ahead of this node's clock.", now.block_ahead
     yield "goud_peer_count", "Peers that answered within the last polls.", now.peers_live
     yield "goud_peers_known", "Peers in the configuration.", now.peers_known
     yield "goud_key_cache_hit_rate", "Hit share of the key cache; NaN before a lookup.", _nan(rate)

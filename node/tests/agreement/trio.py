@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from goud_node import clock
 from goud_node.agreement.embedded import EmbeddedKv
 from goud_node.agreement.kv import Kv
 from goud_node.agreement.sequencer import Sequencer
@@ -18,6 +19,7 @@ from goud_node.chain.keys import SigningKey
 from goud_node.chain.ledger import Epoch, Ledger, Receipt
 from goud_node.chain.transactions import AccountCreate
 from goud_node.errors import GoudError, Unavailable
+from goud_node.replica.clocks import Reading
 from goud_node.replica.replica import Replica
 from goud_node.replica.types import Options, Served
 from goud_node.store.memory import MemoryStore
@@ -76,6 +78,10 @@ class DirectPeers:
     async def heights(self) -> Mapping[str, int]:
         await asyncio.sleep(0)
         return {member.name: member.ledger.height for member in self._others()}
+
+    def clocks(self) -> Mapping[str, Reading]:
+        now = clock.running()
+        return {m.name: Reading(m.replica._core.clock(), now) for m in self._others() if m.replica is not None}
 
 
 @dataclass

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from goud_node.api import submit
 from goud_node.errors import StoreFull
+from goud_node.replica.clocks import Verdict
 
 from .support import Account, Live, assert_problem
 
@@ -56,7 +57,7 @@ def test_livez_answers(http: httpx.Client) -> None:
 def test_ready_names_every_check(http: httpx.Client) -> None:
     answer = http.get("/readyz")
     assert answer.status_code == 200
-    assert set(answer.json()["checks"]) == {"store", "disk", "synced", "quorum", "draining"}
+    assert set(answer.json()["checks"]) == {"store", "disk", "synced", "quorum", "clock", "draining"}
     assert all(check["ok"] for check in answer.json()["checks"].values())
 
 
@@ -66,6 +67,7 @@ def test_ready_names_every_check(http: httpx.Client) -> None:
         ({"quorum": False}, "quorum"),
         ({"synced": False, "lag": 40}, "synced"),
         ({"draining": True}, "draining"),
+        ({"clock": Verdict("wrong", "An hour ahead.")}, "clock"),
         ({"halted": "conflicting-block: two at height 3"}, "store"),
     ],
 )
@@ -76,6 +78,35 @@ def test_each_check_turns_readiness_red(
     document = assert_problem(http.get("/readyz"), 503, "not-ready")
     assert document["failed"] == [check]
     assert document["checks"][check]["ok"] is False
+
+
+@pytest.mark.parametrize("clock", [Verdict("wrong", "An hour ahead."), Verdict("unread", "Nobody answers.")])
+def test_reads_go_on_with_a_wrong_clock(
+    http: httpx.Client, live: Live, monkeypatch: pytest.MonkeyPatch, clock: Verdict
+) -> None:
+    pretend(monkeypatch, live, clock=clock)
+    assert http.get("/readyz", params={"for": "reads"}).status_code == 200
+    assert scrape(http)["goud_clock_right"] == 0
+
+
+@pytest.mark.parametrize(
+    "clock", [Verdict("unread", "Nobody answers."), Verdict("wrong", "An hour ahead.", enforced=False)]
+)
+def test_an_unknown_clock_is_not_a_wrong_one(
+    http: httpx.Client, live: Live, monkeypatch: pytest.MonkeyPatch, clock: Verdict
+) -> None:
+    pretend(monkeypatch, live, clock=clock)
+    check = http.get("/readyz").json()["checks"]["clock"]
+    assert check == {"ok": True, "detail": clock.detail}
+
+
+def test_a_block_that_is_ahead_of_the_clock_is_measured(
+    http: httpx.Client, live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert scrape(http)["goud_block_ahead_seconds"] == 0
+    tip = live.node.ledger.tip
+    monkeypatch.setattr(live.node.api.state.context, "wall", lambda: tip.timestamp_ms / 1000 - 90)
+    assert scrape(http)["goud_block_ahead_seconds"] == 90
 
 
 def test_reads_go_on_without_a_quorum(http: httpx.Client, live: Live, monkeypatch: pytest.MonkeyPatch) -> None:

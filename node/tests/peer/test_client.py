@@ -11,7 +11,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
-from goud_node import errors
+from goud_node import clock, errors
 from goud_node.chain import encoding
 from goud_node.chain.keys import SigningKey
 from goud_node.chain.ledger import Epoch
@@ -123,7 +123,9 @@ async def test_nobody_there_is_unavailable() -> None:
 Reply = Callable[[httpx.Request], httpx.Response]
 
 
-def signed(status: int, body: bytes, key: SigningKey = NODE1, **other: object) -> Reply:
+def signed(
+    status: int, body: bytes, key: SigningKey = NODE1, clock: Callable[[], float] = time.time, **other: object
+) -> Reply:
     """A peer's answer, signed by `key` for the request it answers, or for another."""
 
     def reply(request: httpx.Request) -> httpx.Response:
@@ -134,7 +136,7 @@ def signed(status: int, body: bytes, key: SigningKey = NODE1, **other: object) -
             request.content,
         )
         request_id = str(other.get("request_id", claims.request_id))
-        token = Signer(key, "node1").answer("node2", request_id, status, body)
+        token = Signer(key, "node1", clock).answer("node2", request_id, status, body)
         return httpx.Response(status, content=body, headers={"goud-answer": token})
 
     return reply
@@ -242,4 +244,60 @@ async def test_a_peer_of_an_earlier_release_is_judged_by_the_epoch_of_its_status
     client = client_of({"node1": Peer("node1", "http://node1:9000", NODE1.public)}, left_behind)
     with pytest.raises(Unavailable):
         await client.fetch(1, 1, EPOCH)
+    await client.close()
+
+
+async def test_clocks_come_with_the_status(client: PeerClient) -> None:
+    await client.heights()
+    reading = client.clocks()["node1"]
+    assert reading.clock_ms is not None
+    assert abs(reading.clock_ms - time.time() * 1000) < 5000
+    assert abs(reading.at - clock.running()) < 5
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+async def test_a_node_with_a_wrong_clock_learns_the_true_time(client: PeerClient, hours: int) -> None:
+    """Its requests are refused for their time, so the refusal itself is signed and shows the time."""
+    client._signer = Signer(NODE2, "node2", clock=lambda: time.time() + hours * 3600)
+    assert await client.heights() == {}
+    shown = client.clocks()["node1"].clock_ms
+    assert shown is not None
+    assert abs(shown - time.time() * 1000) < 5000
+
+
+def clock_reply(shown: object, seconds: float = 0) -> Reply:
+    """A status with this clock, signed by a node whose own clock is `seconds` ahead."""
+    body = json.dumps({"chain_id": CHAIN, "height": 1, "certified": 1, "epoch": 1, "clock_ms": shown}).encode()
+    return signed(200, body, clock=lambda: time.time() + seconds)
+
+
+@pytest.mark.parametrize("seconds", [-3600.0, 0.0, 3600.0])
+async def test_a_peer_with_a_wrong_clock_can_say_so(seconds: float) -> None:
+    shown = int((time.time() + seconds) * 1000)
+    client = client_of({"node1": Peer("node1", "http://node1:9000", NODE1.public)}, clock_reply(shown, seconds))
+    assert await client.heights() == {"node1": 1}
+    assert client.clocks()["node1"].clock_ms == shown
+    await client.close()
+
+
+@pytest.mark.parametrize("shown", [True, -1, 1 << 53, 1.5, "0", [], {}])
+async def test_a_clock_that_is_no_time_counts_as_no_answer(shown: object) -> None:
+    client = client_of({"node1": Peer("node1", "http://node1:9000", NODE1.public)}, clock_reply(shown))
+    assert (await client.heights(), dict(client.clocks())) == ({}, {})
+    await client.close()
+
+
+async def test_a_release_that_does_not_send_its_clock_is_known_as_such() -> None:
+    client = client_of({"node1": Peer("node1", "http://node1:9000", NODE1.public)}, signed(200, status_of(1)))
+    assert await client.heights() == {"node1": 1}
+    assert client.clocks()["node1"].clock_ms is None
+    await client.close()
+
+
+async def test_an_unsigned_refusal_shows_no_clock() -> None:
+    unsigned = {"clock_ms": 1, "reason": "future"}
+    client = client_of(
+        {"node1": Peer("node1", "http://node1:9000", NODE1.public)}, lambda _: httpx.Response(401, json=unsigned)
+    )
+    assert (await client.heights(), dict(client.clocks())) == ({}, {})
     await client.close()

@@ -46,7 +46,8 @@ class Model:
         meanings: tuple[tuple[int, Callable[[], object]], ...] = (
             (168, lambda: self.advance_some(target, 1 + action % 4)),
             (188, lambda: self.submit(node, action)),
-            (196, self.world.tick),
+            (195, self.world.tick),
+            (196, lambda: self.set_clock(node, target)),
             (198, lambda: node.lies.append(target // len(self.world.nodes))),
             (222, lambda: self.disturb(action, target)),
             (228, lambda: self.deliver_ghost(target)),
@@ -75,6 +76,18 @@ class Model:
         if not node.alive:
             self.world.start(node)
         node.paused = node.cut = False
+
+    def set_clock(self, node: Node, target: int) -> None:
+        """Somebody sets a clock wrong, or right again; a majority of the validators keeps the true time."""
+        wrong = sum(other.wrong != 0 for other in self.world.nodes if other is not node and other.validator)
+        if (
+            node.wrong
+            or not node.validator
+            or wrong + 1 > len(self.world.genesis.validators) - self.world.genesis.quorum
+        ):
+            node.wrong = 0
+        else:
+            node.wrong = (1 - 2 * (target // 8 % 2)) * 10**9
 
     def hand_over(self, node: Node) -> None:
         if node.core is not None and node.term is not None and node.core.unresolved is None:
@@ -211,6 +224,7 @@ class Model:
         for node in world.nodes:
             node.cut = node.paused = False
             node.lies.clear()
+            node.wrong = 0
             if not node.alive:
                 world.start(node)
         for turn in range(HEALING_ROUNDS):

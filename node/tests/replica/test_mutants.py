@@ -181,3 +181,8 @@ def test_believing_a_peer_of_another_epoch_is_found(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(proofs, "ask", whatever)
     assert "halted" in caught(lambda schedule: Model(schedule).run())
+
+
+def test_stamping_a_block_by_a_wrong_clock_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lead, "_check_clock", lambda _core, _now_ms: None)
+    assert "wrong clock" in caught(lambda schedule: Model(schedule).run())

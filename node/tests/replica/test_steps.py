@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import pytest
 
+from goud_node import clock
 from goud_node.agreement.embedded import EmbeddedKv
 from goud_node.agreement.kv import Delete
 from goud_node.agreement.sequencer import Sequencer
@@ -20,6 +21,7 @@ from goud_node.chain.keys import SigningKey
 from goud_node.chain.ledger import Epoch, Ledger, Receipt
 from goud_node.errors import ConflictingBlock, EpochMismatch, InvalidBlock, Unavailable
 from goud_node.replica import lead, steps
+from goud_node.replica.clocks import Reading
 from goud_node.replica.core import Core
 from goud_node.replica.types import Served
 from goud_node.store.memory import MemoryStore
@@ -31,6 +33,7 @@ KEYS = {name: SigningKey.from_seed(hashlib.sha256(name.encode()).digest()) for n
 GENESIS = Genesis("steps", 0, tuple(Validator(name, key.public) for name, key in KEYS.items()))
 
 
+CLOCK_MS = 1000
 FIRST = Epoch(1, 0, GENESIS.block().hash)
 
 
@@ -43,6 +46,8 @@ class Told:
         self.epoch: Epoch | None = FIRST
         self.answer: Served | None = None
         self.asked = 0
+        self.shows_when_asked: dict[str, Reading] = {}
+        self.shown = {name: Reading(CLOCK_MS, clock.running()) for name in KEYS}
         self.asked_often = asyncio.Event()
 
     async def fetch(self, start: int, limit: int, epoch: Epoch) -> Served | None:
@@ -59,7 +64,11 @@ class Told:
         raise NotImplementedError
 
     async def heights(self) -> Mapping[str, int]:
+        self.shown |= self.shows_when_asked
         return self.tips
+
+    def clocks(self) -> Mapping[str, Reading]:
+        return self.shown
 
 
 async def at_once(write: Callable[[], T]) -> T:
@@ -69,7 +78,7 @@ async def at_once(write: Callable[[], T]) -> T:
 def core_on(kv: EmbeddedKv, peers: Told, name: str = "n1", store: MemoryStore | None = None) -> Core:
     ledger = Ledger(store or MemoryStore(), GENESIS)
     log = Sequencer(kv, GENESIS.chain_id, name)
-    return Core(ledger, log, peers, KEYS[name], name, True, lambda: 1000, at_once)
+    return Core(ledger, log, peers, KEYS[name], name, True, lambda: CLOCK_MS, at_once)
 
 
 def chain(length: int, proposer: str = "n2") -> list[tuple[Block, Certificate]]:

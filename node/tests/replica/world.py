@@ -22,6 +22,7 @@ from goud_node.chain.ledger import Epoch, Ledger, Receipt
 from goud_node.errors import OutcomeUnknown, Unavailable
 from goud_node.replica import lead
 from goud_node.replica.batch import Batch, Waiting
+from goud_node.replica.clocks import TOLERANCE_MS, Reading
 from goud_node.replica.core import Core
 from goud_node.replica.types import Options, Served
 from goud_node.store.memory import MemoryStore
@@ -127,6 +128,9 @@ class SimulatedPeers:
 
         return await Call(heights, remote=True, changes=False)
 
+    def clocks(self) -> Mapping[str, Reading]:
+        return {peer.name: Reading(self._world.clock_of(peer), 0) for peer in self._world.reachable(self._node)}
+
 
 @dataclass
 class Unit:
@@ -151,6 +155,8 @@ class Node:
     paused: bool = False
     cut: bool = False
     refill: int = 0
+    wrong: int = 0
+    """Milliseconds by which its clock was set wrong."""
     core: Core | None = None
     term: Term | None = None
     prepared: bool = False
@@ -211,12 +217,17 @@ class World:
             return await Call(apply, remote=False, changes=True)
 
         def clock() -> int:
-            return max(0, self.now + node.skew)
+            return self.clock_of(node)
 
         node.core = Core(node.ledger, log, peers, node.key, node.name, node.validator, clock, disk, self.options)
+        node.core.running = lambda: 0.0
         node.term, node.prepared, node.renewed, node.waiting = None, False, True, []
         node.units = {name: Unit(name) for name in ("follow", "certify", "lead", "renew", "trim")}
         node.alive, node.paused = True, False
+
+    def clock_of(self, node: Node) -> int:
+        """What the node's clock shows."""
+        return max(0, self.now + node.skew + node.wrong)
 
     def crash(self, node: Node) -> None:
         """Lose the process; its requests may still arrive."""
@@ -343,6 +354,8 @@ class World:
         self._remember(tip)
 
     def _remember(self, block: Block) -> None:
+        if block.header.timestamp_ms > self.now + TOLERANCE_MS + len(self.history):
+            raise Violation(f"block {block.height} has the time of a wrong clock")
         known = self.history.setdefault(block.height, block.hash)
         if known != block.hash:
             raise Violation(f"two blocks at height {block.height}")

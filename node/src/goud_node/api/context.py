@@ -82,6 +82,8 @@ class Context:
             quorum=status.quorum,
             synced=status.synced,
             draining=status.draining,
+            clock_right=status.clock.state == "right",
+            block_ahead=max(0.0, self.ledger.tip.timestamp_ms / 1000 - self.wall()),
             halted=status.halted is not None,
             peers_live=sum(1 for view in views if view.reachable),
             peers_known=len(views),

@@ -150,6 +150,7 @@ def checks(context: Context) -> dict[str, dict[str, Any]]:
             status.quorum,
             "The ordering service answers." if status.quorum else "The ordering service has no quorum: writes wait.",
         ),
+        "clock": _check(status.clock.state != "wrong" or not status.clock.enforced, status.clock.detail),
         "draining": _check(
             not status.draining, "The node is being drained." if status.draining else "The node takes requests."
         ),

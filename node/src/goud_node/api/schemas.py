@@ -28,7 +28,7 @@ class Check(BaseModel):
 
 class Readiness(BaseModel):
     status: Literal["ready"]
-    checks: dict[str, Check] = Field(description="store, disk, synced, quorum, draining.")
+    checks: dict[str, Check] = Field(description="store, disk, synced, quorum, clock, draining.")
 
 
 class LatestBlock(BaseModel):

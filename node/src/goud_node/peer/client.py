@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import httpx
 
-from goud_node import errors
+from goud_node import clock, errors
 from goud_node.chain import encoding
 from goud_node.chain.block import Block
 from goud_node.chain.certificate import Certificate
@@ -20,6 +20,7 @@ from goud_node.chain.ledger import Epoch, Receipt
 from goud_node.errors import InvalidBlock, NotLeader, OutcomeUnknown, Unavailable
 from goud_node.peer.directory import Peer
 from goud_node.peer.tokens import ANSWER_HEADER, Refused, Signer, Verifier
+from goud_node.replica.clocks import Reading
 from goud_node.replica.types import Served
 from goud_node.telemetry import Seldom
 
@@ -53,6 +54,7 @@ class View:
     height: int | None = None
     certified: int | None = None
     epoch: int | None = None
+    clock: Reading | None = None
     answered_ms: int | None = None
     round_trip_ms: float | None = None
     misses: int = field(default=_MISSES)
@@ -63,11 +65,15 @@ class View:
 
 
 class PeerError(Exception):
-    """A peer did not give a usable answer. `sent` is False when the request surely did not reach it."""
+    """A peer did not give a usable answer. `sent` is False when the request surely did not reach it.
 
-    def __init__(self, message: str, *, sent: bool) -> None:
+    `clock_ms` is its clock, when that is why it refuses this node.
+    """
+
+    def __init__(self, message: str, *, sent: bool, clock_ms: int | None = None) -> None:
         super().__init__(message)
         self.sent = sent
+        self.clock_ms = clock_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +106,7 @@ class PeerClient:
         *,
         forward_seconds: float,
         transport: httpx.AsyncBaseTransport | None = None,
-        clock: Callable[[], float] = time.time,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         """`peers` are the others, without this node. `forward_seconds` bounds the wait for a forwarded write."""
         self._peers = dict(peers)
@@ -108,7 +114,7 @@ class PeerClient:
         self._signer = signer
         self._verifier = verifier
         self._forward_seconds = forward_seconds
-        self._clock = clock
+        self._wall = wall
         self._views = {name: View(name) for name in sorted(self._peers)}
         self._turn = 0
         self._refused = Seldom()
@@ -158,6 +164,10 @@ class PeerClient:
         found = await asyncio.gather(*(self._poll(view) for view in self._views.values()))
         return {name: height for name, height in found if height is not None}
 
+    def clocks(self) -> Mapping[str, Reading]:
+        """See replica.types.Peers."""
+        return {name: view.clock for name, view in self._views.items() if view.clock is not None}
+
     async def watch(self, interval: float) -> None:
         """Keep the views fresh until cancelled."""
         while True:
@@ -204,12 +214,16 @@ class PeerClient:
             raise PeerError(f"it is in epoch {view.epoch}, not in epoch {epoch.number}", sent=True)
 
     async def _poll(self, view: View) -> tuple[str, int | None]:
-        started = time.perf_counter()
+        started, asked = time.perf_counter(), clock.running()
         try:
             limits = httpx.Timeout(_STATUS_SECONDS)
             answer = await self._ask(view.node_id, "GET", "/peer/status", limits=limits)
-            height, certified, epoch = self._standing(answer.document())
+            document = answer.document()
+            height, certified, epoch = self._standing(document)
+            view.clock = Reading(_clock_of(document), (asked + clock.running()) / 2)
         except (PeerError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, PeerError) and error.clock_ms is not None:
+                view.clock = Reading(error.clock_ms, (asked + clock.running()) / 2)
             view.misses += 1
             if view.misses == _MISSES:
                 _log.warning("peer %s is unreachable: %s", view.node_id, error)
@@ -217,7 +231,7 @@ class PeerClient:
         if not view.reachable:
             _log.info("peer %s answers at height %d", view.node_id, height)
         view.height, view.certified, view.epoch, view.misses = height, certified, epoch, 0
-        view.answered_ms = int(self._clock() * 1000)
+        view.answered_ms = int(self._wall() * 1000)
         view.round_trip_ms = round((time.perf_counter() - started) * 1000, 3)
         return view.node_id, height
 
@@ -243,16 +257,26 @@ class PeerClient:
             raise PeerError(f"no connection ({error!r})", sent=False) from error
         except httpx.HTTPError as error:
             raise PeerError(f"the connection broke ({error!r})", sent=True) from error
-        if response.status_code == 401:
-            # Refused before it was read, hence unsigned: the caller's key is not known there.
-            raise PeerError(f"it refuses this node: {response.text[:300]}", sent=False)
+        answer, refused_here = Answer(response.status_code, response.content), None
         try:
-            self._verifier.answer(
-                response.headers.get(ANSWER_HEADER), name, request_id, response.status_code, response.content
-            )
+            self._verifier.answer(response.headers.get(ANSWER_HEADER), name, request_id, answer.status, answer.body)
         except Refused as refused:
-            raise PeerError(f"its answer is not signed by it: {refused}", sent=True) from refused
-        return Answer(response.status_code, response.content)
+            refused_here = refused
+        if answer.status == 401:
+            # Refused before it was read: signed only if this node's key is known there, and its clock is what is wrong.
+            clock_ms = _clock_of(answer.document()) if refused_here is None else None
+            raise PeerError(f"it refuses this node: {response.text[:300]}", sent=False, clock_ms=clock_ms)
+        if refused_here is not None:
+            raise PeerError(f"its answer is not signed by it: {refused_here}", sent=True) from refused_here
+        return answer
+
+
+def _clock_of(document: Mapping[str, Any]) -> int | None:
+    """The clock in a signed answer; None when the peer's release does not send it. Raises PeerError."""
+    shown = document.get("clock_ms")
+    if shown is not None and (type(shown) is not int or not 0 <= shown < 1 << 53):
+        raise PeerError(f"its clock is {shown!r:.40}, which is not a time in milliseconds", sent=True)
+    return shown
 
 
 def _blocks_of(body: bytes) -> tuple[Epoch | None, list[tuple[Block, Certificate]]]:

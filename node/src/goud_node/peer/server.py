@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from goud_node import problems
+from goud_node import clock, problems
 from goud_node.chain import encoding
 from goud_node.chain.genesis import Genesis
 from goud_node.chain.ledger import Ledger
@@ -218,4 +218,5 @@ def _status(context: PeerContext) -> dict[str, Any]:
         "synced": now.synced,
         "draining": now.draining,
         "halted": now.halted,
+        "clock_ms": clock.wall_ms(),
     }

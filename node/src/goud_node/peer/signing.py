@@ -6,7 +6,7 @@ from typing import Final, cast
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from goud_node import problems
+from goud_node import clock, problems
 from goud_node.peer.tokens import ANSWER_HEADER, Caller, Refused, Signer, Verifier
 from goud_node.telemetry import Metrics
 
@@ -38,9 +38,14 @@ class SignedExchange:
             caller = self._verifier.request(_token(scope), scope["method"], target_of(scope), body)
         except Refused as refused:
             self._metrics.peer_refused.labels(refused.reason).inc()
-            await problems.respond(scope, 401, "unauthorized", str(refused), reason=refused.reason)(
-                scope, receive, send
+            # Both sides then learn whose clock is wrong: a refusal for the time alone is signed, and shows the time.
+            response = problems.respond(
+                scope, 401, "unauthorized", str(refused), reason=refused.reason, clock_ms=clock.wall_ms()
             )
+            if (late := refused.caller) is not None:
+                token = self._signer.answer(late.node_id, late.request_id, 401, bytes(response.body))
+                response.headers[ANSWER_HEADER] = token
+            await response(scope, receive, send)
             return
         scope.setdefault("state", {})["caller"] = caller
         await self._answer(scope, body, caller, send)

@@ -35,11 +35,15 @@ _REPLAY_ENTRIES: Final = 200_000
 
 
 class Refused(Exception):
-    """A token that is not accepted; `reason` is a slug for the metric, the message is for the peer."""
+    """A token that is not accepted; `reason` is a slug for the metric, the message is for the peer.
 
-    def __init__(self, reason: str, message: str) -> None:
+    `caller` is who made it, when only its time is wrong.
+    """
+
+    def __init__(self, reason: str, message: str, caller: Caller | None = None) -> None:
         super().__init__(message)
         self.reason = reason
+        self.caller = caller
 
 
 class _DomainSignature(Algorithm):
@@ -137,14 +141,18 @@ class Verifier:
     def request(self, token: str | None, method: str, target: str, body: bytes) -> Caller:
         """Who made this request. Raises Refused; a token is accepted once."""
         claims = self._verified(_REQUESTS, _REQUEST_ALG, token)
+        self._check_times(claims)
         if (claims.get("mth"), claims.get("tgt")) != (method, target):
             raise Refused("altered", "The token was made for another request.")
         _same_body(claims, body)
         self._once(str(claims["jti"]))
-        return Caller(str(claims["iss"]), str(claims["jti"]))
+        return _caller(claims)
 
     def answer(self, token: str | None, issuer: str, request_id: str, status: int, body: bytes) -> None:
-        """Check the answer of node `issuer` to that request. Raises Refused."""
+        """Check the answer of node `issuer` to that request. Raises Refused.
+
+        No clock is compared: the request's id is new, so whoever signed it did so after the request was made.
+        """
         claims = self._verified(_ANSWERS, _ANSWER_ALG, token)
         if (claims["iss"], claims["jti"], claims.get("sts")) != (issuer, request_id, status):
             raise Refused("altered", "The answer was made for another request.")
@@ -161,7 +169,6 @@ class Verifier:
             jws.decode_complete(token, public, algorithms=[algorithm])
         except jwt.InvalidTokenError as error:
             raise Refused("forged", "The signature is not that of the node it names.") from error
-        self._check_times(claims)
         if claims.get("aud") != self._node_id:
             raise Refused("audience", f"The token is meant for {claims.get('aud')!r}, this is {self._node_id!r}.")
         if not isinstance(claims.get("jti"), str) or not isinstance(claims.get("iss"), str):
@@ -173,9 +180,11 @@ class Verifier:
         if type(issued) is not int or type(expires) is not int or expires - issued > LIFETIME_SECONDS:
             raise Refused("malformed", f"A token must say when it was made and live at most {LIFETIME_SECONDS} s.")
         if issued > now + LEEWAY_SECONDS:
-            raise Refused("future", "The token was made in the future: check the clocks of both nodes.")
+            raise Refused(
+                "future", "The token was made in the future: check the clocks of both nodes.", _caller(claims)
+            )
         if expires + LEEWAY_SECONDS <= now:
-            raise Refused("expired", "The token has expired: check the clocks of both nodes.")
+            raise Refused("expired", "The token has expired: check the clocks of both nodes.", _caller(claims))
 
     def _once(self, request_id: str) -> None:
         if request_id in self._seen:
@@ -185,6 +194,10 @@ class Verifier:
             # Forgetting a live id would let it be replayed: rather refuse than forget.
             raise Refused("overload", "Too many requests to remember: retry in a moment.")
         self._seen[request_id] = None
+
+
+def _caller(claims: Mapping[str, Any]) -> Caller:
+    return Caller(str(claims["iss"]), str(claims["jti"]))
 
 
 def _encode(jws: jwt.PyJWS, algorithm: str, claims: Mapping[str, Any], key: SigningKey) -> str:

@@ -11,6 +11,9 @@ from goud_node.chain.block import Block
 from goud_node.chain.certificate import Certificate
 from goud_node.chain.keys import SigningKey
 from goud_node.chain.ledger import Epoch, Ledger
+from goud_node.clock import running as running_clock
+from goud_node.replica import clocks
+from goud_node.replica.clocks import Verdict
 from goud_node.replica.types import Options, Peers
 
 T = TypeVar("T")
@@ -45,6 +48,7 @@ class Core:
     options: Options = field(default_factory=Options)
     publish: Callable[[Block], None] = _ignore
     measure: Callable[[float], None] = _ignore_seconds
+    running: Callable[[], float] = running_clock
 
     epoch: Epoch | None = None
     """The epoch this node takes part in; None until it has joined."""
@@ -75,6 +79,13 @@ class Core:
     def lag(self) -> int:
         """Blocks known to be ordered but not stored here."""
         return max(0, self.head.height - self.ledger.height) if self.head is not None else 0
+
+    def clock_verdict(self, now_ms: int | None = None) -> Verdict:
+        """Whether this node's clock, which shows `now_ms`, may stamp a block."""
+        if self.options.alone or not self.validator:
+            return clocks.alone()
+        own = self.clock() if now_ms is None else now_ms
+        return clocks.judge(self.ledger.genesis, self.node_id, own, self.peers.clocks(), self.running())
 
     def observe(self, state: State) -> None:
         """Remember the latest reading of the log."""

@@ -22,6 +22,7 @@ from goud_node.errors import (
     WrongChain,
 )
 from goud_node.replica import lead, steps
+from goud_node.replica.clocks import ClockRefused
 from goud_node.replica.core import Core
 from goud_node.replica.proofs import AnswerRefused
 from goud_node.replica.queue import Queue
@@ -290,12 +291,24 @@ class Duties:
             await lead.reclaim(self.core)
             self._full_since = None
             _log.warning("the log's space was reclaimed")
+        self._watch_clock()
         if not self.leading:
             return
         await lead.trim(self.core)
         if time.monotonic() - self._compacted > self.core.options.compact_interval:
             self._compacted = time.monotonic()
             await self.core.sequencer.reclaim()
+
+    def _watch_clock(self) -> None:
+        """Give up the lead for a wrong clock, also while nothing is written; only warn while that is not enforced."""
+        verdict = self.core.clock_verdict()
+        if verdict.state == "right":
+            self._complaints.pop("clock", None)
+            return
+        if verdict.state == "wrong" or self.leading:
+            self._complain("clock", ClockRefused(verdict.detail))
+        if self.leading and not verdict.may_propose:
+            self._end_soon()
 
     def _note_full(self, error: CoordinationFull) -> None:
         if self._full_since is None:

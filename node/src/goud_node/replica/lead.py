@@ -8,15 +8,20 @@ from goud_node.agreement.sequencer import HeightTrimmed, Term
 from goud_node.chain.block import Block, build
 from goud_node.errors import EpochMismatch, NotLeader, OutcomeUnknown, Unavailable
 from goud_node.replica.batch import Batch, Waiting, compose
+from goud_node.replica.clocks import ClockRefused
 from goud_node.replica.core import Core
 from goud_node.replica.steps import follow
 
 
 async def campaign(core: Core) -> Term | None:
-    """Try once to become the proposer, if nobody is known to be."""
-    if core.epoch is None or core.leader is not None or not core.validator:
+    """Try once to become the proposer, if nobody is known to be. Raises ClockRefused."""
+    epoch = core.epoch
+    if epoch is None or core.leader is not None or not core.validator:
         return None
-    return await core.sequencer.campaign(core.epoch, core.options.lease_ttl)
+    if core.clock_verdict().state == "unread":
+        await core.peers.heights()  # their answers carry their clocks
+    _check_clock(core, core.clock())
+    return await core.sequencer.campaign(epoch, core.options.lease_ttl)
 
 
 async def prepare(core: Core, term: Term) -> bool:
@@ -42,8 +47,9 @@ async def propose(core: Core, term: Term, waiting: list[Waiting]) -> Batch | Non
     batch = compose(core.ledger, waiting)
     if not batch.chosen:
         return batch
-    tip = core.ledger.tip
-    timestamp = max(core.clock(), tip.timestamp_ms + 1)
+    tip, now_ms = core.ledger.tip, core.clock()
+    _check_clock(core, now_ms)
+    timestamp = max(now_ms, tip.timestamp_ms + 1)
     raws = [entry.raw for entry in batch.chosen]
     core.unresolved = build(tip, raws, proposer=core.node_id, timestamp_ms=timestamp, key=core.key)
     core.doubtful = False
@@ -86,6 +92,12 @@ async def settle(core: Core, term: Term) -> Block:
     await core.append([block])
     core.unsure = frozenset()
     return block
+
+
+def _check_clock(core: Core, now_ms: int) -> None:
+    verdict = core.clock_verdict(now_ms)
+    if not verdict.may_propose:
+        raise ClockRefused(verdict.detail)
 
 
 async def safe_height(core: Core) -> int:

@@ -172,6 +172,7 @@ class Replica:
             synced=joined and duties.quorum and core.lag <= core.options.synced_lag,
             draining=duties.draining,
             halted=duties.halted or duties.refusal,
+            clock=core.clock_verdict(),
         )
 
     def subscribe(self) -> AsyncIterator[Block]:

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 from goud_node.chain.block import Block
 from goud_node.chain.certificate import Certificate
 from goud_node.chain.ledger import Epoch, Receipt
+from goud_node.replica.clocks import Reading, Verdict
 
 Role = Literal["starting", "proposer", "follower", "observer", "halted", "stopped"]
 
@@ -32,7 +33,11 @@ class Peers(Protocol):
         ...
 
     async def heights(self) -> Mapping[str, int]:
-        """Return the height each peer reports, of those that answer within about a second."""
+        """Ask every peer; return the height each reports, of those that answer within about a second."""
+        ...
+
+    def clocks(self) -> Mapping[str, Reading]:
+        """The latest reading of each peer's clock, from its signed answers."""
         ...
 
 
@@ -66,11 +71,14 @@ class Status:
     synced: bool
     draining: bool
     halted: str | None
+    clock: Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Tunables; times in seconds."""
+    """Tunables; times in seconds. `alone`: this node orders by itself, so its clock is the only one."""
+
+    alone: bool = False
 
     lease_ttl: int = 2
     renew_interval: float = 0.6

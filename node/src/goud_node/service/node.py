@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from fastapi import FastAPI
 
-from goud_node import __version__
+from goud_node import __version__, clock
 from goud_node.agreement.kv import Kv
 from goud_node.agreement.sequencer import Sequencer
 from goud_node.api.app import create_app
@@ -92,9 +91,13 @@ def _assemble(settings: Settings, identity: Identity, store: RocksStore, ledger:
         peers,
         identity.key,
         settings.node_id,
-        clock=lambda: int(time.time() * 1000),
+        clock=clock.wall_ms,
         validator=identity.validator,
-        options=Options(lease_ttl=settings.lease_seconds, submit_deadline=settings.submit_deadline_seconds),
+        options=Options(
+            alone=not settings.etcd_endpoints,
+            lease_ttl=settings.lease_seconds,
+            submit_deadline=settings.submit_deadline_seconds,
+        ),
         hooks=Hooks(
             committed=metrics.coordination.observe,
             created=metrics.block_creation.observe,
