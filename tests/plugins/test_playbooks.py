@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +168,94 @@ def test_a_provider_that_cannot_be_asked_is_told_in_one_sentence() -> None:
     (line,) = (done.stdout + done.stderr).strip().splitlines()
     assert line.startswith("[ERROR]: the inventory inventories/gcp cannot be read: ")
     assert "/there-is-none.json" in line
+
+
+QUIET = """---
+- name: Stop the nodes
+  hosts: all
+  gather_facts: false
+  tasks:
+    - name: Stop
+      ansible.builtin.command: "true"
+      when: false
+    - name: Name what is there
+      ansible.builtin.set_fact: {there: 1}
+- name: Look at the nodes
+  hosts: all
+  gather_facts: false
+  tasks:
+    - name: Look
+      ansible.builtin.command: "true"
+"""
+
+
+def test_a_play_in_which_nothing_happens_has_no_title(tmp_path: Path) -> None:
+    done = play(tmp_path, text=QUIET)
+    assert "▸ Stop the nodes" not in done.stdout
+    assert "▸ Look at the nodes" in done.stdout
+    assert "▸ Stop the nodes" in play(tmp_path, "-v", text=QUIET).stdout
+
+
+REPEATED = """---
+- name: Plan
+  hosts: all
+  gather_facts: false
+  tasks:
+    - name: Plan the restore
+      block:
+        - name: Ask the repository
+          ansible.builtin.command: {argv: [sh, -c, "echo there is no such backup >&2; exit 3"]}
+      rescue:
+        - name: Fail, as there is no plan
+          ansible.builtin.fail: {msg: "{{ ansible_failed_result.stderr }}"}
+"""
+
+
+def test_the_same_failure_is_told_in_full_once(tmp_path: Path) -> None:
+    done = play(tmp_path, text=REPEATED)
+    assert done.returncode == 2
+    assert done.stdout.count("there is no such backup") == 1
+    assert re.search(r"(node[12]) · Ask the repository: failed, as (?!\1)node[12] · Ask the repository", done.stdout)
+    (report,) = reports(tmp_path)
+    assert [failure["message"] for failure in report["failures"]].count("there is no such backup") == 2
+
+
+SLOW = """---
+- name: Change the nodes
+  hosts: all
+  gather_facts: false
+  tasks:
+    - name: Drain
+      ansible.builtin.command: "true"
+    - name: Wait for the node
+      ansible.builtin.command: {argv: [sh, -c, "touch TARGET; sleep 60"]}
+      when: inventory_hostname == 'node2'
+"""
+
+
+@pytest.mark.parametrize("output", ["text", "json"])
+def test_an_interrupted_run_says_where_and_leaves_its_report(tmp_path: Path, output: str) -> None:
+    (tmp_path / "probe.yml").write_text(SLOW.replace("TARGET", str(tmp_path / "begun")))
+    program = Path(sys.executable).with_name("ansible-playbook")
+    command = [str(program), str(tmp_path / "probe.yml"), "-i", "node1,node2", "-c", "local"]
+    command += ["-e", f"ansible_python_interpreter={sys.executable}"]
+    settings = {"GOUD_REPORTS": str(tmp_path / "reports"), "ANSIBLE_NOCOLOR": "1", "GOUD_OUTPUT": output}
+    with subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **settings}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    ) as run:  # fmt: skip
+        while not (tmp_path / "begun").exists():
+            assert run.poll() is None
+            time.sleep(0.05)
+        os.killpg(run.pid, signal.SIGINT)
+        told, errors = run.communicate(timeout=60)
+    assert run.returncode == 99
+    progress = told if output == "text" else errors
+    assert "stopped before its end in 'Wait for the node'. What it does may be half done on node2." in progress
+    assert "probe: interrupted in" in progress
+    (report,) = reports(tmp_path)
+    assert report["result"] == "interrupted"
+    assert report["hosts"]["node1"] == {"changed": 1, "skipped": 1}
+    assert [failure["task"] for failure in report["failures"]] == ["Change the nodes · Wait for the node"]
+    if output == "json":
+        assert json.loads(told) == report

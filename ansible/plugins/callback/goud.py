@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
 import shutil
 import sys
 import time
@@ -61,8 +63,12 @@ class CallbackModule(CallbackBase):
         self._run = goud_tables.Run("playbook", datetime.now(UTC))
         self._step: goud_progress.Step | None = None
         self._save = False
+        self._concluded = False
         self._started = time.monotonic()
-        self._running: dict[tuple[str, str], float] = {}
+        self._title = ""
+        self._play = ""
+        self._running: dict[str, None] = {}
+        self._told: list[tuple[frozenset[str], str]] = []
 
     # -- plumbing ---------------------------------------------------------------------------------------------------
 
@@ -72,6 +78,9 @@ class CallbackModule(CallbackBase):
 
     def _say(self, text: str, color: str | None = None) -> None:
         self._clear_transient()
+        title, self._title = self._title, ""
+        if title:
+            self._display.display(title, color=constants.COLOR_HIGHLIGHT, stderr=self._json)
         self._display.display(text, color=color, stderr=self._json)
 
     def _transient(self, text: str) -> None:
@@ -98,11 +107,13 @@ class CallbackModule(CallbackBase):
         self._run.check_mode = bool(cli_context.CLIARGS.get("check", False))
         mode = "  (check mode: nothing is changed)" if self._run.check_mode else ""
         self._say(f"{self._run.verb}{mode}", color=constants.COLOR_HIGHLIGHT)
+        atexit.register(self._end_early, os.getpid())
 
     def v2_playbook_on_play_start(self, play: Play) -> None:
-        """Name the play and its hosts are named by their own lines."""
+        """Name the play, together with the first thing that is told of it: one in which nothing happens has no line."""
         self._finish_step()
-        self._say(f"{self._elapsed()} ▸ {play.get_name().strip()}", color=constants.COLOR_HIGHLIGHT)
+        self._play = play.get_name().strip()
+        self._title = f"{self._elapsed()} ▸ {self._play}"
 
     def v2_playbook_on_no_hosts_matched(self) -> None:
         """An empty play is said, never silent."""
@@ -128,6 +139,7 @@ class CallbackModule(CallbackBase):
     def _begin_step(self, task: Task) -> None:
         self._finish_step()
         name = str(task.get_name()).strip()
+        self._running.clear()
         self._step = goud_progress.Step(name, quiet=goud_progress.is_quiet(str(task.action)))
         self._transient(f"{self._elapsed()}   {name} …")
 
@@ -143,6 +155,7 @@ class CallbackModule(CallbackBase):
 
     def v2_runner_on_start(self, host: Host, task: Task) -> None:
         """Show which node is being worked on."""
+        self._running[host.get_name()] = None
         self._transient(f"{self._elapsed()}   {host.get_name()} · {str(task.get_name()).strip()} …")
 
     def v2_runner_on_ok(self, result: CallbackTaskResult) -> None:
@@ -216,6 +229,10 @@ class CallbackModule(CallbackBase):
                     self._say(f"{self.host_label(result)} · {str(result.task.get_name()).strip()}\n{difference}")
 
     def _count(self, outcome: str, result: CallbackTaskResult) -> None:
+        host = result.host.get_name()
+        counts = self._run.hosts.setdefault(host, {})
+        counts[outcome] = counts.get(outcome, 0) + 1
+        self._running.pop(host, None)
         if self._step is not None:
             self._step.add(outcome, self.host_label(result))
 
@@ -223,15 +240,20 @@ class CallbackModule(CallbackBase):
         content = result.result
         host, task = self.host_label(result), str(result.task.get_name()).strip()
         place = goud_progress.relative(str(result.task.get_path() or ""), Path.cwd())
-        self._say(f"{self._elapsed()} ✗ {host} · {task}: {what}  [{place}]", color=constants.COLOR_ERROR)
         message = goud_progress.failure(content)
+        if record:
+            self._run.failures.append({"host": host, "task": task, "place": place, "message": message})
+        same = goud_progress.told_before(message, self._told)
+        self._told.append((goud_progress.sentences(message), f"{host} · {task}"))
+        if same and self._display.verbosity == 0:
+            self._say(f"{self._elapsed()} ✗ {host} · {task}: {what}, as {same}", color=constants.COLOR_ERROR)
+            return
+        self._say(f"{self._elapsed()} ✗ {host} · {task}: {what}  [{place}]", color=constants.COLOR_ERROR)
         if goud_progress.needs_trace(message) or self._display.verbosity > 0:
             self._handle_warnings_and_exception(result)  # the core's own error names file, line and cause
         else:
             self._handle_warnings(content)
         self._say(goud_progress.indent(message), color=constants.COLOR_ERROR)
-        if record:
-            self._run.failures.append({"host": host, "task": task, "place": place, "message": message})
 
     # -- reports and the end ----------------------------------------------------------------------------------------
 
@@ -254,9 +276,27 @@ class CallbackModule(CallbackBase):
     def v2_playbook_on_stats(self, stats: AggregateStats) -> None:
         """Tables, the summary per host, the saved report."""
         self._finish_step()
+        self._run.hosts.clear()
         for host in sorted(stats.processed):
             counts = stats.summarize(host)
             self._run.hosts[host] = {("failed" if key == "failures" else key): value for key, value in counts.items()}
+        self._conclude()
+
+    def _end_early(self, process: int) -> None:
+        """At the end of the process: a run that was interrupted says where, and leaves its report, too."""
+        if self._concluded or os.getpid() != process:
+            return
+        step, hosts = self._step.name if self._step else "", ", ".join(self._running)
+        self._finish_step()
+        self._run.interrupted = True
+        message = goud_progress.interruption(step, hosts)
+        place = f"{self._play} · {step}" if step else self._play
+        self._run.failures.append({"host": hosts or "controller", "task": place, "place": "", "message": message})
+        self._say(f"{self._elapsed()} ✗ {message}", color=constants.COLOR_ERROR)
+        self._conclude()
+
+    def _conclude(self) -> None:
+        self._concluded, self._title = True, ""
         content = goud_tables.document(self._run, finished=datetime.now(UTC))
         if self._run.tables and not self._json:
             width = max(80, min(160, shutil.get_terminal_size((120, 24)).columns))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,23 @@ def failure(content: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def sentences(message: str) -> frozenset[str]:
+    """Return the lines of a message, to be compared with others."""
+    return frozenset(line.strip() for line in message.splitlines())
+
+
+def told_before(message: str, told: Sequence[tuple[frozenset[str], str]]) -> str:
+    """Return where every line of this message was shown already; an empty text when some line is new."""
+    return next((where for lines, where in told if sentences(message) <= lines), "")
+
+
+def interruption(step: str, hosts: str) -> str:
+    """Return what is to be said of a run that stopped before its end."""
+    where = f" in '{step}'" if step else ""
+    half = f" What it does may be half done on {hosts}." if hosts else ""
+    return f"stopped before its end{where}.{half} ./run status tells what runs; the same verb goes on from there."
+
+
 def needs_trace(message: str) -> bool:
     """Tell whether the failure comes from a playbook's or module's own mistake, where the place matters most."""
     return (
@@ -122,7 +139,7 @@ def summary(content: Mapping[str, Any]) -> list[tuple[str, str]]:
         lines.append((f"{host:<12} : {shown}", colour))
     if not content["hosts"]:
         lines.append(("no host was reached: nothing was done", "COLOR_ERROR"))
-    red = content["result"] == "failed"
+    red = content["result"] != "ok"
     mode = " in check mode" if content["check_mode"] else ""
     lines.append(
         (

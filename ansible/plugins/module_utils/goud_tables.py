@@ -55,6 +55,7 @@ class Run:
     verb: str
     started: datetime
     check_mode: bool = False
+    interrupted: bool = False
     hosts: dict[str, dict[str, int]] = field(default_factory=dict)
     failures: list[dict[str, str]] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
@@ -137,7 +138,7 @@ def document(run: Run, *, finished: datetime) -> dict[str, Any]:
     """Return the machine-readable report of a run."""
     return {
         "verb": run.verb,
-        "result": "failed" if run.failed else "ok",
+        "result": "interrupted" if run.interrupted else "failed" if run.failed else "ok",
         "check_mode": run.check_mode,
         "started": run.started.isoformat(timespec="milliseconds"),
         "finished": finished.isoformat(timespec="milliseconds"),
