@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import goud_tables
 
@@ -60,6 +62,36 @@ def test_rendered_text_holds_every_cell_and_says_when_there_is_none() -> None:
     assert all(part in text for part in ("Nodes", "node1", "yes", "All is well.", "Empty", "(no rows)"))
     assert "\x1b" not in text
     assert "\x1b[" in goud_tables.render(tables, width=80, colour=True)
+
+
+WORDS = st.text(alphabet="abc/-üß{}.", min_size=30, max_size=70)
+CELLS = st.lists(WORDS, max_size=4).map(" ".join)
+
+
+@given(
+    rows=st.lists(st.tuples(CELLS, CELLS, CELLS), max_size=3),
+    title=st.sampled_from(["Backup of goud-local", "T"]),
+    width=st.integers(80, 160),
+)
+def test_no_word_is_broken_however_long_it_is(rows: list[tuple[str, str, str]], title: str, width: int) -> None:
+    table = goud_tables.parse_table(report(title=title, columns=["node", "repository", "archive"], rows=rows))
+    text = goud_tables.render([table], width=width, colour=False)
+    assert title in text
+    for word in " ".join(cell for row in rows for cell in row).split():
+        assert word in text
+
+
+def test_paths_below_the_project_are_shown_from_there() -> None:
+    table = goud_tables.parse_table(report(rows=[["/home/me/project/backups/a.tar.gz", "/home/me/projects"]]))
+    text = goud_tables.render([table], width=80, colour=False, base=Path("/home/me/project"))
+    assert "│ backups/a.tar.gz │ /home/me/projects │" in text
+
+
+def test_a_table_that_does_not_fit_is_shown_row_by_row() -> None:
+    paths = ["/srv/" + "deep/" * 20 + name for name in ("repository", "archive")]
+    table = goud_tables.parse_table(report(columns=["repository", "archive"], rows=[paths]))
+    text = goud_tables.render([table], width=80, colour=False)
+    assert [line.split() for line in text.splitlines() if line][1:] == [["repository", paths[0]], ["archive", paths[1]]]
 
 
 def saved(tmp_path: Path) -> tuple[Path, dict[str, Any]]:

@@ -300,7 +300,7 @@ class CallbackModule(CallbackBase):
         content = goud_tables.document(self._run, finished=datetime.now(UTC))
         if self._run.tables and not self._json:
             width = max(80, min(160, shutil.get_terminal_size((120, 24)).columns))
-            text = goud_tables.render(self._run.tables, width=width, colour=bool(color.ANSIBLE_COLOR))
+            text = goud_tables.render(self._run.tables, width=width, colour=bool(color.ANSIBLE_COLOR), base=Path.cwd())
             self._say(text.rstrip("\n"))
         for line, colour in goud_progress.summary(content):
             self._say(line, color=getattr(constants, colour))

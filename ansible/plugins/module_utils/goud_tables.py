@@ -14,6 +14,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -115,23 +116,63 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def render(tables: Iterable[Table], *, width: int, colour: bool) -> str:
-    """Return the tables as text, `width` columns wide, with terminal colours when asked."""
+def render(tables: Iterable[Table], *, width: int, colour: bool, base: Path | None = None) -> str:
+    """Return the tables as text, `width` columns wide, with terminal colours when asked.
+
+    Paths below `base` are shown from there. A table wraps between words only: a path or hash that is broken over lines
+    cannot be read or copied. One that does not fit that way is shown row by row, a line per column.
+    """
     out = StringIO()
     console = Console(file=out, width=width, force_terminal=colour, no_color=not colour, highlight=False)
     for table in tables:
+        rows = [[_shortened(cell, base) for cell in row] for row in table.rows]
         console.print()
-        grid = RichTable(title=table.title, title_justify="left", title_style="bold", header_style="bold")
-        for column in table.columns:
-            grid.add_column(column, overflow="fold")
-        for row in table.rows:
-            grid.add_row(*(Text(cell, style=_STYLE_OF.get(cell.lower(), "")) for cell in row))
-        console.print(grid)
+        if _narrowest(table.columns, rows) <= width:
+            console.print(_grid(table, rows))
+        else:
+            console.print(Text(table.title, style="bold"))
+            for row in rows:
+                _print_row(console, table.columns, row)
         if not table.rows:
             console.print("(no rows)")
         if table.note:
             console.print(Text(table.note, style=_VERDICT_STYLE[table.verdict]))
     return out.getvalue()
+
+
+def _shortened(cell: str, base: Path | None) -> str:
+    return cell.removeprefix(f"{base}/") if base else cell
+
+
+def _longest_word(texts: Iterable[str]) -> int:
+    return max((cell_len(word) for text in texts for word in text.split()), default=0)
+
+
+def _narrowest(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
+    """Return how wide the grid is when every cell is wrapped at every space."""
+    words = [_longest_word((name, *(row[number] for row in rows))) for number, name in enumerate(columns)]
+    return sum(words) + 3 * len(columns) + 1
+
+
+def _grid(table: Table, rows: Sequence[Sequence[str]]) -> RichTable:
+    grid = RichTable(title=table.title, title_justify="left", title_style="bold", header_style="bold")
+    for number, column in enumerate(table.columns):
+        grid.add_column(column, min_width=_longest_word((column, *(row[number] for row in rows))))
+    for row in rows:
+        grid.add_row(*(_coloured(cell) for cell in row))
+    return grid
+
+
+def _print_row(console: Console, columns: Sequence[str], row: Sequence[str]) -> None:
+    space = max(cell_len(column) for column in columns) + 2
+    for column, cell in zip(columns, row, strict=True):
+        label = Text("  " + column + " " * (space - cell_len(column)))
+        console.print(label + _coloured(cell), soft_wrap=True)
+    console.print()
+
+
+def _coloured(cell: str) -> Text:
+    return Text(cell, style=_STYLE_OF.get(cell.lower(), ""))
 
 
 def document(run: Run, *, finished: datetime) -> dict[str, Any]:
