@@ -43,6 +43,36 @@ def test_options_without_default_are_required_or_say_what_their_absence_means(ro
             assert any(word in text for word in ("default", "empty", "absent", "unset", "without")), name
 
 
+WRITERS = {"copy", "template", "file", "get_url", "assemble", "lineinfile", "blockinfile", "unarchive", "replace"}
+WRITERS |= {"openssl_privatekey", "openssh_keypair"}
+FOLDERS = [ROOT / "roles" / role / "tasks" for role in ROLES] + [ROOT / "ansible/tasks", ROOT / "ansible/playbooks"]
+
+
+def without_mode(node: Any) -> list[str]:
+    """The tasks that leave it to the umask who may read what they write."""
+    if isinstance(node, list):
+        return [name for item in node for name in without_mode(item)]
+    if not isinstance(node, dict):
+        return []
+    found = [name for value in node.values() for name in without_mode(value)]
+    for word, arguments in node.items():
+        if str(word).rpartition(".")[2] in WRITERS and isinstance(arguments, dict):
+            nothing_made = arguments.get("state", "file") in {"absent", "link"}
+            found += [] if "mode" in arguments or nothing_made else [str(node.get("name", word))]
+    return found
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(ROOT)))
+def test_what_is_written_has_a_mode(folder: Path) -> None:
+    assert not [name for path in folder.glob("*.yml") for name in without_mode(goud_variables.read_yaml(path))]
+
+
+def test_a_missing_mode_is_seen() -> None:
+    copy = {"name": "Write", "ansible.builtin.copy": {"content": "", "dest": "x"}}
+    folder = {"name": "Make", "file": {"path": "x", "state": "directory"}}
+    assert without_mode([{"block": [copy]}, folder]) == ["Write", "Make"]
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_names_carry_the_role(role: str) -> None:
     assert all(name.startswith(f"{role}_") for name in options(role))

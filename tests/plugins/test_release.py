@@ -24,6 +24,24 @@ def test_a_release_is_written_once(tmp_path: Path) -> None:
     assert not goud_release.apply(parameters, check=False)["changed"]
 
 
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o027, 0o077])
+def test_modes_do_not_depend_on_the_umask(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        goud_release.apply(wanted(tmp_path / "state/local/etcd1/releases/1"), check=False)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "state").rglob("*")}
+    assert modes == {
+        "local": 0o755,
+        "etcd1": goud_release.DIRECTORY_MODE,
+        "releases": goud_release.DIRECTORY_MODE,
+        "1": goud_release.DIRECTORY_MODE,
+        "a.yml": goud_release.DOCUMENT_MODE,
+        "key": goud_release.SECRET_MODE,
+    }
+
+
 def test_another_host_on_the_same_machine_may_make_the_parents_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,6 +65,18 @@ def missing_directories(path: Path) -> list[Path]:
     return [folder for folder in reversed([path, *path.parents]) if not folder.exists()]
 
 
+def make_directory(path: Path) -> None:
+    """Make a directory that everybody may pass through, whatever the umask.
+
+    Hosts that share a machine may make what is above their homes at the same moment: whose it is then is theirs to say.
+    """
+    try:
+        path.mkdir()
+    except FileExistsError:
+        return
+    path.chmod(0o755)
+
+
 def write(path: Path, text: str, mode: int, owner: int, group: int) -> None:
     """Replace a file in one step; it is never readable by others meanwhile."""
     part = path.with_name(f".{path.name}.part")
@@ -107,8 +119,7 @@ def apply(parameters: Mapping[str, Any], *, check: bool) -> dict[str, Any]:
     diff = [difference(folder, name, texts[name]) for name in documents]
     if not check:
         for directory in absent:
-            # Hosts that share a machine may make what is above their homes at the same moment.
-            directory.mkdir(mode=0o755, exist_ok=True)
+            make_directory(directory)
             if directory in own:
                 settle(directory, DIRECTORY_MODE, owner, group)
         if wrong:
