@@ -198,10 +198,14 @@ async def test_an_observer_follows_and_never_leads(trio: Trio) -> None:
     assert "observer" not in found.signatures
 
 
-async def test_without_a_majority_of_validators_the_log_does_not_fill(connect: Callable[[], Kv]) -> None:
+async def test_without_a_majority_of_signatures_the_log_does_not_fill(
+    connect: Callable[[], Kv], monkeypatch: pytest.MonkeyPatch
+) -> None:
     trio = Trio(connect, Options(max_uncertified=5, submit_deadline=1.0))
-    trio.start("node1")
+    alone = trio.start("node1")
     try:
+        # The others show their clocks, and sign nothing.
+        monkeypatch.setattr(alone.peers, "clocks", lambda: dict.fromkeys(NAMES[1:], trio.reading()))
         await trio.until(lambda: trio.proposer() == "node1")
         for number in range(6):
             await trio.replica("node1").submit(account(f"alone-{number}"))

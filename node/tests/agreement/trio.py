@@ -80,8 +80,7 @@ class DirectPeers:
         return {member.name: member.ledger.height for member in self._others()}
 
     def clocks(self) -> Mapping[str, Reading]:
-        now = clock.running()
-        return {m.name: Reading(m.replica._core.clock(), now) for m in self._others() if m.replica is not None}
+        return {m.name: self._trio.reading(m.replica._core.clock()) for m in self._others() if m.replica is not None}
 
 
 @dataclass
@@ -91,6 +90,7 @@ class Member:
     name: str
     store: MemoryStore
     ledger: Ledger
+    peers: DirectPeers | None = None
     kv: Kv | None = None
     replica: Replica | None = None
     task: asyncio.Task[None] | None = None
@@ -118,11 +118,12 @@ class Trio:
             member = self.members[name] = Member(name, store, Ledger(store, self.genesis))
         member.ledger = Ledger(member.store, self.genesis)
         member.kv = self.connect()
+        member.peers = DirectPeers(self, name)
         sequencer = Sequencer(member.kv, self.genesis.chain_id, name)
         member.replica = Replica(
             member.ledger,
             sequencer,
-            DirectPeers(self, name),
+            member.peers,
             KEYS[name],
             name,
             clock=lambda: int(time.time() * 1000),
@@ -132,6 +133,10 @@ class Trio:
         member.task = asyncio.create_task(member.replica.run())
         member.running = True
         return member
+
+    def reading(self, clock_ms: int | None = None) -> Reading:
+        """A clock as a status shows it now; the true one if none is given."""
+        return Reading(int(time.time() * 1000) if clock_ms is None else clock_ms, clock.running())
 
     async def kill(self, name: str) -> None:
         """As SIGKILL: no farewell to the log."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -121,6 +123,37 @@ def test_sweep_drops_expired_unfinished_and_unleased_ones_only(
     after_restart = Checkpoints(store, directory, clock)
     assert after_restart.sweep() == ["crashed.tmp", "short", "unleased", "unreadable"]
     assert sorted(entry.name for entry in directory.iterdir()) == ["long", "long.json"]
+
+
+@pytest.mark.parametrize("hours", [-7.0, 7.0])
+def test_a_step_of_the_wall_clock_ends_no_lease(
+    checkpoints: Checkpoints, store: RocksStore, clock: Clock, monkeypatch: pytest.MonkeyPatch, hours: float
+) -> None:
+    info = checkpoints.create("reading", 6 * 3600)
+    stepped = time.time() + hours * 3600
+    monkeypatch.setattr(time, "time", lambda: stepped)
+    clock.now += 6 * 3600 - 1
+    for leases in (checkpoints, Checkpoints(store, info.path.parent, clock)):
+        assert leases.sweep() == []
+        assert [found.expires_at for found in leases.list()] == [stepped + 1]
+    clock.now += 1
+    assert checkpoints.sweep() == ["reading"]
+
+
+def test_a_restart_of_the_machine_ends_every_lease(checkpoints: Checkpoints, store: RocksStore, clock: Clock) -> None:
+    info = checkpoints.create("reading", 6 * 3600)
+    clock.now = 5.0
+    rebooted = Checkpoints(store, info.path.parent, clock, lambda: "another boot")
+    assert rebooted.sweep() == ["reading"]
+
+
+def test_a_lease_of_an_earlier_release_ends_by_the_wall_clock(checkpoints: Checkpoints, tmp_path: Path) -> None:
+    checkpoints.create("old", 60)
+    lease = tmp_path / "checkpoints" / "old.json"
+    lease.write_text(json.dumps({"expires_at": time.time() + 30}))
+    assert checkpoints.sweep() == []
+    lease.write_text(json.dumps({"expires_at": time.time() - 1}))
+    assert checkpoints.sweep() == ["old"]
 
 
 def test_bad_requests_leave_nothing(checkpoints: Checkpoints, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Checkpoints: consistent copies of the database made of hard links, each leased for a time.
 
-A checkpoint pins the space of files that compaction would free, so one that is not released expires.
+A checkpoint pins the space of files that compaction would free, so one that is not released expires. Its lease is
+counted by the clock that only runs, and across restarts of the node; a restart of the machine ends it, because whoever
+read the checkpoint ended as well.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from threading import Lock
 
 from rocksdict import Checkpoint
 
+from goud_node import clock
 from goud_node.errors import StoreError
 from goud_node.store import durable, floor
 from goud_node.store.database import RocksStore
@@ -38,10 +41,17 @@ class CheckpointInfo:
 class Checkpoints:
     """All checkpoints under one directory, which must be on the database's file system."""
 
-    def __init__(self, store: RocksStore, directory: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        store: RocksStore,
+        directory: Path,
+        running: Callable[[], float] = clock.running,
+        boot_id: Callable[[], str] = clock.boot_id,
+    ) -> None:
         self._store = store
         self._directory = directory
-        self._clock = clock
+        self._running = running
+        self._boot_id = boot_id
         self._lock = Lock()
 
     def create(self, checkpoint_id: str, ttl_seconds: float) -> CheckpointInfo:
@@ -54,9 +64,9 @@ class Checkpoints:
         if not 0 < ttl_seconds <= MAX_TTL_SECONDS:
             raise StoreError(f"A checkpoint lives more than 0 and at most {MAX_TTL_SECONDS} seconds.")
         with self._lock:
-            return self._create(checkpoint_id, self._clock() + ttl_seconds)
+            return self._create(checkpoint_id, ttl_seconds)
 
-    def _create(self, checkpoint_id: str, expires_at: float) -> CheckpointInfo:
+    def _create(self, checkpoint_id: str, ttl_seconds: float) -> CheckpointInfo:
         path = self._directory / checkpoint_id
         if path.exists() or self._lease(checkpoint_id).exists():
             raise StoreError(f"Checkpoint {checkpoint_id} exists already. Release it or choose another id.")
@@ -64,7 +74,10 @@ class Checkpoints:
         # Flushing inside the checkpoint would hold the interpreter lock for as long as the memory takes to write.
         self._store.flush()
         sequence = self._store.sequence_number()
-        durable.replace(self._lease(checkpoint_id), json.dumps({"expires_at": expires_at}).encode())
+        # Earlier releases know the wall clock's time only; for this one it is what people read.
+        expires_at = time.time() + ttl_seconds
+        lease = {"expires_at": expires_at, "boot_id": self._boot_id(), "runs_until": self._running() + ttl_seconds}
+        durable.replace(self._lease(checkpoint_id), json.dumps(lease).encode())
         try:
             with classified(self._store.path):
                 Checkpoint(self._store.database).create_checkpoint(str(path))
@@ -97,11 +110,10 @@ class Checkpoints:
         with self._lock:
             if not self._directory.is_dir():
                 return []
-            now = self._clock()
             leases = self._leases()
             stale = sorted(
                 {entry.name for entry in self._directory.iterdir() if entry.is_dir()}
-                - {name for name, expires_at in leases.items() if expires_at > now}
+                - {name for name, remaining in leases.items() if remaining > 0}
             )
             orphans = {name for name in leases if not (self._directory / name).is_dir()}
             for name in {*stale, *orphans}:
@@ -112,8 +124,8 @@ class Checkpoints:
         """Live checkpoints, by id."""
         with self._lock:
             return [
-                CheckpointInfo(self._directory / name, name, expires_at, _files(self._directory / name))
-                for name, expires_at in sorted(self._leases().items())
+                CheckpointInfo(self._directory / name, name, time.time() + remaining, _files(self._directory / name))
+                for name, remaining in sorted(self._leases().items())
                 if (self._directory / name).is_dir()
             ]
 
@@ -128,19 +140,20 @@ class Checkpoints:
         return self._directory / f"{checkpoint_id}.json"
 
     def _leases(self) -> dict[str, float]:
-        leases: dict[str, float] = {}
-        if self._directory.is_dir():
-            for path in self._directory.glob("*.json"):
-                leases[path.stem] = _expiry(path)
-        return leases
+        """The seconds that each lease still has; none or fewer when it has ended."""
+        if not self._directory.is_dir():
+            return {}
+        return {path.stem: self._remaining(path) for path in self._directory.glob("*.json")}
 
-
-def _expiry(path: Path) -> float:
-    try:
-        return float(json.loads(path.read_bytes())["expires_at"])
-    except (OSError, ValueError, KeyError, TypeError):
-        # An unreadable lease protects nothing: space must not stay pinned because a file is damaged.
-        return 0.0
+    def _remaining(self, path: Path) -> float:
+        try:
+            lease = json.loads(path.read_bytes())
+            if "boot_id" not in lease:
+                return float(lease["expires_at"]) - time.time()  # of an earlier release
+            return float(lease["runs_until"]) - self._running() if lease["boot_id"] == self._boot_id() else 0.0
+        except (OSError, ValueError, KeyError, TypeError):
+            # An unreadable lease protects nothing: space must not stay pinned because a file is damaged.
+            return 0.0
 
 
 def _files(path: Path) -> dict[str, int]:
