@@ -128,8 +128,10 @@ def signed(
 ) -> Reply:
     """A peer's answer, signed by `key` for the request it answers, or for another."""
 
+    verifier = Verifier("node1", {"node2": NODE2.public})
+
     def reply(request: httpx.Request) -> httpx.Response:
-        claims = Verifier("node1", {"node2": NODE2.public}).request(
+        claims = verifier.request(
             request.headers["authorization"].removeprefix("Bearer "),
             request.method,
             request.url.raw_path.decode(),

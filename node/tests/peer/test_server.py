@@ -7,7 +7,8 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import httpx
@@ -23,6 +24,7 @@ from goud_node.errors import Unavailable
 from goud_node.peer.signing import MAX_REQUEST_BYTES
 from goud_node.peer.tokens import ANSWER_HEADER, Verifier
 from goud_node.replica import steps
+from goud_node.settings import Settings
 from goud_node.store import RocksStore
 
 from .support import Caller, Live
@@ -74,6 +76,23 @@ def test_a_replayed_request_is_refused_and_counted(live: Live, caller: Caller) -
     assert (again.status_code, again.json()["reason"]) == (401, "replayed")
     text = live.node.metrics.exposition("")[0].decode()
     assert 'goud_peer_refused_total{reason="replayed"}' in text
+
+
+def test_a_recorded_request_is_refused_after_a_restart(
+    make_settings: Callable[[], Settings], run_node: Callable[[Settings], AbstractContextManager[Live]]
+) -> None:
+    settings, target = make_settings(), "/operator/drain"
+    with run_node(settings) as first:
+        caller = Caller(first)
+        token = caller.token("POST", target)
+        assert caller("POST", target, token=token).json()["draining"] is True
+        caller.http.close()
+    with run_node(settings) as second:
+        caller = Caller(second)
+        again = caller("POST", target, token=token)
+        assert (again.status_code, again.json()["reason"]) == (401, "restarted")
+        assert second.node.replica.status.draining is False
+        caller.http.close()
 
 
 def test_a_stranger_is_refused(live: Live) -> None:

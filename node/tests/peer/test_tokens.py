@@ -27,6 +27,13 @@ class Clock:
         return self.now
 
 
+class Running:
+    now = 500.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def verifier(clock: Clock | None = None, **options: Any) -> Verifier:
     return Verifier("node2", {"node1": KEY.public}, clock or Clock(), **options)
 
@@ -90,11 +97,50 @@ def test_a_wrong_request_is_refused(reason: str, attempt: Callable[[], None]) ->
 
 def test_an_expired_request_is_refused() -> None:
     token, clock = made(), Clock()
+    running = Running()
+    since = verifier(clock, running=running)
     clock.now += tokens.LIFETIME_SECONDS + tokens.LEEWAY_SECONDS - 1
-    verifier(clock).request(token, "POST", TARGET, BODY)
+    running.now += tokens.LIFETIME_SECONDS + tokens.LEEWAY_SECONDS - 1
+    since.request(token, "POST", TARGET, BODY)
     clock.now += 1
     with pytest.raises(Refused, match="expired"):
-        verifier(clock).request(token, "POST", TARGET, BODY)
+        since.request(token, "POST", TARGET, BODY)
+
+
+@pytest.mark.parametrize("before", [0.002, 0.5, 1, 10, tokens.LIFETIME_SECONDS + tokens.LEEWAY_SECONDS - 2])
+@pytest.mark.parametrize("whole_seconds", [False, True], ids=["with milliseconds", "of an earlier release"])
+def test_a_request_from_before_a_restart_is_refused_for_good(before: float, whole_seconds: bool) -> None:
+    """What the old process accepted, nobody remembers."""
+    clock, running = Clock(), Running()
+    old = verifier(clock, running=running)
+    token = resigned(ims=None) if whole_seconds else made(clock=clock)
+    old.request(token, "POST", TARGET, BODY)
+    clock.now += before
+    running.now += before
+    new = verifier(clock, running=running)
+    for _ in range(3):
+        with pytest.raises(Refused) as caught:
+            new.request(token, "POST", TARGET, BODY)
+        assert caught.value.reason == "restarted"
+        clock.now += 0.5
+        running.now += 0.5
+    new.request(made(clock=clock), "POST", TARGET, BODY)
+
+
+@pytest.mark.parametrize("step", [-86_400, 86_400])
+def test_a_step_of_the_wall_clock_after_the_start_refuses_nobody(step: int) -> None:
+    clock, running = Clock(), Running()
+    started = verifier(clock, running=running)
+    running.now += 1
+    clock.now += 1 + step
+    started.request(made(clock=clock), "POST", TARGET, BODY)
+
+
+@pytest.mark.parametrize("ims", [0, "1", True, 1.5, 1_800_000_001_000, 1_799_999_999_999])
+def test_a_token_may_not_contradict_itself_about_its_time(ims: object) -> None:
+    with pytest.raises(Refused) as caught:
+        check(resigned(ims=ims))
+    assert caught.value.reason == "malformed"
 
 
 def test_a_replayed_request_is_refused() -> None:

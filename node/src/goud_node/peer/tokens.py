@@ -1,8 +1,9 @@
 """Signed requests and answers between nodes.
 
 Each request carries a JWT of its own: who asks whom, method, path with query, and the hash of the body; it lives for
-seconds and is taken once. Each answer carries one too, bound to the request's id, so that nothing unsigned is read on
-either side. The signature is Ed25519 in a domain of its own: no token can serve as a block's signature, or the reverse.
+seconds and is taken once: by this process, and by none that starts later. Each answer carries one too, bound to the
+request's id, so that nothing unsigned is read on either side. The signature is Ed25519 in a domain of its own: no token
+can serve as a block's signature, or the reverse.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from cachetools import TTLCache
 from jwt.algorithms import Algorithm
 
 from goud_node.chain.keys import SigningKey, verify
+from goud_node.clock import running
 
 DOMAIN_REQUEST: Final = b"goud-peer-request-v1"
 DOMAIN_ANSWER: Final = b"goud-peer-answer-v1"
@@ -32,6 +34,8 @@ LIFETIME_SECONDS: Final = 30
 LEEWAY_SECONDS: Final = 10
 """Clocks of two nodes may differ by this much."""
 _REPLAY_ENTRIES: Final = 200_000
+_MADE: Final = "ims"
+"""Claim: Unix milliseconds when the token was made. Earlier releases have `iat` only, in whole seconds."""
 
 
 class Refused(Exception):
@@ -115,8 +119,15 @@ class Signer:
         return _encode(_ANSWERS, _ANSWER_ALG, claims, self._key)
 
     def _claims(self, audience: str, request_id: str) -> dict[str, Any]:
-        now = int(self._clock())
-        return {"iss": self._issuer, "aud": audience, "iat": now, "exp": now + LIFETIME_SECONDS, "jti": request_id}
+        now = self._clock()
+        return {
+            "iss": self._issuer,
+            "aud": audience,
+            "iat": int(now),
+            "exp": int(now) + LIFETIME_SECONDS,
+            "jti": request_id,
+            _MADE: int(now * 1000),
+        }
 
 
 class Verifier:
@@ -129,11 +140,14 @@ class Verifier:
         clock: Callable[[], float] = time.time,
         *,
         entries: int = _REPLAY_ENTRIES,
+        running: Callable[[], float] = running,
+        since: float | None = None,
     ) -> None:
-        """`keys` maps issuers to raw Ed25519 public keys."""
+        """`keys` maps issuers to raw Ed25519 public keys. `since` is when this life began; now, if it is not given."""
         self._node_id = node_id
         self._keys = dict(keys)
         self._clock = clock
+        self._running, self._since = running, running() if since is None else since
         self._seen: TTLCache[str, None] = TTLCache(
             entries, ttl=LIFETIME_SECONDS + 2 * LEEWAY_SECONDS, timer=time.monotonic
         )
@@ -142,6 +156,7 @@ class Verifier:
         """Who made this request. Raises Refused; a token is accepted once."""
         claims = self._verified(_REQUESTS, _REQUEST_ALG, token)
         self._check_times(claims)
+        self._check_made_in_this_life(claims)
         if (claims.get("mth"), claims.get("tgt")) != (method, target):
             raise Refused("altered", "The token was made for another request.")
         _same_body(claims, body)
@@ -185,6 +200,18 @@ class Verifier:
             )
         if expires + LEEWAY_SECONDS <= now:
             raise Refused("expired", "The token has expired: check the clocks of both nodes.", _caller(claims))
+
+    def _check_made_in_this_life(self, claims: Mapping[str, Any]) -> None:
+        """What was seen before a restart is forgotten, so nothing older than this process is taken.
+
+        Compared by age: a step of the wall clock after the start refuses nobody.
+        """
+        made_ms = claims.get(_MADE, claims["iat"] * 1000)
+        if type(made_ms) is not int or made_ms // 1000 != claims["iat"]:
+            raise Refused("malformed", "The token contradicts itself about the time when it was made.")
+        # Both clocks are read in whole milliseconds here.
+        if self._clock() * 1000 - made_ms > (self._running() - self._since) * 1000 + 1:
+            raise Refused("restarted", "The token was made before this node started: make a new request.")
 
     def _once(self, request_id: str) -> None:
         if request_id in self._seen:

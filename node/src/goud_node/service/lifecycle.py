@@ -15,6 +15,7 @@ from typing import Final
 
 import uvloop
 
+from goud_node import clock
 from goud_node.errors import GoudError
 from goud_node.service import identity as identities
 from goud_node.service.listeners import Listener, address, bind
@@ -39,19 +40,21 @@ def serve(settings: Settings) -> None:
     down later (everything else has been closed in order then).
     """
     configure_logging(settings.log_level, as_json=settings.log_format is LogFormat.JSON)
-    identity = identities.load(settings)
+    identity, started = identities.load(settings), clock.running()
     with (
         bind(settings.http_host, settings.http_port, "GOUD_HTTP_PORT") as http,
         bind(settings.peer_host, settings.peer_port, "GOUD_PEER_PORT") as peer,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        runner.run(_run(settings, identity, http, peer))
+        runner.run(_run(settings, identity, http, peer, started))
 
 
-async def _run(settings: Settings, identity: identities.Identity, http: socket.socket, peer: socket.socket) -> None:
+async def _run(
+    settings: Settings, identity: identities.Identity, http: socket.socket, peer: socket.socket, started: float
+) -> None:
     asked = asyncio.Event()
     with _signals(asked):
-        node = build(settings, identity)
+        node = build(settings, identity, started)
         # What was imported and built stays for good: later collections, the last one included, need not look at it.
         gc.collect()
         gc.freeze()

@@ -59,8 +59,12 @@ class Node:
         self.store.close()
 
 
-def build(settings: Settings, identity: Identity) -> Node:
-    """Open the volume and put the node together. Raises the errors of `open_volume`, ConfigurationError."""
+def build(settings: Settings, identity: Identity, started: float | None = None) -> Node:
+    """Open the volume and put the node together. Raises the errors of `open_volume`, ConfigurationError.
+
+    `started` is the running clock's time before which this process did not listen yet; now, if it is not given.
+    """
+    started = clock.running() if started is None else started
     store, ledger = open_volume(
         settings.data_dir,
         identity.genesis,
@@ -68,20 +72,20 @@ def build(settings: Settings, identity: Identity) -> Node:
         policy=SchemaPolicy(settings.schema_policy.value),
     )
     try:
-        return _assemble(settings, identity, store, ledger)
+        return _assemble(settings, identity, store, ledger, started)
     except BaseException:
         store.close()
         raise
 
 
-def _assemble(settings: Settings, identity: Identity, store: RocksStore, ledger: Ledger) -> Node:
+def _assemble(settings: Settings, identity: Identity, store: RocksStore, ledger: Ledger, started: float) -> Node:
     # Only now: a secret is never generated on a volume that has not been proven to be ours.
     tokens = _tokens(settings)
     executor = ThreadPoolExecutor(1, thread_name_prefix="ledger")
     kv = ordering.connect(settings, store, executor)
     metrics = Metrics()
     signer = Signer(identity.key, settings.node_id)
-    verifier = _verifier(settings, identity)
+    verifier = _verifier(settings, identity, started)
     peers = PeerClient(
         identity.peers, identity.genesis.chain_id, signer, verifier, forward_seconds=settings.submit_deadline_seconds
     )
@@ -154,8 +158,8 @@ def _tokens(settings: Settings) -> Tokens:
     return Tokens(signing, wrapping, ttl=settings.token_ttl_seconds, cache_size=settings.key_cache_size)
 
 
-def _verifier(settings: Settings, identity: Identity) -> Verifier:
+def _verifier(settings: Settings, identity: Identity, started: float) -> Verifier:
     keys = dict(identity.keys)
     if settings.operator_public_key is not None:
         keys[OPERATOR] = bytes.fromhex(settings.operator_public_key)
-    return Verifier(settings.node_id, keys)
+    return Verifier(settings.node_id, keys, since=started)
