@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,7 +19,13 @@ from goud_node.chain.keys import SigningKey
 from goud_node.errors import InvalidBlock
 from goud_node.peer.tokens import ANSWER_HEADER, OPERATOR, Refused, Signer, Verifier
 
+_log = logging.getLogger(__name__)
+
 _MOST_BLOCKS: Final = 512
+_ATTEMPTS: Final = 6
+_PAUSE: Final = 0.2
+_CUT: Final = (httpx.RemoteProtocolError, httpx.ReadError)
+"""A connection that broke after it was there. An answer is signed as a whole, so it is asked for again as a whole."""
 
 
 @dataclass(frozen=True)
@@ -96,18 +103,7 @@ class NodeClient:
     def _call(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float = 30.0
     ) -> httpx.Response:
-        request = self._http.build_request(
-            method, self._url + path, json=body, timeout=httpx.Timeout(seconds, connect=3.0)
-        )
-        token, request_id = Signer(self._key, self._issuer, time.time).request(self.node, method, path, request.content)
-        request.headers["Authorization"] = f"Bearer {token}"
-        try:
-            response = self._http.send(request)
-        except httpx.HTTPError as error:
-            raise SourceError(
-                f"{self.node} does not answer at {self._url} ({error}): is it running, and is this the right port? "
-                "A stopped node is backed up by --data-dir alone."
-            ) from error
+        response, request_id = self._answer(method, path, body, seconds)
         if response.status_code == 401:
             raise SourceError(
                 f"{self.node} refuses this key: {response.text[:300]}. Give its own or the operator's key."
@@ -120,3 +116,30 @@ class NodeClient:
             except Refused as refused:
                 raise SourceError(f"What answers at {self._url} is not {self.node}: {refused}") from refused
         return response
+
+    def _answer(
+        self, method: str, path: str, body: dict[str, Any] | None, seconds: float
+    ) -> tuple[httpx.Response, str]:
+        """The answer, and the id of the request that it is to. What only reads is asked again when that is cut off."""
+        attempts = _ATTEMPTS if method == "GET" else 1
+        for attempt in range(attempts):
+            time.sleep(attempt * _PAUSE)
+            request = self._http.build_request(
+                method, self._url + path, json=body, timeout=httpx.Timeout(seconds, connect=3.0)
+            )
+            # A proof is good for one request, so each attempt has its own.
+            signer = Signer(self._key, self._issuer, time.time)
+            token, request_id = signer.request(self.node, method, path, request.content)
+            request.headers["Authorization"] = f"Bearer {token}"
+            try:
+                return self._http.send(request), request_id
+            except _CUT as error:
+                _log.warning("%s broke off its answer to %s: %s", self.node, path, error)
+                cause: httpx.HTTPError = error
+            except httpx.HTTPError as error:
+                cause = error
+                break
+        raise SourceError(
+            f"{self.node} does not answer at {self._url} ({cause}): is it running, and is this the right port? "
+            "A stopped node is backed up by --data-dir alone."
+        ) from cause

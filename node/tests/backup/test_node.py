@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from goud_backup import create as creating
@@ -22,6 +23,8 @@ from goud_backup.targets import open_target
 from goud_node.chain import genesis as documents
 from goud_node.chain.inspect import inspect
 from goud_node.chain.keys import SigningKey
+
+from .cutting import CUTS, Cutter
 
 MakeSettings = Callable[..., Any]
 RunNode = Callable[[Any], AbstractContextManager[Any]]
@@ -127,6 +130,43 @@ def test_who_is_asked_must_be_who_answers(make_settings: MakeSettings, run_node:
     with pytest.raises(SourceError, match="--data-dir alone"):
         gone.status()
     gone.close()
+
+
+@pytest.mark.parametrize("where", CUTS)
+def test_a_node_whose_answer_breaks_off_is_asked_again(
+    tmp_path: Path, make_settings: MakeSettings, run_node: RunNode, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr("goud_backup.node._PAUSE", 0.0)
+    settings = make_settings()
+    genesis = documents.load(settings.genesis_file)
+    repository = initialize(open_target(f"file://{tmp_path}/r"), genesis, encrypted=False)
+    cutter = Cutter()
+    with run_node(settings) as live, cutter.serving(live.peer_url) as url:
+        accounts(live, 3)
+        client = NodeClient(url, "node1", SigningKey.load(settings.node_key_file), genesis, operator=False)
+        deadline = time.monotonic() + 20
+        while client.status()["certified"] < client.status()["height"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        cutter.cut = lambda _, body: CUTS[where](body) if len(cutter.cuts) % 6 < 5 else cutter.cuts.append("whole")
+        assert shipping.ship(repository, shipping.NodeBlocks(client), ()).last == client.status()["height"]
+        assert len(cutter.cuts) > 6
+        cutter.cut = lambda _, body: CUTS[where](body)
+        before = cutter.requests
+        with pytest.raises(SourceError, match="does not answer"):
+            client.blocks(1)
+        assert cutter.requests - before == 6
+        calls: list[httpx.Request] = []
+
+        def broken_off(_: httpx.Client, request: httpx.Request) -> httpx.Response:
+            calls.append(request)
+            raise httpx.ReadError("broken off")
+
+        monkeypatch.setattr(httpx.Client, "send", broken_off)
+        with pytest.raises(SourceError, match="does not answer"):
+            client.create_checkpoint(60)
+        assert len(calls) == 1, "what changes something is asked for once"
+        client.close()
 
 
 def _copy_marker(data_dir: Path, folder: Path) -> Path:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import logging
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from hashlib import sha256
 from threading import Lock
 from typing import Any
@@ -12,12 +14,18 @@ from typing import Any
 import boto3  # type: ignore[import-untyped]  # it has no types
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+from urllib3.exceptions import HTTPError
 
 from goud_backup.codec.encoding import Bytes
 from goud_backup.errors import AccessRefused, Missing, PreconditionFailed, TargetError
 from goud_backup.targets.base import Stat, check_key, seconds
 
+_log = logging.getLogger(__name__)
+
 _ATTEMPTS = 6
+"""Of each call, and of each body."""
+_PAUSE = 0.2
+_CHUNK = 256 * 1024
 _PAGE = 1000
 _ABSENT = {"NoSuchKey", "404", "NotFound"}
 _UNMET = {"PreconditionFailed", "ConditionalRequestConflict", "412"}
@@ -83,21 +91,19 @@ class S3Target:
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes | bytearray:
         if length == 0:
             return b""
-        name = self._name(key)
-        more = {}
-        if start or length is not None:
-            more["Range"] = f"bytes={start}-" + ("" if length is None else str(start + length - 1))
-        with self._failing("read", key):
-            try:
-                answer = self._client.get_object(Bucket=self._bucket, Key=name, **more)
-                data: bytes = answer["Body"].read()
-            except ClientError as error:
-                if error.response["Error"]["Code"] in {"InvalidRange", "416"}:
-                    return b""
-                raise
-        if len(data) != answer["ContentLength"]:
-            raise TargetError(f"{self.url} ended {key} after {len(data)} of {answer['ContentLength']} bytes.")
-        return data
+        reading = _Reading(self._client, {"Bucket": self._bucket, "Key": self._name(key)}, start, length)
+        cut: Exception | None = None
+        for attempt in range(_ATTEMPTS):
+            time.sleep(attempt * _PAUSE)
+            with self._failing("read", key):
+                cut = reading.go_on()
+            if cut is None:
+                return reading.data
+            _log.warning("%s in %s was cut off after %d bytes (%s)", key, self.url, len(reading.data), cut)
+        raise TargetError(
+            f"{self.url} ended {key} early {_ATTEMPTS} times, the last time after {len(reading.data)} bytes: {cut}. "
+            "Check the network."
+        )
 
     def stat(self, key: str) -> Stat | None:
         try:
@@ -108,14 +114,26 @@ class S3Target:
         return Stat(key, answer["ContentLength"], answer["ETag"])
 
     def list(self, prefix: str) -> Iterator[Stat]:
-        with self._failing("list", prefix or "the bucket"):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._prefix + prefix, PaginationConfig={"PageSize": _PAGE}
-            )
-            for page in pages:
-                for entry in page.get("Contents", ()):
-                    key = entry["Key"].removeprefix(self._prefix)
-                    yield Stat(key, entry["Size"], entry["ETag"])
+        more: dict[str, str] | None = {}
+        while more is not None:
+            page = self._page(prefix, more)
+            for entry in page.get("Contents", ()):
+                key = entry["Key"].removeprefix(self._prefix)
+                yield Stat(key, entry["Size"], entry["ETag"])
+            more = {"ContinuationToken": page["NextContinuationToken"]} if page["IsTruncated"] else None
+
+    def _page(self, prefix: str, more: dict[str, str]) -> Any:
+        for attempt in range(_ATTEMPTS):
+            time.sleep(attempt * _PAUSE)
+            with self._failing("list", prefix or "the bucket"):
+                page = self._client.list_objects_v2(
+                    Bucket=self._bucket, Prefix=self._prefix + prefix, MaxKeys=_PAGE, **more
+                )
+            # The library takes an answer that was cut off before its first byte for a list of nothing.
+            if "IsTruncated" in page:
+                return page
+            _log.warning("the list of %s in %s was cut off", prefix, self.url)
+        raise TargetError(f"{self.url} ended the list of {prefix} early {_ATTEMPTS} times. Check the network.")
 
     def delete(self, key: str) -> None:
         with self._failing("remove", key):
@@ -169,6 +187,48 @@ class S3Target:
                 f"{where}: {code}: {text}. The credential has expired or lacks the permission: renew it."
             )
         return TargetError(f"{where}: {code}: {text}.")
+
+
+class _Reading:
+    """The content of an object, as far as it has come. What is missing is asked for by its range, of the same version.
+
+    The library repeats a call that fails, but not one whose answer has begun.
+    """
+
+    def __init__(self, client: Any, place: dict[str, str], start: int, length: int | None) -> None:
+        self.data = bytearray()
+        self._client = client
+        self._place = place
+        self._start = start
+        self._end = "" if length is None else str(start + length - 1)
+        self._version: str | None = None
+
+    def go_on(self) -> Exception | None:
+        """What cut it off this time; None when it is whole. Raises what the call itself fails with."""
+        rest = self._rest()
+        try:
+            answer = self._client.get_object(**self._place, **rest)
+        except ClientError as error:
+            if error.response["Error"]["Code"] in {"InvalidRange", "416"}:
+                return None
+            raise
+        with closing(answer["Body"]) as body:
+            if rest and "ContentRange" not in answer:
+                raise TargetError(f"The store answers a part of {self._place['Key']} with all of it: it is not usable.")
+            if self._version not in {None, answer["ETag"]}:
+                self._version, self.data = None, bytearray()
+                return TargetError("it was written anew meanwhile")
+            self._version = answer["ETag"]
+            try:
+                for chunk in body.iter_chunks(_CHUNK):
+                    self.data += chunk
+            except (BotoCoreError, HTTPError, OSError) as error:
+                return error
+        return None
+
+    def _rest(self) -> dict[str, str]:
+        at = self._start + len(self.data)
+        return {"Range": f"bytes={at}-{self._end}"} if at or self._end else {}
 
 
 def _connect() -> Any:
