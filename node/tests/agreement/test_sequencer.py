@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from goud_node.agreement.embedded import EmbeddedKv
-from goud_node.agreement.kv import Put
+from goud_node.agreement.kv import KeyValue, Put
 from goud_node.agreement.sequencer import HeightTrimmed, Sequencer, Term
 from goud_node.chain.block import Block, build
 from goud_node.chain.genesis import Genesis, Validator
@@ -52,6 +52,51 @@ async def test_blocks_are_ordered_once_and_read_back() -> None:
     state = await log.state()
     assert state.head is not None
     assert (state.head.height, state.head.hash) == (2, two.hash)
+
+
+class SlowLink(EmbeddedKv):
+    """Answers of more bytes than fit into the deadline of a call do not come."""
+
+    most = 0
+
+    async def range(
+        self, start: bytes, end: bytes | None = None, limit: int = 0, *, keys_only: bool = False
+    ) -> list[KeyValue]:
+        found = await super().range(start, end, limit, keys_only=keys_only)
+        if sum(len(kv.value) for kv in found) > self.most:
+            raise Unavailable("no etcd member answers")
+        return found
+
+
+@pytest.mark.parametrize("fit", [1, 2, 3, 7, 16, 100])
+@pytest.mark.parametrize("limit", [1, 16, 100])
+async def test_a_slow_link_carries_fewer_blocks_at_a_time(fit: int, limit: int) -> None:
+    kv = SlowLink(MemoryStore())
+    kv.most = 1 << 30
+    log = Sequencer(kv, GENESIS.chain_id, "n1")
+    await log.begin_epoch(EPOCH, None)
+    term = await log.campaign(EPOCH, 60)
+    assert term is not None
+    blocks = [GENESIS.block()]
+    for number in range(40):
+        blocks.append(after(blocks[-1], f"{number:03}"))
+        await log.commit(term, blocks[-1])
+    await log.tail(1, 1)
+    assert len((await log.tail(1, 100)).blocks) == 40, "a small request makes no later one small"
+    kv.most = fit * max(len(block.encode()) for block in blocks)
+    read: list[bytes] = []
+    while len(read) < 40:
+        tail = await log.tail(len(read) + 1, limit)
+        assert 0 < len(tail.blocks) <= min(fit, limit)
+        read += tail.blocks
+    assert read == [block.encode() for block in blocks[1:]]
+    kv.most = 0
+    with pytest.raises(Unavailable):
+        await log.tail(1, limit)
+    kv.most = 1 << 30
+    for _ in range(7):
+        most = len((await log.tail(1, limit)).blocks)
+    assert most == min(limit, 40), "a link that got better is used"
 
 
 async def test_a_block_that_skips_or_forks_is_never_ordered() -> None:

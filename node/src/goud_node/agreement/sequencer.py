@@ -23,6 +23,7 @@ from goud_node.chain.ledger import Epoch
 from goud_node.errors import CorruptStore, GoudError, NotLeader, OutcomeUnknown, Unavailable
 
 MAX_SIGNATURES_PER_TXN = 100  # etcd refuses transactions of more than 128 operations
+_MOST_BLOCKS = 64
 
 
 class HeightTrimmed(OutcomeUnknown):
@@ -84,6 +85,7 @@ class Sequencer:
     def __init__(self, kv: Kv, chain_id: str, node_id: str) -> None:
         self._kv = kv
         self._node = node_id
+        self._batch = _MOST_BLOCKS
         root = f"/goud/{chain_id}/".encode()
         self._epoch, self._head, self._leader = root + b"epoch", root + b"head", root + b"leader"
         self._blocks, self._signatures, self._nodes = root + b"blocks/", root + b"signatures/", root + b"nodes/"
@@ -173,9 +175,8 @@ class Sequencer:
             raise OutcomeUnknown(f"block {header.height} was refused or ordered before: {error}") from error
 
     async def tail(self, start: int, limit: int) -> Tail:
-        """Read encoded blocks from height `start`."""
-        end = prefix_end(self._blocks)
-        found = await self._kv.range(self._block_key(start), end, limit)
+        """Read encoded blocks from height `start`: at most `limit`, and fewer over a link that is slow."""
+        found = await self._read(self._block_key(start), limit)
         blocks: list[bytes] = []
         for kv in found:
             if self._height(kv.key) != start + len(blocks):
@@ -256,6 +257,22 @@ class Sequencer:
         if head is not None and head.height >= height:
             raise HeightTrimmed(f"block {height} is decided and trimmed; catch up from peers")
         raise NotLeader(f"block {height} was not ordered: this node's term or epoch ended; submit again")
+
+    async def _read(self, start: bytes, limit: int) -> list[KeyValue]:
+        """A call has one deadline, however much it carries: over a slow link fewer blocks may get through."""
+        end = prefix_end(self._blocks)
+        while True:
+            batch = min(limit, self._batch)
+            try:
+                found = await self._kv.range(start, end, batch)
+            except Unavailable:
+                if batch == 1:
+                    raise
+                self._batch = batch // 2
+            else:
+                if len(found) == self._batch:
+                    self._batch = min(2 * batch, _MOST_BLOCKS)
+                return found
 
     def _block_key(self, height: int) -> bytes:
         return self._blocks + b"%016x" % height

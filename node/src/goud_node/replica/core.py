@@ -54,6 +54,10 @@ class Core:
     """The epoch this node takes part in; None until it has joined."""
     head: Head | None = None
     leader: Leader | None = None
+    epoch_read: Epoch | None = None
+    """The epoch that the log was in at that reading."""
+    readings: int = 0
+    """How many readings of the log were remembered."""
     signed: int = 0
     """Countersignatures were published up to this height, in this life."""
     reported: int | None = None
@@ -87,9 +91,23 @@ class Core:
         own = self.clock() if now_ms is None else now_ms
         return clocks.judge(self.ledger.genesis, self.node_id, own, self.peers.clocks(), self.running())
 
-    def observe(self, state: State) -> None:
-        """Remember the latest reading of the log."""
-        self.head, self.leader = state.head, state.leader
+    def observe(self, state: State, before: int | None = None) -> None:
+        """Remember the latest reading of the log; `before` is `readings` as it was when this one was asked for.
+
+        Of two readings under way at once, the older may arrive last: then it must not take the newer one back.
+        """
+        if before not in (None, self.readings) and self._is_older(state):
+            return
+        self.readings += 1
+        self.epoch_read, self.head, self.leader = state.epoch, state.head, state.leader
+
+    def _is_older(self, state: State) -> bool:
+        if state.epoch != self.epoch_read or state.head is None or self.head is None:
+            return False
+        if state.head.height != self.head.height:
+            return state.head.height < self.head.height
+        revisions = [0 if leader is None else leader.create_revision for leader in (state.leader, self.leader)]
+        return 0 < revisions[0] < revisions[1]
 
     def hash_at(self, height: int) -> bytes:
         """Hash of a block that is stored here."""

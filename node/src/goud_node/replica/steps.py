@@ -7,6 +7,7 @@ be run again from the start: the model in the tests does exactly that.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import takewhile
 
 from goud_node.agreement.sequencer import MAX_SIGNATURES_PER_TXN, Head
@@ -60,9 +61,9 @@ async def follow(core: Core) -> int:
 
     Raises ConflictingBlock or InvalidBlock when the log contradicts this node's chain: it must then stop.
     """
-    mine = core.ledger.tip
+    mine, before = core.ledger.tip, core.readings
     state = await core.sequencer.state()
-    core.observe(state)
+    core.observe(state, before)
     if core.epoch is None or state.epoch != core.epoch or state.head is None:
         core.epoch = None
         raise EpochMismatch("the log's epoch changed; joining again")
@@ -72,7 +73,7 @@ async def follow(core: Core) -> int:
         return 0
     tail = await core.sequencer.tail(start, core.options.read_batch)
     if tail.blocks:
-        await core.append([Block.decode(raw) for raw in tail.blocks])
+        await core.append(await core.disk(partial(_decoded, tail.blocks)))
         return len(tail.blocks)
     return 0 if tail.first is None else await catch_up(core)
 
@@ -224,6 +225,10 @@ def _check_head(head: Head, mine: Header) -> None:
         raise ConflictingBlock(
             f"the log holds another block {mine.height} than this node; one of them was tampered with"
         )
+
+
+def _decoded(raws: Sequence[bytes]) -> list[Block]:
+    return [Block.decode(raw) for raw in raws]
 
 
 def _check_base(epoch: Epoch, blocks: Sequence[Block]) -> None:
