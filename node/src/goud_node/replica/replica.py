@@ -18,6 +18,7 @@ from goud_node.errors import (
     AlreadyExists,
     CoordinationFull,
     Draining,
+    GoudError,
     IdempotencyConflict,
     InvalidTransaction,
     NotLeader,
@@ -115,6 +116,13 @@ class Replica:
             if attempt.doubtful or transaction in self._core.unsure:
                 raise OutcomeUnknown(f"no answer within {seconds:g} s; submit the same request again") from error
             raise Unavailable(f"no proposer took it within {seconds:g} s; is there a majority?") from error
+        except (OutcomeUnknown, IdempotencyConflict, AlreadyExists):
+            raise  # the ledger says what is taken, and would have said otherwise had an earlier try been applied
+        except GoudError as error:
+            # This try is refused. An earlier one whose answer was lost may be ordered all the same.
+            if attempt.doubtful:
+                raise OutcomeUnknown(f"{error}; an earlier try may have been applied: submit it again") from error
+            raise
         finally:
             self._submitting -= 1
 
@@ -232,15 +240,25 @@ class Replica:
         return receipt
 
     async def _forward(self, attempt: _Attempt, leader: str) -> Receipt | None:
+        """Ask the proposer; None: try again. It is given up when another node leads, and then its answer is missing."""
+        doubtful, attempt.doubtful = attempt.doubtful, True  # from here on the request may have left
+        call = asyncio.ensure_future(self._core.peers.forward(leader, attempt.raw))
         try:
-            receipt = await self._core.peers.forward(leader, attempt.raw)
-        except CoordinationFull:
+            while not call.done() and not self._led_by_another_than(leader):
+                await asyncio.wait({call}, timeout=self._core.options.poll_interval)
+            if not call.done():
+                return None
+            receipt = call.result()
+        except (Unavailable, InvalidTransaction) as error:
+            attempt.doubtful = doubtful  # a definite refusal
+            if isinstance(error, Unavailable) and not isinstance(error, CoordinationFull):
+                return None
             raise
-        except Unavailable:
-            return None
         except OutcomeUnknown:
-            attempt.doubtful = True
             return None
+        finally:
+            call.cancel()
+        attempt.doubtful = doubtful
         if self._core.ledger.height < receipt.height:
             # Read your writes: the answer waits until this node holds the block too, but never for long.
             try:
@@ -250,12 +268,21 @@ class Replica:
                 return receipt
         return receipt
 
+    def _led_by_another_than(self, leader: str) -> bool:
+        if self._duties.leading:
+            return True
+        present = self._core.leader
+        return present is not None and present.node_id != leader
+
     async def _disk(self, write: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, write)
 
 
 class _Attempt:
-    """What is remembered between the tries of one submission."""
+    """What is remembered between the tries of one submission.
+
+    `doubtful`: an answer was lost or is still awaited, so only a receipt can end the doubt.
+    """
 
     def __init__(self, raw: bytes, transaction: Transaction, forward: bool) -> None:
         self.raw, self.transaction, self.forward = raw, transaction, forward

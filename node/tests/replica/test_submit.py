@@ -1,0 +1,193 @@
+"""What a client is told of its write: "it did not happen" is said only of a write that never happens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from goud_node.agreement.embedded import EmbeddedKv
+from goud_node.agreement.sequencer import Leader, Sequencer
+from goud_node.chain.genesis import Genesis, Validator
+from goud_node.chain.ledger import Epoch, Ledger, Receipt
+from goud_node.errors import CoordinationFull, Draining, GoudError, NotLeader, OutcomeUnknown, Unavailable
+from goud_node.replica.clocks import Reading
+from goud_node.replica.queue import Queue, Submission
+from goud_node.replica.replica import Replica
+from goud_node.replica.types import Options, Served
+from goud_node.store.memory import MemoryStore
+
+from .actors import ENTRIES, KEYS
+
+RECEIPT = Receipt(1, 0, ENTRIES[0].transaction.account_id, b"h" * 32)
+OPTIONS = Options(submit_deadline=0.06, poll_interval=0.005)
+
+
+@dataclass
+class ScriptedPeers:
+    """The proposer as a follower meets it: one behaviour for each request, then silence.
+
+    `applied` says whether any request was or will be ordered: what the truth is in the end.
+    """
+
+    script: list[str]
+    change_leader: Callable[[], None] = lambda: None
+    applied: bool = False
+    asked: list[str] = field(default_factory=list)
+
+    async def fetch(self, start: int, limit: int, epoch: Epoch) -> Served | None:
+        raise NotImplementedError
+
+    async def heights(self) -> Mapping[str, int]:
+        raise NotImplementedError
+
+    def clocks(self) -> Mapping[str, Reading]:
+        raise NotImplementedError
+
+    async def forward(self, leader: str, transaction: bytes) -> Receipt:
+        assert transaction == ENTRIES[0].raw
+        self.asked.append(leader)
+        behaviour = self.script.pop(0) if self.script else "silent"
+        await asyncio.sleep(0)
+        return await cast("Awaitable[Receipt]", getattr(self, f"_{behaviour}")())
+
+    async def _ordered(self) -> Receipt:
+        self.applied = True
+        return RECEIPT
+
+    async def _ordered_and_lost(self) -> Receipt:
+        self.applied = True
+        raise OutcomeUnknown("the connection broke")
+
+    async def _ordered_and_silent(self) -> Receipt:
+        self.applied = True
+        return await self._silent()
+
+    async def _silent(self) -> Receipt:
+        await asyncio.sleep(3600)
+        raise AssertionError("nobody waits that long")
+
+    async def _deposed_and_ordered(self) -> Receipt:
+        self.applied = True
+        self.change_leader()
+        return await self._silent()
+
+    async def _lost(self) -> Receipt:
+        raise OutcomeUnknown("the connection broke")
+
+    async def _refused(self) -> Receipt:
+        raise Unavailable("no connection")
+
+    async def _not_leader(self) -> Receipt:
+        raise NotLeader("another one leads")
+
+    async def _full(self) -> Receipt:
+        raise CoordinationFull("no space")
+
+    async def _draining(self) -> Receipt:
+        raise Draining("stopping")
+
+
+BEHAVIOURS = sorted(name[1:] for name in vars(ScriptedPeers) if name.startswith("_") and not name.startswith("__"))
+
+
+def replica_of(peers: ScriptedPeers) -> Replica:
+    """A follower of node n2 whose loops do not run: only what its clients see is under test."""
+    genesis = Genesis("submit", 0, tuple(Validator(name, KEYS[name].public) for name in ("n1", "n2", "n3")))
+    store = MemoryStore()
+    sequencer = Sequencer(EmbeddedKv(store), genesis.chain_id, "n1")
+    replica = Replica(
+        Ledger(store, genesis), sequencer, peers, KEYS["n1"], "n1", clock=lambda: 0, validator=True, options=OPTIONS
+    )
+    core = cast("Any", replica)._core
+    core.leader = Leader("n2", 1, 1)
+
+    def change() -> None:
+        core.leader = Leader("n3", 2, 2)
+
+    peers.change_leader = change
+    cast("Any", replica)._events.reached = _at_once
+    return replica
+
+
+async def _at_once(_height: int) -> None:
+    return None
+
+
+def happens_later(replica: Replica, event: str) -> None:
+    """What befalls the node itself while the write is under way."""
+    duties = cast("Any", replica)._duties
+    if event == "stopped":
+        duties.stopped.set()
+    elif event == "halted":
+        duties.halted = "a conflicting block"
+    elif event == "leads_with_a_full_queue":
+        duties.leading = True
+        cast("Any", replica)._queue = Queue(0, 0)
+
+
+async def outcome_of(script: list[str], event: str, after: float) -> tuple[ScriptedPeers, GoudError | Receipt]:
+    peers = ScriptedPeers(list(script))
+    replica = replica_of(peers)
+    asyncio.get_running_loop().call_later(after, happens_later, replica, event)
+    try:
+        return peers, await replica.submit(ENTRIES[0].raw)
+    except GoudError as error:
+        return peers, error
+    finally:
+        cast("Any", replica)._executor.shutdown()
+
+
+@given(
+    script=st.lists(st.sampled_from(BEHAVIOURS), max_size=4),
+    event=st.sampled_from(["nothing", "stopped", "halted", "leads_with_a_full_queue"]),
+    after=st.sampled_from([0.0, 0.01, 0.03]),
+)
+@example(script=["ordered_and_silent"], event="nothing", after=0.0)
+@example(script=["ordered_and_lost", "full"], event="nothing", after=0.0)
+@example(script=["ordered_and_lost", "refused"], event="stopped", after=0.01)
+@example(script=["ordered_and_lost", "refused"], event="halted", after=0.01)
+@example(script=["ordered_and_lost", "refused"], event="leads_with_a_full_queue", after=0.01)
+@example(script=["deposed_and_ordered", "full"], event="nothing", after=0.0)
+def test_a_write_that_was_refused_never_happens(script: list[str], event: str, after: float) -> None:
+    peers, outcome = asyncio.run(outcome_of(script, event, after))
+    if peers.applied:
+        assert isinstance(outcome, Receipt | OutcomeUnknown), f"{outcome!r} after {script}, and it is in the chain"
+
+
+@pytest.mark.parametrize("behaviour", ["refused", "not_leader", "draining", "full"])
+async def test_a_definite_refusal_leaves_no_doubt(behaviour: str) -> None:
+    _, outcome = await outcome_of([behaviour] * 100, "nothing", 0.0)
+    assert isinstance(outcome, Unavailable)
+
+
+async def test_a_forward_follows_the_leader_when_it_changes() -> None:
+    peers, outcome = await outcome_of(["deposed_and_ordered", "ordered"], "nothing", 0.0)
+    assert outcome == RECEIPT
+    assert peers.asked == ["n2", "n3"]
+
+
+@pytest.mark.parametrize("how", ["release", "fail"])
+async def test_a_queue_that_is_emptied_tells_whose_outcome_is_unknown(how: str) -> None:
+    queue = Queue(8, 1 << 20)
+    waiting = [
+        Submission(entry.raw, entry.transaction, asyncio.get_running_loop().create_future()) for entry in ENTRIES[:2]
+    ]
+    for submission in waiting:
+        queue.put(submission)
+    unsure = frozenset({ENTRIES[0].raw})
+    if how == "release":
+        queue.release(unsure)
+    else:
+        queue.fail(Unavailable("the log is full"), unsure)
+    assert isinstance(waiting[0].result.exception(), OutcomeUnknown)
+    if how == "release":
+        assert waiting[1].result.result() is None
+    else:
+        assert isinstance(waiting[1].result.exception(), Unavailable)
+    assert len(queue) == 0
