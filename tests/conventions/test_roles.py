@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,31 @@ def test_a_missing_mode_is_seen() -> None:
     copy = {"name": "Write", "ansible.builtin.copy": {"content": "", "dest": "x"}}
     folder = {"name": "Make", "file": {"path": "x", "state": "directory"}}
     assert without_mode([{"block": [copy]}, folder]) == ["Write", "Make"]
+
+
+# The same for every host of a play: a title is made for the first of them and stands for all.
+SHARED = {"container_image_component", "chain_backup_verify", "chain_drill_backup", "chain_restore_fork_height"}
+SHARED |= {"cloud_disk_name"}
+
+
+def titles(node: Any) -> list[str]:
+    """The names of plays, blocks and tasks."""
+    if isinstance(node, list):
+        return [name for item in node for name in titles(item)]
+    if not isinstance(node, dict):
+        return []
+    inner = [name for key in ("block", "rescue", "always", "tasks", "handlers") for name in titles(node.get(key))]
+    return [str(node.get("name", "")), *inner]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(ROOT)))
+def test_a_title_is_true_for_every_host(folder: Path) -> None:
+    names = [name for path in folder.glob("*.yml") for name in titles(goud_variables.read_yaml(path))]
+    variables = {name: re.findall(r"{{\s*(\w+)", name) for name in names if "{{" in name}
+    wrong = {
+        name for name, used in variables.items() for word in used if word not in SHARED and "_provider" not in word
+    }
+    assert not wrong
 
 
 @pytest.mark.parametrize("role", ROLES)
