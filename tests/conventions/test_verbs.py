@@ -50,6 +50,40 @@ def test_boilerplate_comes_first(verb: str) -> None:
     assert first.get("ansible.builtin.import_playbook") == "boilerplate.yml"
 
 
+# What a machine has after ./run up: the shell's own words, curl and jq (scripts/bootstrap), and what is in .venv.
+COMMANDS = {
+    "./run",
+    "curl",
+    "jq",
+    "grep",
+    "cat",
+    "eval",
+    "docker",
+    "systemctl",
+    "sed",
+    "tar",
+    "sha256sum",
+    "git",
+    "ssh",
+    "export",
+}
+
+
+def examples(name: str) -> list[str]:
+    """The commands that a document gives to be typed: one a line, what a pipe or a substitution starts included."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    blocks = "\n".join(re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)).replace("\\\n", " ")
+    lines = [re.sub(r"'[^']*'|(?<!\S)#.*|\b\w+=(?=\$\()", "", line) for line in blocks.splitlines()]
+    return [part.strip() for line in lines for part in re.split(r"\$\(|\||&&|;", line) if part.strip(" \")'")]
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", *(f"docs/runbooks/{verb}.md" for verb in VERBS)])
+def test_examples_can_be_typed_on_a_fresh_machine(name: str) -> None:
+    words = {part.split()[0] for part in examples(name)}
+    paths = {word for word in words if "/" in word and (ROOT / word).is_file()}
+    assert {word for word in words - COMMANDS - paths if not word.startswith((".venv/bin/", "-", '"'))} == set()
+
+
 def test_help_names_every_verb() -> None:
     done = subprocess.run([ROOT / "run", "help"], check=True, capture_output=True, text=True)
     words = set(re.findall(r"[a-z][a-z-]+", done.stdout))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 
 import httpx
 import pytest
@@ -132,6 +133,13 @@ def test_keys_and_tokens_are_not_cached(http: httpx.Client) -> None:
     assert created.headers["cache-control"] == "no-store"
     session = http.post("/api/sessions", json={"api_key": created.json()["api_key"]})
     assert session.headers["cache-control"] == "no-store"
+
+
+def test_the_end_of_a_session_is_told_to_programs_and_to_people(http: httpx.Client) -> None:
+    key = http.post("/api/accounts").json()["api_key"]
+    session = http.post("/api/sessions", json={"api_key": key}).json()
+    assert datetime.fromisoformat(session["expires_at"]).timestamp() == session["expires"]
+    assert session["expires_at"].endswith("Z")
 
 
 def test_a_read_waits_for_the_height_it_names(account: Account, live: Live) -> None:

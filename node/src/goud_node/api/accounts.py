@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from datetime import UTC, datetime
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
@@ -57,7 +58,13 @@ async def create_session(body: schemas.SessionRequest, context: Reached) -> Resp
     if key is None or account is None or not key.matches(account.key_hash):
         raise unauthorized("This API key belongs to no account of this chain.")
     token, expires = context.tokens.issue(account.account_id, key.data_key(account.salt))
-    answer = {"token": token, "token_type": "Bearer", "account_id": account.account_id, "expires": expires}
+    answer = {
+        "token": token,
+        "token_type": "Bearer",
+        "account_id": account.account_id,
+        "expires": expires,
+        "expires_at": datetime.fromtimestamp(expires, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
     return JSONResponse(answer, headers={"Cache-Control": "no-store"})
 
 

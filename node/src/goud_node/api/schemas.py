@@ -98,6 +98,7 @@ class Session(BaseModel):
     token_type: Literal["Bearer"]
     account_id: str
     expires: int = Field(description="Unix time in seconds.")
+    expires_at: str = Field(description="The same moment as ISO 8601, in UTC.", examples=["2026-01-31T12:00:00Z"])
 
 
 class CollectionRequest(BaseModel):

@@ -170,6 +170,7 @@ def create(
     answer = _Call(context.obj)("POST", "/operator/checkpoints", body, seconds=120)
     answer["seconds"] = round(time.perf_counter() - began, 6)
     if not as_json:
+        answer["expires"] = output.moment(answer["expires"])
         answer["files"] = f"{len(answer['files'])} files, {sum(answer['files'].values())} bytes"
     _show("checkpoint", answer, as_json=as_json)
 
@@ -192,4 +193,8 @@ def listed(context: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         output.document(answer)
     else:
-        output.table("checkpoints", [(entry["id"], entry["path"]) for entry in answer["checkpoints"]])
+        rows = [
+            (entry["id"], f"{entry['path']}, until {output.moment(entry['expires'])}")
+            for entry in answer["checkpoints"]
+        ]
+        output.table("checkpoints", rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -29,6 +30,11 @@ def table(title: str, rows: Iterable[tuple[str, str]]) -> None:
     for name, value in rows:
         shown.add_row(name, value)
     console.print(shown)
+
+
+def moment(seconds: float) -> str:
+    """Unix time as a person reads it."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def word(value: Any) -> str:
