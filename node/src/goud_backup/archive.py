@@ -329,7 +329,7 @@ class _Reader:
             for member in inner:
                 data = inner.extractfile(member) if member.isreg() else None
                 if data is not None and (path := _inside(member.name)) is not None:
-                    _copy(data, self._folder / path, member.mode)
+                    _copy(data, self._folder / path)
         hashed.drain()
         self._digests[name] = hashed.digest.hexdigest()
 
@@ -371,10 +371,9 @@ def _inside(name: str) -> str | None:
     return None
 
 
-def _copy(source: IO[bytes], path: Path, mode: int) -> None:
+def _copy(source: IO[bytes], path: Path) -> None:
     with writing(path.parent):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_folder(path.parent)
         with path.open("xb") as file:
             while data := source.read(_CHUNK):
                 file.write(data)
-        path.chmod(mode & 0o777 | 0o600)

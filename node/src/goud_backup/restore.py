@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -62,7 +61,8 @@ def put_in_place(data_dir: Path, folder: Path, genesis: Genesis, restored: Resto
     if tools.secrets_to is not None and secrets.is_dir():
         _put_secrets(secrets, tools.secrets_to)
     database = marker.database_path(folder)
-    _take_owner(data_dir, database)
+    with staging.writing(data_dir):
+        durable.adopt_all(database, data_dir)
     staging.make_durable(database, tools.workers)
     kept = swap.swap(data_dir, database, genesis.chain_id)
     shutil.rmtree(folder, ignore_errors=False)
@@ -95,7 +95,7 @@ def fetch(repository: Repository, plan: Plan, folder: Path, tools: Tools) -> tup
         check_manifest(manifest)
         check_certificates(manifest, genesis)
         base = folder if plan.how is not How.REBUILD else folder / "base"
-        base.mkdir(exist_ok=True)
+        durable.make_folder(base)
         _stage_base(repository, manifest, base, tools)
         if plan.how is How.BACKUP:
             return manifest, None
@@ -201,19 +201,10 @@ def _rebuild_from(plan: Plan, base: Path, database: Path, genesis: Genesis, tool
 
 
 def _put_secrets(secrets: Path, folder: Path) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not folder.exists():
+        durable.make_folder(folder, 0o700)
     for path in sorted(secrets.iterdir()):
         durable.replace(folder / path.name, path.read_bytes(), 0o600)
-
-
-def _take_owner(data_dir: Path, database: Path) -> None:
-    """The node reads its data as the owner of its directory, whoever restores it."""
-    owner = data_dir.stat()
-    mine = database.stat()
-    if (owner.st_uid, owner.st_gid) == (mine.st_uid, mine.st_gid):
-        return
-    for path in (database, *database.iterdir()):
-        os.chown(path, owner.st_uid, owner.st_gid)
 
 
 def _id(manifest: Manifest | None) -> str | None:

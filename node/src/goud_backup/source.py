@@ -19,7 +19,7 @@ from goud_node.chain.genesis import Genesis
 from goud_node.chain.indexes import height_key
 from goud_node.chain.ledger import Ledger
 from goud_node.errors import CorruptStore
-from goud_node.store import Family, RocksStore, marker, schema
+from goud_node.store import Family, RocksStore, durable, marker, schema
 
 _log = logging.getLogger(__name__)
 
@@ -122,7 +122,8 @@ def held(database: Path) -> Iterator[None]:
     """Hold RocksDB's own lock, so that no node opens the database meanwhile. Raises InUse when one has it."""
     path = database / "LOCK"
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        durable.adopt(path)
     except OSError as error:
         raise SourceError(f"Cannot open {path}: {error.strerror}. Check the owner and the mount.") from error
     try:

@@ -19,6 +19,7 @@ from goud_backup.repository.layout import object_key
 from goud_backup.repository.manifest import FileEntry, Manifest, Part, StoredObject
 from goud_backup.repository.repository import Repository
 from goud_backup.settings import MIB, SECRETS_FOLDER
+from goud_node.store import durable
 
 RESERVE_BYTES = 256 * MIB
 """Free space that a restore leaves: a database on a full disk can not even be opened."""
@@ -55,7 +56,7 @@ def stage(
     objects = _objects(manifest, files, directory)
     with writing(directory):
         for entry in files:
-            _make(directory / entry.path, entry)
+            _make(directory / entry.path)
 
     def fetch(one: _Object) -> None:
         plain = repository.get_object(one.name, one.entry, opener)
@@ -117,10 +118,10 @@ def _objects(manifest: Manifest, files: list[FileEntry], directory: Path) -> lis
     return list(found.values())
 
 
-def _make(path: Path, entry: FileEntry) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    mode = 0o600 if is_secret(entry) else entry.mode & 0o777 | 0o600
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+def _make(path: Path) -> None:
+    durable.make_folder(path.parent)
+    # Open to nobody else until the whole is put in place.
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _spread(one: _Object, plain: Bytes) -> None:

@@ -50,10 +50,15 @@ def exclusive(data_dir: Path, *, patience: float = PATIENCE) -> Iterator[Path]:
     """
     if not data_dir.is_dir():
         raise SourceError(f"The data directory {data_dir} does not exist. Mount the volume or correct --data-dir.")
+    if os.geteuid() not in {0, data_dir.stat().st_uid}:
+        raise SourceError(
+            f"{data_dir} belongs to account {data_dir.stat().st_uid}, this is account {os.geteuid()}: the node could "
+            "not use what is written here. Run it as that account, or as root."
+        )
     with ExitStack() as stack:
         # A second lock file of the same kind: two restores exclude each other even where there is no database yet.
         guard = data_dir / ".restore"
-        guard.mkdir(exist_ok=True)
+        durable.make_folder(guard)
         _enter(stack, guard, data_dir, patience)
         live = marker.database_path(data_dir)
         if live.is_dir():
@@ -62,7 +67,7 @@ def exclusive(data_dir: Path, *, patience: float = PATIENCE) -> Iterator[Path]:
         staging = data_dir / STAGING
         if staging.exists():
             shutil.rmtree(staging)
-        staging.mkdir(mode=0o700)
+        durable.make_folder(staging, 0o700)
         yield staging
 
 

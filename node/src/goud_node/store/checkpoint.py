@@ -81,6 +81,7 @@ class Checkpoints:
         try:
             with classified(self._store.path):
                 Checkpoint(self._store.database).create_checkpoint(str(path))
+            durable.adopt_all(path, self._directory)
             floor.raise_to(path, sequence)
             return CheckpointInfo(path, checkpoint_id, expires_at, _files(path))
         except BaseException:
@@ -88,7 +89,7 @@ class Checkpoints:
             raise
 
     def _prepare_directory(self) -> None:
-        self._directory.mkdir(exist_ok=True)
+        durable.make_folder(self._directory)
         if self._directory.stat().st_dev != self._store.path.stat().st_dev:
             raise StoreError(
                 f"{self._directory} and {self._store.path} are on different file systems: a checkpoint would copy the "

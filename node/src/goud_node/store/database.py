@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -45,7 +46,7 @@ class RocksStore:
         if building.exists():
             # Left by a creation that was interrupted: it never held anything but the two records below.
             shutil.rmtree(building)
-        building.mkdir(parents=True)
+        durable.make_folder(building)
         store = cls._opened(building, create=True, read_only=False)
         batch = Batch()
         batch.put(Family.METADATA, SCHEMA_KEY, str(SCHEMA_VERSION).encode())
@@ -239,6 +240,7 @@ class RocksStore:
         if database is not None:
             with classified(self.path):
                 database.close()
+            _give_back(self.path)
 
     def _family(self, family: Family) -> Rdict:
         try:
@@ -248,3 +250,10 @@ class RocksStore:
 
     def _closed(self) -> StoreError:
         return StoreError(f"{self.path} is closed: this process is shutting down.")
+
+
+def _give_back(path: Path) -> None:
+    """What the library wrote while root had the database open is the node's, like the rest of it."""
+    owner = path.stat()
+    if os.geteuid() == 0 and owner.st_uid != 0:
+        durable.adopt_all(path, path)
