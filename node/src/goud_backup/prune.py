@@ -182,7 +182,7 @@ def _decide(repository: Repository, state: _State, policy: Policy, grace: float,
         mark=sorted(set(garbage) - marked),
         unmark=sorted(key for key in state.marks if key not in garbage),
         sweep=sorted(ripe),
-        swept_bytes=sum(garbage[key] for key in ripe),
+        swept_bytes=sum(max(0, garbage[key]) for key in ripe),
         waiting=len(garbage) - len(ripe),
     )
 

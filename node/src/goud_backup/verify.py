@@ -15,7 +15,7 @@ from goud_backup.errors import Missing, NoSpace, TargetError, WrongIdentity
 from goud_backup.plan import How, Plan
 from goud_backup.repository import layout, locks
 from goud_backup.repository.manifest import Manifest, StoredObject, check_certificates
-from goud_backup.repository.repository import Repository, check_object
+from goud_backup.repository.repository import ARCHIVED, Repository, check_object
 from goud_backup.repository.segments import Reference
 from goud_node.errors import GoudError, StoreFull
 
@@ -149,6 +149,8 @@ def _objects(
     for name, entry in objects.items():
         if name not in present:
             bad[name] = "it is missing from the store"
+        elif present[name] == ARCHIVED:
+            bad[name] = "it is in an archive storage class, where it cannot be read before it was brought back"
         elif present[name] != entry.stored:
             bad[name] = f"it has {present[name]} bytes where {entry.stored} were stored: it was cut short or replaced"
     if depth.data:
@@ -229,16 +231,28 @@ def _record(
 ) -> None:
     """Note the result beside each backup."""
     before = repository.checks()
-    looked = "data" if depth.data else "listing"
     for manifest in manifests:
-        broken = bad & set(manifest.objects) or any(problem.thing == manifest.id for problem in report.problems)
-        earlier = before.get(manifest.id, {})
+        damaged = bool(bad & set(manifest.objects))
+        ok = not damaged and all(problem.thing != manifest.id for problem in report.problems)
         restored = chosen is not None and chosen.id == manifest.id
-        proven = restored or (earlier.get("level") == "deep" and earlier.get("ok") is True)
-        if looked == "listing" and not broken and not restored:
-            # A listing says too little to replace what a better look has found.
-            continue
-        repository.put_check(manifest.id, ok=not broken, level="deep" if proven else looked)
+        level = _level(before.get(manifest.id, {}), depth, ok=ok, restored=restored, damaged=damaged)
+        if level is not None:
+            repository.put_check(manifest.id, ok=ok, level=level)
+
+
+def _level(earlier: dict[str, Any], depth: Depth, *, ok: bool, restored: bool, damaged: bool) -> str | None:
+    """How deep the look was that decides now; None when what is noted already says more."""
+    if not restored and earlier.get("level") == "deep" and earlier.get("ok") is not True:
+        # What a restore has found, only another restore takes back.
+        return None
+    looked = "data" if depth.data else "listing"
+    if not ok:
+        # A restore from damaged objects says no more than their hashes do: when they are whole again, that is over.
+        return "deep" if restored and not damaged else looked
+    if restored or (depth.data and earlier.get("level") == "deep"):
+        return "deep"
+    # A listing says too little to replace what a better look has found.
+    return looked if depth.data else None
 
 
 def quarantine(repository: Repository, report: Report, *, wait: float = 0.0) -> list[str]:
@@ -247,7 +261,7 @@ def quarantine(repository: Repository, report: Report, *, wait: float = 0.0) -> 
     Each is looked at once more under the lock: one that a backup has stored anew meanwhile stays.
     """
     moved = []
-    with locks.Lock(repository.target, locks.BACKUP, "quarantine", wait=wait):
+    with locks.Lock(repository.target, locks.BACKUP, "quarantine", wait=wait) as lock:
         for problem in report.problems:
             name = layout.object_name(problem.thing)
             if name is None or repository.target.stat(problem.thing) is None:
@@ -255,6 +269,7 @@ def quarantine(repository: Repository, report: Report, *, wait: float = 0.0) -> 
             raw = repository.target.get(problem.thing)
             if sha256(raw).hexdigest() == name:
                 continue
+            lock.check()
             repository.target.put(f"{layout.DAMAGED}{name}", raw)
             repository.target.delete(problem.thing)
             moved.append(problem.thing)

@@ -50,7 +50,8 @@ def google(folder: Path) -> Authenticated:
         settle=lambda *_: None,
     )
     if new:
-        made.storage.buckets.create({"name": BUCKET})
+        for name in (BUCKET, "a-bucket"):
+            made.storage.buckets.create({"name": name})
     return Authenticated(made.app)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from goud_backup.targets.base import check_key
 from goud_node.errors import ConfigurationError
 
 from .conftest import Cloud, collect_refused
+from .store import BUCKET
 
 
 @pytest.mark.parametrize("size", [0, 1, 70_000, 9 * 1024 * 1024 - 1])
@@ -184,6 +187,89 @@ def test_no_credential_is_told_as_such(monkeypatch: pytest.MonkeyPatch, tmp_path
     with pytest.raises(AccessRefused, match="no credential"):
         target.put("x", b"1")
     target.close()
+
+
+@pytest.mark.parametrize("prefix", ["My Backups", "präfix/日本", "_x", ".hidden", "a+b", "100%25", "a'b\"c", "x" * 800])
+def test_a_prefix_may_have_any_letters(s3_url: str, gs_url: str, prefix: str) -> None:
+    assert s3_url
+    assert gs_url
+    for scheme in ("s3", "gs"):
+        target = open_target(f"{scheme}://{BUCKET}/{prefix}")
+        target.put("a/b", b"1", if_absent=True)
+        assert bytes(target.get("a/b")) == b"1"
+        assert [stat.key for stat in target.list("a/")] == ["a/b"]
+        target.delete("a/b")
+        assert target.stat("a/b") is None
+        target.close()
+
+
+@pytest.mark.parametrize(
+    "place", ["bucket/a//b", "bucket/a/../b", "bucket/./a", "bucket/a%0Ab", "bucket/\udcff", "bucket/" + "x" * 801,
+              "My Bucket/a", "bücket/a", "bucket:99/a", "[x/a", "-b/a", "b*/a"]
+)  # fmt: skip
+@pytest.mark.parametrize("scheme", ["s3", "gs"])
+def test_a_place_that_cannot_be_used_is_refused_in_a_sentence(scheme: str, place: str) -> None:
+    with pytest.raises(ConfigurationError, match="URL"):
+        open_target(f"{scheme}://{place}")
+
+
+def test_what_is_missing_in_a_bucket_that_is_called_bucket(gs_url: str) -> None:
+    assert gs_url
+    target = open_target("gs://a-bucket/bucket")
+    target.create()
+    with pytest.raises(Missing):
+        target.get("bucket/none")
+    target.close()
+
+
+def test_a_missing_place_is_not_damage(tmp_path: Path, s3_url: str, gs_url: str) -> None:
+    assert s3_url
+    assert gs_url
+    for url in (f"file://{tmp_path}/unmounted/r", "s3://no-such-bucket-here/x", "gs://no-such-bucket-here/x"):
+        target = open_target(url)
+        with pytest.raises(TargetError, match="does not exist") as raised:
+            target.create()
+        assert not isinstance(raised.value, Missing), "that would pass for a damaged repository"
+        target.close()
+
+
+def test_a_disk_that_goes_away_is_not_damage(tmp_path: Path) -> None:
+    target = open_target(f"file://{tmp_path}/r")
+    target.create()
+    target.put("a/b", b"1")
+    (tmp_path / "r").rename(tmp_path / "disk")
+    (tmp_path / "r").mkdir()  # what the disk was mounted on
+    calls: list[Callable[[], object]] = [
+        lambda: target.get("a/b"),
+        lambda: target.stat("a/b"),
+        lambda: list(target.list("a/")),
+        lambda: target.put("a/c", b"2"),
+    ]
+    for call in calls:
+        with pytest.raises(TargetError, match="still mounted") as raised:
+            call()
+        assert not isinstance(raised.value, Missing)
+    assert not list((tmp_path / "r").iterdir())
+    (tmp_path / "r").rmdir()
+    (tmp_path / "disk").rename(tmp_path / "r")
+    assert bytes(target.get("a/b")) == b"1"
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_hard_links_is_told_as_such(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    target = open_target(f"file://{tmp_path}/t")
+    target.create()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(TargetError, match="has no hard links") as raised:
+        target.put("x", b"1", if_absent=True)
+    assert not isinstance(raised.value, AccessRefused), "nobody's owner or right is wrong"
+    assert not list((tmp_path / "t").iterdir())
 
 
 def test_a_directory_that_is_not_mounted_is_never_made_by_a_write(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -67,4 +69,15 @@ def test_a_missing_directory_and_a_missing_mount_are_told_apart(tmp_path: Path) 
 def test_an_unreadable_marker_is_no_missing_marker(tmp_path: Path) -> None:
     (tmp_path / "chain_id").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigurationError, match="Cannot read the marker"):
+        marker.require(tmp_path, OURS.chain_id, must_be_mount=False)
+
+
+def test_a_read_only_file_system_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose it is does not matter where nobody can write."""
+    marker.initialize(tmp_path, OURS)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(ConfigurationError, match="Change its owner"):
+        marker.require(tmp_path, OURS.chain_id, must_be_mount=False)
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=os.ST_RDONLY))
+    with pytest.raises(ConfigurationError, match="read-only file system"):
         marker.require(tmp_path, OURS.chain_id, must_be_mount=False)

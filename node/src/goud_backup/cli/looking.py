@@ -17,7 +17,7 @@ from goud_backup.cli.options import AsJson, Backup, IdentityFile, MetricsDir, Ur
 from goud_backup.repository import layout, locks
 from goud_backup.repository.locks import read_holder
 from goud_backup.repository.manifest import Manifest
-from goud_backup.repository.repository import Repository
+from goud_backup.repository.repository import ARCHIVED, Repository
 from goud_backup.repository.segments import runs
 from goud_backup.settings import WORKERS
 
@@ -103,7 +103,8 @@ def _status(repository: Repository) -> dict[str, Any]:
         "recovery_point_ms": tip_ms or None,
         "objects": len(sizes),
         "segments": len(references),
-        "bytes": sum(sizes.values()) + sum(one.size for one in references),
+        "archived_objects": sum(size == ARCHIVED for size in sizes.values()),
+        "bytes": sum(max(0, size) for size in sizes.values()) + sum(one.size for one in references),
         "unfinished_files": len(unfinished),
         "unfinished_bytes": sum(one.size for one in unfinished),
         "verified": _verified(repository.checks().get(newest.id)) if newest is not None else None,

@@ -40,6 +40,8 @@ from goud_node.errors import ConfigurationError, WrongChain
 
 _log = logging.getLogger(__name__)
 
+ARCHIVED: Final = -1
+"""Instead of the size of an object in a storage class that cannot be read at once: it counts as missing."""
 RESERVE_BYTES: Final = 8 * 1024 * 1024
 """Enough for locks, marks and the trash's copies of manifests, while nothing has been removed yet."""
 
@@ -76,8 +78,9 @@ class Repository:
         return Sealer(wanted) if wanted else None
 
     def object_sizes(self) -> dict[str, int]:
-        """Every object the store has now, with its size there."""
-        names = ((layout.object_name(stat.key), stat.size) for stat in self.target.list(layout.OBJECTS))
+        """Every object the store has now, with its size there: ARCHIVED where it cannot be read."""
+        found = self.target.list(layout.OBJECTS)
+        names = ((layout.object_name(stat.key), ARCHIVED if stat.archived else stat.size) for stat in found)
         return {name: size for name, size in names if name is not None}
 
     def put_object(self, name: str, data: Bytes) -> None:
@@ -113,8 +116,8 @@ class Repository:
         """Store under a name that says what the content is. One that is there already, whole, is left alone.
 
         Returns whether this call surely stored it. A node may not have the right to replace what is stored, and a
-        store that repeats a call after a lost answer then refuses its own write. What is there but cut short is
-        replaced, by who may.
+        store that repeats a call after a lost answer then refuses its own write. What is there but cut
+        short, or in an archive, is replaced, by who may.
         """
         fresh = True
         try:
@@ -124,7 +127,8 @@ class Repository:
             if there is None:
                 raise
             fresh = False
-            stored = there if there.size == len(data) else self.target.put(key, data)
+            whole = there.size == len(data) and not there.archived
+            stored = there if whole else self.target.put(key, data)
         if stored.size != len(data):
             raise TargetError(f"{key} has {stored.size} bytes in {self.url} after writing {len(data)}.")
         return fresh

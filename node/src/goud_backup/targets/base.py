@@ -14,14 +14,22 @@ from goud_node.errors import ConfigurationError
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}")
+_LONGEST_PREFIX = 800
+"""Stores take names of 1,024 bytes; ours have fewer than 200."""
+
 
 @dataclass(frozen=True)
 class Stat:
-    """One stored object: `size` in bytes, `version` changes with every write."""
+    """One stored object: `size` in bytes, `version` changes with every write.
+
+    `archived` names the storage class where its content cannot be read at once, and is empty anywhere else.
+    """
 
     key: str
     size: int
     version: str
+    archived: str = ""
 
 
 class Target(Protocol):
@@ -94,12 +102,28 @@ def seconds(date: str | None) -> float | None:
         return None
 
 
+def check_prefix(prefix: str) -> str:
+    """The prefix of a bucket. Raises ConfigurationError for one that tools would read in different ways."""
+    parts = prefix.split("/") if prefix else []
+    if not prefix.isprintable() or any(part in {"", ".", ".."} for part in parts):
+        raise ConfigurationError(
+            f"The prefix {prefix!r} in the repository URL is not usable: letters of any language and spaces are, but "
+            "neither control characters nor empty parts, '.' or '..' between the slashes. Correct the URL."
+        )
+    if len(prefix.encode()) > _LONGEST_PREFIX:
+        raise ConfigurationError(f"The prefix in the repository URL has more than {_LONGEST_PREFIX} bytes. Shorten it.")
+    return prefix
+
+
 def open_target(url: str) -> Target:
     """The target of a URL. The libraries of the clouds are imported only when they are asked for.
 
     Raises ConfigurationError for a URL that is none of ours or a library that is not installed.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigurationError(f"{url!r} is not a repository URL: {error}.") from error
     if parts.query or parts.fragment or parts.username or parts.password:
         raise ConfigurationError(f"The repository URL {url!r} has parts that do not belong there (?, #, user).")
     prefix = unquote(parts.path).strip("/")
@@ -108,9 +132,12 @@ def open_target(url: str) -> Target:
 
         return FileTarget(f"/{prefix}")
     if parts.scheme in {"s3", "gs"} and parts.netloc:
-        if prefix:
-            check_key(prefix)
-        return _cloud(parts.scheme, parts.netloc, prefix)
+        if not _BUCKET.fullmatch(parts.netloc):
+            raise ConfigurationError(
+                f"{parts.netloc!r} in the repository URL is not a bucket's name: that has letters, digits, dots, "
+                "hyphens and underscores. Correct the URL."
+            )
+        return _cloud(parts.scheme, parts.netloc, check_prefix(prefix))
     raise ConfigurationError(
         f"{url!r} is not a repository URL. Use file:///path, s3://bucket/prefix or gs://bucket/prefix."
     )

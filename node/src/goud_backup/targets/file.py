@@ -23,6 +23,7 @@ _EXCLUSIVE = ".exclusive"
 _RESERVE = ".reserve"
 _CHUNK = 1024 * 1024
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -34,10 +35,17 @@ class FileTarget:
     def __init__(self, root: str | Path) -> None:
         self._root = Path(root)
         self.url = f"file://{self._root}"
+        self._seen: tuple[int, int] | None = None
 
     def create(self) -> None:
-        with self._failing("create", "the directory"):
-            self._root.mkdir(mode=0o700, exist_ok=True)
+        try:
+            with self._failing("create", "the directory"):
+                self._root.mkdir(mode=0o700, exist_ok=True)
+        except Missing as error:
+            raise TargetError(
+                f"Cannot create {self._root}: the directory {self._root.parent} does not exist. Mount the disk that is "
+                "to hold the repository, or correct the URL."
+            ) from error
 
     def put(self, key: str, data: Bytes, *, if_absent: bool = False, if_version: str | None = None) -> Stat:
         path = self._path(key)
@@ -79,6 +87,13 @@ class FileTarget:
                 path.hardlink_to(temporary)
             except FileExistsError:
                 raise PreconditionFailed(f"{key} exists already in {self.url}.") from None
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                raise TargetError(
+                    f"Cannot write {key} in {self.url}: its file system has no hard links ({error.strerror}), without "
+                    "which two writers cannot be kept apart. Use a disk with ext4, xfs or the like, NFS, or a bucket."
+                ) from error
         elif if_version is not None:
             with self._exclusive():
                 found = self.stat(key)
@@ -170,7 +185,23 @@ class FileTarget:
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)
 
+    def _identity(self) -> tuple[int, int] | None:
+        """Which directory it is: what a disk was mounted on is another one than the disk's own."""
+        try:
+            found = self._root.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def _require_same_root(self) -> None:
+        if self._seen not in {None, self._identity()}:
+            raise TargetError(
+                f"{self._root} is not the directory any more that it was when this began. Is its disk still mounted? "
+                "Mount it again."
+            )
+
     def _require_root(self) -> None:
+        self._require_same_root()
         if not self._root.is_dir():
             raise TargetError(
                 f"The directory {self._root} does not exist. Mount the disk that holds the repository, or make a new "
@@ -189,9 +220,11 @@ class FileTarget:
 
     @contextmanager
     def _failing(self, verb: str, key: str) -> Iterator[None]:
+        self._seen = self._seen or self._identity()
         try:
             yield
         except FileNotFoundError as error:
+            self._require_same_root()
             raise Missing(f"{key} is not in {self.url}.") from error
         except OSError as error:
             where = f"Cannot {verb} {key} in {self.url}: {error.strerror or error}."

@@ -136,7 +136,7 @@ class GsTarget:
         try:
             yield
         except exceptions.NotFound as error:
-            if "bucket" in error.message:
+            if "The specified bucket does not exist" in error.message:
                 raise TargetError(f"{where}: the bucket does not exist. Create it or correct the URL.") from error
             raise Missing(f"{key} is not in {self.url}.") from error
         except exceptions.PreconditionFailed as error:
@@ -150,6 +150,7 @@ class GsTarget:
 
 
 def _stat(key: str, blob: Any) -> Stat:
+    # Every storage class of Google's, ARCHIVE too, is read at once.
     return Stat(key, int(blob.size), str(blob.generation))
 
 

@@ -29,6 +29,8 @@ _CHUNK = 256 * 1024
 _PAGE = 1000
 _ABSENT = {"NoSuchKey", "404", "NotFound"}
 _UNMET = {"PreconditionFailed", "ConditionalRequestConflict", "412"}
+_ARCHIVES = {"GLACIER", "DEEP_ARCHIVE", "ARCHIVE", "COLD_ARCHIVE", "DEEP_COLD_ARCHIVE"}
+"""Storage classes whose content has to be brought back first; GLACIER_IR is read at once."""
 _REFUSED = {
     "AccessDenied",
     "403",
@@ -63,8 +65,11 @@ class S3Target:
             return self._open
 
     def create(self) -> None:
-        with self._failing("reach", "the bucket"):
-            self._client.head_bucket(Bucket=self._bucket)
+        try:
+            with self._failing("reach", "the bucket"):
+                self._client.head_bucket(Bucket=self._bucket)
+        except Missing as error:
+            raise self._no_bucket(f"Cannot reach {self.url}") from error
 
     def put(self, key: str, data: Bytes, *, if_absent: bool = False, if_version: str | None = None) -> Stat:
         name = self._name(key)
@@ -111,7 +116,8 @@ class S3Target:
                 answer = self._client.head_object(Bucket=self._bucket, Key=self._name(key))
         except Missing:
             return None
-        return Stat(key, answer["ContentLength"], answer["ETag"])
+        archived = answer.get("ArchiveStatus", "") or _archived(answer)
+        return Stat(key, answer["ContentLength"], answer["ETag"], archived)
 
     def list(self, prefix: str) -> Iterator[Stat]:
         more: dict[str, str] | None = {}
@@ -119,7 +125,7 @@ class S3Target:
             page = self._page(prefix, more)
             for entry in page.get("Contents", ()):
                 key = entry["Key"].removeprefix(self._prefix)
-                yield Stat(key, entry["Size"], entry["ETag"])
+                yield Stat(key, entry["Size"], entry["ETag"], _archived(entry))
             more = {"ContinuationToken": page["NextContinuationToken"]} if page["IsTruncated"] else None
 
     def _page(self, prefix: str, more: dict[str, str]) -> Any:
@@ -174,12 +180,20 @@ class S3Target:
         except BotoCoreError as error:
             raise TargetError(f"{where}: {error}. Check the network and AWS_ENDPOINT_URL.") from error
 
+    def _no_bucket(self, where: str) -> TargetError:
+        return TargetError(f"{where}: the bucket {self._bucket} does not exist. Create it or correct the URL.")
+
     def _translated(self, error: ClientError, where: str, key: str) -> TargetError:
         code, text = error.response["Error"].get("Code", ""), error.response["Error"].get("Message", str(error))
         if code in _ABSENT:
             return Missing(f"{key} is not in {self.url}.")
         if code == "NoSuchBucket":
-            return TargetError(f"{where}: the bucket {self._bucket} does not exist. Create it or correct the URL.")
+            return self._no_bucket(where)
+        if code == "InvalidObjectState":
+            return TargetError(
+                f"{where}: it is in an archive storage class. Have the store bring it back first, and let no lifecycle "
+                "rule move what is in a repository to such a class."
+            )
         if code in _UNMET:
             return PreconditionFailed(f"{key} in {self.url} was written by somebody else.")
         if code in _REFUSED:
@@ -187,6 +201,11 @@ class S3Target:
                 f"{where}: {code}: {text}. The credential has expired or lacks the permission: renew it."
             )
         return TargetError(f"{where}: {code}: {text}.")
+
+
+def _archived(answer: dict[str, Any]) -> str:
+    found: str = answer.get("StorageClass") or ""
+    return found if found.upper() in _ARCHIVES else ""
 
 
 class _Reading:

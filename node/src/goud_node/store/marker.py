@@ -69,6 +69,11 @@ def require(data_dir: Path, chain_id: str, must_be_mount: bool, *, writable: boo
     if marked != chain_id:
         raise _other_chain(data_dir, marked, chain_id)
     if writable and not os.access(data_dir, os.W_OK):
+        if os.statvfs(data_dir).f_flag & os.ST_RDONLY:
+            raise ConfigurationError(
+                f"{data_dir} is on a read-only file system, and even who only reads takes the database's lock there. "
+                "Mount it writable, or copy it."
+            )
         raise ConfigurationError(f"{data_dir} is not writable for user id {os.geteuid()}. Change its owner.")
 
 
