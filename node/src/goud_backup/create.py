@@ -18,7 +18,7 @@ from goud_backup.errors import Damaged, SecretsRefused, TargetError
 from goud_backup.identity import Cache, Identity, Known, identify
 from goud_backup.progress import Progress, Silent
 from goud_backup.repository import locks
-from goud_backup.repository.manifest import Chain, FileEntry, Manifest, Part, StoredObject, sealed
+from goud_backup.repository.manifest import Chain, FileEntry, Manifest, Part, StoredObject, check_paths, sealed
 from goud_backup.repository.repository import Repository, missing_of, new_backup_id
 from goud_backup.settings import SECRETS_FOLDER
 from goud_backup.source import Facts, Snapshot, Source
@@ -74,6 +74,7 @@ def create(repository: Repository, source: Source, options: Options, progress: P
             f"{repository.url} is not encrypted, so secrets may not go into it. Make an encrypted repository "
             "(`goud-backup init --recipient age1…`), or leave --secret out."
         )
+    _require_names(options.secrets)
     with locks.Lock(repository.target, locks.BACKUP, "create", wait=options.wait) as lock:
         previous, sequence = repository.last_readable()
         with (
@@ -82,6 +83,28 @@ def create(repository: Repository, source: Source, options: Options, progress: P
         ):
             run = _Run(repository, snapshot, cache, sealer, options=options, progress=progress or Silent(), lock=lock)
             return run.manifest(previous, sequence + 1)
+
+
+def _require_names(secrets: Sequence[Path]) -> None:
+    """A restore writes secrets into one folder, by name: two of one name would be one."""
+    names: dict[str, Path] = {}
+    for secret in secrets:
+        if not secret.is_file():
+            raise ConfigurationError(f"The secret {secret} does not exist. Correct --secret.")
+        try:
+            check_paths([_secret_path(secret)])
+        except ValueError as error:
+            raise SecretsRefused(f"The secret {str(secret)!r} cannot be stored: {error}. Rename the file.") from error
+        other = names.setdefault(secret.name, secret)
+        if other is not secret:
+            raise SecretsRefused(
+                f"The secrets {other} and {secret} have one name, so a restore could bring only one of them back. "
+                "Rename one of the files. Nothing was stored."
+            )
+
+
+def _secret_path(secret: Path) -> str:
+    return f"{SECRETS_FOLDER}/{secret.name}"
 
 
 class _Run:
@@ -141,10 +164,8 @@ class _Run:
                  for file in sources.data_files(self._snapshot.database)]  # fmt: skip
         chain = self._snapshot.data_dir / marker.MARKER
         files.append(_File(marker.MARKER, chain, *_size_and_mode(chain), identify(chain)))
-        for secret in self._options.secrets:
-            if not secret.is_file():
-                raise ConfigurationError(f"The secret {secret} does not exist. Correct --secret.")
-            files.append(_File(f"{SECRETS_FOLDER}/{secret.name}", secret, *_size_and_mode(secret), identify(secret)))
+        files += [_File(_secret_path(secret), secret, *_size_and_mode(secret), identify(secret))
+                  for secret in self._options.secrets]  # fmt: skip
         return files
 
     def _recognise(self, draft: _Draft) -> None:

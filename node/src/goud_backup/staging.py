@@ -68,6 +68,18 @@ def stage(
     make_durable(directory, workers)
 
 
+def check_secrets(repository: Repository, manifest: Manifest, opener: Opener | None) -> None:
+    """Read the secrets of a backup and compare them with its manifest, in memory: they are written nowhere.
+
+    Raises what `stage` raises.
+    """
+    files = [entry for entry in manifest.listing(opener) if is_secret(entry)]
+    for one in _objects(manifest, files, Path()):
+        plain = memoryview(repository.get_object(one.name, one.entry, opener))
+        for path, _, part in one.targets:
+            _checked(one, path, part, plain)
+
+
 def is_secret(entry: FileEntry) -> bool:
     return entry.path.startswith(f"{SECRETS_FOLDER}/")
 
@@ -127,9 +139,7 @@ def _make(path: Path) -> None:
 def _spread(one: _Object, plain: Bytes) -> None:
     view = memoryview(plain)
     for path, start, part in one.targets:
-        at, data = start, view[part.offset : part.offset + part.length]
-        if sha256(data).hexdigest() != part.sha256:
-            raise Damaged(f"{object_key(one.name)} does not hold the bytes of {path.name} that the manifest names.")
+        at, data = start, _checked(one, path, part, view)
         descriptor = os.open(path, os.O_WRONLY)
         try:
             while data:
@@ -137,6 +147,13 @@ def _spread(one: _Object, plain: Bytes) -> None:
                 data, at = data[written:], at + written
         finally:
             os.close(descriptor)
+
+
+def _checked(one: _Object, path: Path, part: Part, plain: memoryview) -> memoryview:
+    data = plain[part.offset : part.offset + part.length]
+    if sha256(data).hexdigest() != part.sha256:
+        raise Damaged(f"{object_key(one.name)} does not hold the bytes of {path.name} that the manifest names.")
+    return data
 
 
 def _sync(path: Path) -> None:

@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
-from goud_backup import pool, restore
+from goud_backup import pool, restore, staging
 from goud_backup.errors import Missing, NoSpace, TargetError, WrongIdentity
 from goud_backup.plan import How, Plan
 from goud_backup.repository import layout, locks
@@ -215,6 +215,7 @@ def _deep(repository: Repository, report: Report, depth: Depth, tools: restore.T
     with tempfile.TemporaryDirectory(prefix="goud-backup-verify-", dir=depth.scratch) as folder:
         try:
             report.height, report.tip_hash = restore.prepare(repository, plan, Path(folder), tools)
+            staging.check_secrets(repository, manifest, tools.opener)
         except GoudError as error:
             report.add(manifest.id, _finding(error))
     return manifest

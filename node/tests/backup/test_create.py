@@ -353,3 +353,21 @@ def test_the_copy_that_tests_use_is_a_whole_chain(data: Path) -> None:
     store = RocksStore.open(data / "rocksdb", read_only=True)
     store.close()
     shutil.rmtree(data)
+
+
+@pytest.mark.parametrize(
+    "names", [("etcd/tls.key", "node/tls.key"), ("tls.key", "tls.key"), ("tls.key", "x/../tls.key"), ("a\nb", "c")]
+)
+def test_secrets_that_could_not_both_come_back_are_refused(
+    tmp_path: Path, data: Path, cache: Path, names: tuple[str, str]
+) -> None:
+    sealed = make_repository(tmp_path / "sealed", (RECIPIENT,))
+    (tmp_path / "x").mkdir()
+    paths = [tmp_path / name for name in names]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(str(path))
+    with pytest.raises(SecretsRefused, match="Rename"):
+        backup(sealed, data, cache, (RECIPIENT,), secrets=tuple(paths))
+    assert not sealed.manifest_keys()
+    assert not sealed.object_sizes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -195,12 +196,45 @@ def test_a_swap_cut_anywhere_is_finished_or_forgotten(
             else:
                 break
         swap.recover(where)
+        # What a next run does: it empties the folder that was staged in.
+        taken = (where / "rocksdb/new").exists()
+        shutil.rmtree(where / "staging")
         kept = {path.name for folder in where.iterdir() if folder.is_dir() for path in folder.rglob("*")}
-        assert "new" in kept
-        assert not live or "old" in kept
+        assert not live or "old" in kept, "what was live before is never lost"
         assert not live or (where / "rocksdb").is_dir()
+        journal = swap.read_journal(where)
+        assert journal is None or journal.state == "done", "a swap is finished or forgotten"
+        assert (journal is None) != taken, "once the new data is live, the journal says what was before"
+        assert not taken or not live or (where / str(journal and journal.aside) / "old").exists()
         swap.recover(where)
     assert limit > 6
+
+
+@pytest.mark.parametrize("wish", [Wish(), Wish(exact=True), Wish(to_height=7)])
+def test_a_database_is_durable_before_it_takes_the_place_of_another(
+    history: Repository, grown: Path, monkeypatch: pytest.MonkeyPatch, wish: Wish
+) -> None:
+    """A power cut after the swap must not find names without content: every file is synced as it is then."""
+    synced: dict[tuple[int, int], tuple[int, int]] = {}
+    real_sync, real_swap = os.fsync, swap.swap
+    swapped = []
+
+    def fsync(descriptor: int) -> None:
+        real_sync(descriptor)
+        found = os.fstat(descriptor)
+        synced[found.st_dev, found.st_ino] = (found.st_size, found.st_mtime_ns)
+
+    def swapping(data_dir: Path, staged: Path, chain_id: str) -> Path | None:
+        for path in (staged.parent, staged, *staged.rglob("*")):
+            found = path.stat()
+            assert synced.get((found.st_dev, found.st_ino)) == (found.st_size, found.st_mtime_ns), path
+        swapped.append(staged)
+        return real_swap(data_dir, staged, chain_id)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(swap, "swap", swapping)
+    restore(history, grown, wish)
+    assert swapped
 
 
 def test_a_running_node_is_never_swapped_away(history: Repository, grown: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import os
 import shutil
@@ -16,11 +17,11 @@ import pytest
 from goud_backup import restore as restoring
 from goud_backup import verify as verifying
 from goud_backup import walk
-from goud_backup.codec.sealing import Opener
+from goud_backup.codec.sealing import Opener, Sealer
 from goud_backup.errors import Damaged, Missing, NotVerified, WrongIdentity
 from goud_backup.plan import Wish
 from goud_backup.repository import layout
-from goud_backup.repository.manifest import canonical
+from goud_backup.repository.manifest import canonical, dump, sealed
 from goud_backup.repository.repository import Repository, initialize
 from goud_backup.targets import open_target
 from goud_node.chain.block import Block
@@ -305,3 +306,43 @@ def test_quarantine_lets_the_next_backup_heal(history: Repository, grown: Path, 
     backup(history, grown, cache)
     assert restore(history, tmp_path / "out", Wish(exact=True)).height == 130
     assert reopened(history.target).find("latest").chain.height == 130
+
+
+def test_a_deep_verification_reads_the_secrets(tmp_path: Path, data: Path, cache: Path) -> None:
+    """What a restore with its secrets needs is looked at, and written nowhere."""
+    recipients = (RECIPIENT,)
+    repository = make_repository(tmp_path / "sealed", recipients)
+    (tmp_path / "jwt_secret").write_text("secret")
+    made = backup(repository, data, cache, recipients, secrets=(tmp_path / "jwt_secret",))
+    tools = restoring.Tools(Opener([IDENTITY]))
+    assert report_of(repository, deep=True, tools=tools).ok
+    files = made.listing(tools.opener)
+    changed = [
+        dataclasses.replace(entry, parts=tuple(dataclasses.replace(part, sha256="00" * 32) for part in entry.parts))
+        if entry.path == "secrets/jwt_secret"
+        else entry
+        for entry in files
+    ]
+    draft = sealed(dataclasses.replace(made, files=tuple(changed), sealed_files=None), Sealer(recipients))
+    repository.target.put(layout.manifest_key(made.sequence, made.id), dump(draft)[0])
+    report = report_of(repository, deep=True, tools=tools)
+    assert [problem.thing for problem in report.problems if "jwt_secret" in problem.message] == [made.id]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["rocksdb/../chain_id", "/etc/passwd", "rocksdb/a/b", "rocksdb/..", "rocksdb/.", "rocksdb/", "..", "", "other",
+     "secrets/a\0b", "rocksdb/a\nb", "rocksdb\\a", "chain_id", "./chain_id", "rocksdb//x"],
+)  # fmt: skip
+def test_a_manifest_names_each_path_of_a_backup_once(
+    repository: Repository, data: Path, cache: Path, path: str
+) -> None:
+    made = backup(repository, data, cache)
+    files = made.files or ()
+    renamed = dataclasses.replace(files[-1], path=path)
+    draft = dataclasses.replace(made, files=(*files, renamed))
+    with pytest.raises(ValueError, match="path"):
+        sealed(draft, None)
+    repository.target.put(layout.manifest_key(made.sequence, made.id), dump(draft)[0])
+    with pytest.raises(Damaged, match="path"):
+        repository.find("latest")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from hashlib import sha256
@@ -19,6 +20,7 @@ from goud_node.chain.genesis import Genesis
 from goud_node.errors import GoudError
 
 _MOST_LISTING: Final = 1 << 30
+_PATH: Final = re.compile(r"chain_id|(?:rocksdb|secrets)/[^/\0]{1,255}")
 
 
 @dataclass(frozen=True)
@@ -105,13 +107,14 @@ class Manifest:
             raise Damaged(f"{name} claims to have {size} bytes.")
         plain = decode(sealed, f"sealed+{GZIP}", size, opener, name)
         try:
-            return tuple(_file(entry) for entry in json.loads(bytes(plain)))
+            return _files(json.loads(bytes(plain)))
         except (ValueError, KeyError, TypeError) as error:
             raise Damaged(f"{name} is damaged: {error!r}.") from error
 
 
 def sealed(manifest: Manifest, sealer: Sealer | None) -> Manifest:
     """With the list of files encrypted where there is a sealer: names and plain hashes are not for the store."""
+    check_paths(entry.path for entry in manifest.files or ())
     if sealer is None or manifest.files is None:
         return manifest
     plain = canonical([_file_document(entry) for entry in manifest.files])
@@ -120,6 +123,17 @@ def sealed(manifest: Manifest, sealer: Sealer | None) -> Manifest:
     totals = {**manifest.totals, "listing_bytes": len(plain) + 4096}
     text = base64.b64encode(encoded.data).decode()
     return replace(manifest, files=None, sealed_files=text, totals=totals)
+
+
+def check_paths(paths: Iterable[str]) -> None:
+    """Raises ValueError unless each is a path that a backup has, and none is there twice."""
+    before: set[str] = set()
+    for path in paths:
+        if not _PATH.fullmatch(path) or path.endswith(("/.", "/..")) or not path.isprintable():
+            raise ValueError(f"the path {path[:200]!r} is none that a backup has")
+        if path in before:
+            raise ValueError(f"the path {path} is there twice")
+        before.add(path)
 
 
 def dump(manifest: Manifest) -> tuple[bytes, str]:
@@ -214,7 +228,7 @@ def _parsed(document: dict[str, Any], digest: str) -> Manifest:
         versions=document["versions"],
         totals=document["totals"],
         objects=objects,
-        files=None if files is None else tuple(_file(entry) for entry in files),
+        files=None if files is None else _files(files),
         sealed_files=document.get("sealed_files"),
         sha256=digest,
     )
@@ -225,11 +239,14 @@ def _file_document(entry: FileEntry) -> dict[str, Any]:
     return {"path": entry.path, "size": entry.size, "mode": entry.mode, "parts": parts}
 
 
+def _files(documents: list[dict[str, Any]]) -> tuple[FileEntry, ...]:
+    check_paths(document["path"] for document in documents)
+    return tuple(_file(document) for document in documents)
+
+
 def _file(document: dict[str, Any]) -> FileEntry:
     parts = tuple(Part(*part) for part in document["parts"])
     path = document["path"]
-    if path.startswith("/") or ".." in path.split("/") or "\0" in path:
-        raise ValueError(f"the path {path!r} leads out of the data directory")
     if sum(part.length for part in parts) != document["size"]:
         raise ValueError(f"the parts of {path} do not make its size")
     return FileEntry(path, document["size"], document["mode"], parts)
