@@ -104,6 +104,15 @@ def prune(
     return plan
 
 
+def begin(repository: Repository, *, wait: float = 0.0) -> bool:
+    """Note that a prune has been announced here; False when one was before, or has been done. Raises Locked."""
+    with _room(repository), locks.Lock(repository.target, locks.BACKUP, "prune", wait=wait):
+        if repository.target.stat(layout.MARKS) is not None:
+            return False
+        marking.store(repository.target, {})
+    return True
+
+
 @contextmanager
 def _room(repository: Repository) -> Iterator[None]:
     """On a full disk not even a lock can be written: the room that was set aside is given up first."""

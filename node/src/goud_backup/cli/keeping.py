@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from goud_backup import fork as forking
 from goud_backup import prune as pruning
+from goud_backup import shelf
 from goud_backup.cli import options, output
 from goud_backup.cli.measuring import measured
 from goud_backup.cli.options import AsJson, Backup, MetricsDir, Url, Wait
@@ -17,16 +19,26 @@ from goud_backup.repository import layout, locks
 from goud_backup.repository.locks import is_gone, read_holder
 from goud_backup.repository.retention import Policy
 
+KeepDays = Annotated[int, typer.Option(min=0, help="Every one of the last so many days on which any was made.")]
+KeepLast = Annotated[int, typer.Option(min=1, help="The newest so many.")]
+KeepDaily = Annotated[int, typer.Option(min=0, help="The newest of each of so many days.")]
+KeepWeekly = Annotated[int, typer.Option(min=0, help="The newest of each of so many weeks.")]
+KeepMonthly = Annotated[int, typer.Option(min=0, help="The newest of each of so many months.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done, exactly.")]
+
 
 def prune(
     url: Url,
-    keep_days: Annotated[int, typer.Option(min=0, help="Every backup of the last so many days with backups.")] = 30,
-    keep_last: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 1,
-    keep_daily: Annotated[int, typer.Option(min=0, help="The newest of each of so many days.")] = 0,
-    keep_weekly: Annotated[int, typer.Option(min=0, help="The newest of each of so many weeks.")] = 0,
-    keep_monthly: Annotated[int, typer.Option(min=0, help="The newest of each of so many months.")] = 0,
+    keep_days: KeepDays = 30,
+    keep_last: KeepLast = 1,
+    keep_daily: KeepDaily = 0,
+    keep_weekly: KeepWeekly = 0,
+    keep_monthly: KeepMonthly = 0,
     grace_hours: Annotated[float, typer.Option(min=0, help="How long what is not needed waits.")] = 24.0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, exactly.")] = False,
+    announce_first: Annotated[
+        bool, typer.Option("--announce-first", help="Only list when nothing was ever pruned here.")
+    ] = False,
+    dry_run: DryRun = False,
     wait: Wait = 0.0,
     metrics_dir: MetricsDir = None,
     as_json: AsJson = False,
@@ -39,15 +51,42 @@ def prune(
     policy = Policy(keep_days, keep_last, keep_daily, keep_weekly, keep_monthly)
     # A dry run is none of the runs that somebody waits for.
     with measured("prune", None if dry_run else metrics_dir) as run, options.repository(url) as repository:
+        announced = announce_first and not dry_run and pruning.begin(repository, wait=wait)
+        dry_run = dry_run or announced
         plan = pruning.prune(repository, policy, dry_run=dry_run, grace=grace_hours * 3600, wait=wait)
         run.set(removed=len(plan.forget) + len(plan.sweep), removed_bytes=plan.swept_bytes)
     if as_json or not sys.stdout.isatty():
-        output.emit("prune", {"dry_run": dry_run, **plan.document()}, as_json=as_json)
+        output.emit("prune", {"dry_run": dry_run, "announced": announced, **plan.document()}, as_json=as_json)
         return
     for line in plan.lines():
         print(line)
+    if announced:
+        print("This is the first run here: it only lists. The next one does it.")
     verb = "would be removed" if dry_run else "removed"
     print(f"{plan.swept_bytes} bytes {verb}, {plan.waiting} objects wait for the grace period")
+
+
+def prune_archives(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder with goud-chain-backup-….tar.gz.")],
+    keep_days: KeepDays = 30,
+    keep_last: KeepLast = 1,
+    keep_daily: KeepDaily = 0,
+    keep_weekly: KeepWeekly = 0,
+    keep_monthly: KeepMonthly = 0,
+    kept: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="Backups that are marked keep: their archives stay.")
+    ] = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove archives that no rule keeps. The first run in a folder only lists.
+
+    Never removed: the newest of each chain and environment, the newest one that its checksum proves, one with a file
+    of its name and .keep beside it, and what this tool did not write.
+    """
+    policy = Policy(keep_days, keep_last, keep_daily, keep_weekly, keep_monthly)
+    outcome = shelf.prune(folder, policy, kept=kept or (), dry_run=dry_run)
+    output.emit("archives", {"dry_run": dry_run, **outcome.document()}, as_json=as_json)
 
 
 def keep(

@@ -34,6 +34,7 @@ COMMANDS: Final[dict[str, str]] = {
     "export": "archiving:export",
     "import": "archiving:import_archive",
     "prune": "keeping:prune",
+    "prune-archives": "keeping:prune_archives",
     "keep": "keeping:keep",
     "fork": "keeping:fork",
     "unlock": "keeping:unlock",

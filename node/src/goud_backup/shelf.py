@@ -1,0 +1,127 @@
+"""A folder of archives: which stay, by the policy of a repository. What this tool did not write is left alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from goud_backup import archive
+from goud_backup.errors import Damaged, SourceError
+from goud_backup.repository.layout import FORMAT
+from goud_backup.repository.retention import Candidate, Policy, reasons_to_keep
+from goud_node.store import durable
+
+_NAME: Final = re.compile(r"goud-chain-backup-(.+)-\d{8}-\d{6}\.tar\.gz")
+_BEGUN: Final = ".goud-backup-retention"
+"""Its presence says that a run has listed before, so that the next one may remove."""
+KEEP: Final = ".keep"
+"""Beside an archive, instead of .tar.gz: it stays."""
+
+
+@dataclass
+class Outcome:
+    """Names of archives: why each stays, which go, and what is none of ours. `announced`: this run only lists."""
+
+    announced: bool
+    keep: dict[str, list[str]] = field(default_factory=dict)
+    remove: list[str] = field(default_factory=list)
+    removed_bytes: int = 0
+    left: dict[str, str] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Archive:
+    path: Path
+    environment: str
+    facts: dict[str, Any]
+
+    @property
+    def created(self) -> datetime:
+        return datetime.fromisoformat(self.facts["timestamp"])
+
+    def verifies(self) -> bool:
+        try:
+            archive.check_checksum(self.path)
+        except Damaged:
+            return False
+        return True
+
+
+def prune(folder: Path, policy: Policy, *, kept: Collection[str] = (), dry_run: bool = False) -> Outcome:
+    """Remove the archives that no rule keeps; the first run in a folder only lists. `kept` are ids of backups.
+
+    Raises SourceError when the folder is not there.
+    """
+    if not folder.is_dir():
+        raise SourceError(f"The folder {folder} does not exist. Correct the path, or mount its disk.")
+    outcome = Outcome(announced=not (folder / _BEGUN).exists())
+    groups: dict[tuple[str, str], list[_Archive]] = {}
+    for one in _archives(folder, outcome):
+        groups.setdefault((one.facts["chain_id"], one.environment), []).append(one)
+    for group in groups.values():
+        _decide(sorted(group, key=lambda one: (one.created, one.path.name)), policy, kept, outcome)
+    if dry_run:
+        return outcome
+    if outcome.announced:
+        begun = {"since": datetime.now(UTC).isoformat(timespec="seconds")}
+        durable.replace(folder / _BEGUN, json.dumps(begun).encode() + b"\n")
+        return outcome
+    for name in outcome.remove:
+        path = folder / name
+        path.unlink(missing_ok=True)
+        _beside(path, ".sha256").unlink(missing_ok=True)
+    return outcome
+
+
+def _archives(folder: Path, outcome: Outcome) -> Iterator[_Archive]:
+    """Those that this tool surely wrote: by name, checksum beside, and what they say of themselves."""
+    for path in sorted(folder.iterdir()):
+        match = _NAME.fullmatch(path.name)
+        if match is None or path.is_symlink() or not path.is_file():
+            continue
+        if not _beside(path, ".sha256").is_file():
+            outcome.left[path.name] = "no checksum is beside it"
+            continue
+        try:
+            facts = archive.metadata(path)
+        except Damaged as error:
+            outcome.left[path.name] = str(error)
+            continue
+        if facts.get("format") != FORMAT or not facts.get("chain_id") or not facts.get("timestamp"):
+            outcome.left[path.name] = "another tool wrote it"
+            continue
+        yield _Archive(path, match[1], facts)
+
+
+def _decide(oldest_first: list[_Archive], policy: Policy, kept: Collection[str], outcome: Outcome) -> None:
+    candidates = [_candidate(number, one, kept) for number, one in enumerate(oldest_first, 1)]
+    reasons = reasons_to_keep(candidates, policy)
+    going = {one.path.name for one in oldest_first if not reasons[one.path.name]}
+    if going:
+        # To read them all would take hours; the newest ones are read until one is whole.
+        good = next((one for one in reversed(oldest_first) if one.verifies()), None)
+        spared = going if good is None else going & {good.path.name}
+        for name in spared:
+            reasons[name].append("last good" if good is not None else "no archive is known to be good")
+        going -= spared
+    outcome.keep |= {name: why for name, why in reasons.items() if name not in going}
+    outcome.remove += sorted(going)
+    outcome.removed_bytes += sum(one.path.stat().st_size for one in oldest_first if one.path.name in going)
+
+
+def _candidate(number: int, one: _Archive, kept: Collection[str]) -> Candidate:
+    marked = _beside(one.path, KEEP).exists() or one.facts.get("backup_id") in kept
+    height = one.facts.get("height", 0)
+    return Candidate(one.path.name, number, one.created, height, height, kept=marked, whole=True, proven=False)
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name.removesuffix(".tar.gz") + suffix)
