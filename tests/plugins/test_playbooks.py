@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -216,6 +217,7 @@ def test_the_same_failure_is_told_in_full_once(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stdout.count("there is no such backup") == 1
     assert re.search(r"(node[12]) · Ask the repository: failed, as (?!\1)node[12] · Ask the repository", done.stdout)
+    assert done.stdout.count("✗") == 2, "the rescue only passes on what was told"
     (report,) = reports(tmp_path)
     assert [failure["message"] for failure in report["failures"]].count("there is no such backup") == 2
 
@@ -259,3 +261,34 @@ def test_an_interrupted_run_says_where_and_leaves_its_report(tmp_path: Path, out
     assert [failure["task"] for failure in report["failures"]] == ["Change the nodes · Wait for the node"]
     if output == "json":
         assert json.loads(told) == report
+
+
+FORGET = """---
+- name: Forget
+  hosts: localhost
+  gather_facts: false
+  tasks:
+    - name: Remove what a restore needed
+      ansible.builtin.include_role: {name: chain_restore, tasks_from: forget}
+      vars: {chain_restore_incoming: "{{ playbook_dir }}/incoming"}
+"""
+
+
+@pytest.mark.parametrize("odd", ["with space", "{{ nope }}", "{% if %}", 'a "quote"', "ümläut's"])
+def test_a_checkout_may_lie_below_any_path(tmp_path: Path, odd: str) -> None:
+    project = tmp_path / odd / "project"
+    for name in ("ansible", "roles"):
+        shutil.copytree(ROOT / name, project / name, symlinks=True)
+    shutil.copy(ROOT / "ansible.cfg", project)
+    (project / "ansible/playbooks/probe.yml").write_text(FORGET)
+    (project / "ansible/playbooks/incoming").mkdir()
+    (project / "probe.yml").write_text(
+        "- name: Probe\n  ansible.builtin.import_playbook: ansible/playbooks/probe.yml\n"
+    )
+    program = Path(sys.executable).with_name("ansible-playbook")
+    done = subprocess.run(
+        [program, "probe.yml", "-e", json.dumps({"ansible_python_interpreter": sys.executable})],
+        cwd=project, env={**os.environ, "ANSIBLE_NOCOLOR": "1"}, check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not (project / "ansible/playbooks/incoming").exists()
