@@ -68,6 +68,7 @@ class CallbackModule(CallbackBase):
         self._title = ""
         self._play = ""
         self._running: dict[str, None] = {}
+        self._failed: set[str] = set()
         self._told: list[tuple[frozenset[str], str]] = []
 
     # -- plumbing ---------------------------------------------------------------------------------------------------
@@ -246,8 +247,12 @@ class CallbackModule(CallbackBase):
         same = goud_progress.told_before(message, self._told)
         self._told.append((goud_progress.sentences(message), f"{host} · {task}"))
         if same and self._display.verbosity == 0:
-            self._say(f"{self._elapsed()} ✗ {host} · {task}: {what}, as {same}", color=constants.COLOR_ERROR)
+            passed_on = goud_progress.is_quiet(str(result.task.action)) and host in self._failed
+            if not passed_on:  # by a rescue, to end the play with what the host's own line has said already
+                self._say(f"{self._elapsed()} ✗ {host} · {task}: {what}, as {same}", color=constants.COLOR_ERROR)
+            self._failed.add(host)
             return
+        self._failed.add(host)
         self._say(f"{self._elapsed()} ✗ {host} · {task}: {what}  [{place}]", color=constants.COLOR_ERROR)
         if goud_progress.needs_trace(message) or self._display.verbosity > 0:
             self._handle_warnings_and_exception(result)  # the core's own error names file, line and cause
