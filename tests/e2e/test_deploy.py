@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
-from tests.support.cluster import NODES, Cluster
+from tests.support.cluster import NODES, Cluster, wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -74,3 +76,41 @@ def test_a_taken_port_is_named_with_its_process(cluster: Cluster) -> None:
     assert recap.returncode != 0
     assert "18080" in recap.output
     assert "python" in recap.output or "pytest" in recap.output
+
+
+def test_an_interrupted_deploy_says_where_and_a_start_takes_it_back(cluster: Cluster) -> None:
+    """What ./run deploy does after Ctrl-C: no node stays drained, at itself or at the balancer."""
+    process = cluster.begin("deploy", "-e", "chain_node_memory_limit=1100m")
+    try:
+        wait_until("a node to be drained", lambda: any(drained(cluster, node) for node in NODES), within=120)
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        told, errors = process.communicate(timeout=120)
+    assert process.returncode == 99, told + errors
+    assert "stopped before its end" in told
+    assert "deploy: interrupted" in told
+    recap = cluster.playbook("start")
+    assert recap.returncode == 0, recap.output
+    assert not any(drained(cluster, node) for node in NODES)
+    assert "3 of 3 nodes get requests" in cluster.playbook("lb_status").output
+    recap = cluster.playbook("deploy")
+    assert recap.returncode == 0, recap.output
+
+
+def drained(cluster: Cluster, node: str) -> bool:
+    return bool(cluster.health(node)["draining"])
+
+
+def test_a_stopped_part_is_called_stopped(cluster: Cluster) -> None:
+    try:
+        stopped = cluster.playbook("stop")
+        seen = cluster.playbook("status")
+    finally:
+        started = cluster.playbook("start")
+    assert stopped.returncode == 0, stopped.output
+    assert started.returncode == 0, started.output
+    assert seen.returncode != 0
+    for recap in (stopped, seen):
+        assert recap.output.count("stopped") >= 7, recap.output
+        assert "absent" not in recap.output
+    assert "`./run start` starts them" in seen.output
