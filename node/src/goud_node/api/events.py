@@ -62,7 +62,7 @@ class Broadcaster:
         while True:
             try:
                 async for block in self._context.replica.subscribe():
-                    self.publish(block)
+                    await self.publish(block)
             except GoudError as error:
                 _log.warning("the event stream fell behind and starts again at the tip: %s", error)
             # A subscription that ends by itself (the replica stops) must not spin.
@@ -81,13 +81,14 @@ class Broadcaster:
         self._listeners.discard(listener)
         self._context.metrics.sockets.set(len(self._listeners))
 
-    def publish(self, block: Block) -> None:
+    async def publish(self, block: Block) -> None:
         """Offer the block's events to everybody they concern."""
         if not self._listeners:
             return
-        event = _block_event(block)
-        own = _own_events(block, {listener.account_id for listener in self._listeners})
-        for listener in self._listeners:
+        listeners, event = tuple(self._listeners), _block_event(block)
+        # A block has up to thousands of transactions to decode.
+        own = await asyncio.to_thread(_own_events, block, {listener.account_id for listener in listeners})
+        for listener in listeners:
             listener.offer(event)
             for entry in own.get(listener.account_id, ()):
                 listener.offer(entry)

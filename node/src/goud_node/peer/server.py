@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from starlette.responses import Response
 from goud_node import clock, problems
 from goud_node.chain import encoding
 from goud_node.chain.genesis import Genesis
-from goud_node.chain.ledger import Ledger
+from goud_node.chain.ledger import Epoch, Ledger
 from goud_node.errors import StoreError, StoreFull
 from goud_node.peer.checkpoints import OperatorCheckpoints
 from goud_node.peer.signing import SignedExchange
@@ -105,15 +106,8 @@ async def blocks(
         )
     if epoch is not None and epoch != mine.encode().hex():
         raise ProblemError(409, "other-epoch", f"{context.node_id} is in epoch {mine}. Ask a node of your own epoch.")
-    pairs: list[list[bytes]] = []
-    size = 0
-    for height in range(start, min(start + limit - 1, context.ledger.certified_height) + 1):
-        raw, certificate = context.ledger.raw_block(height), context.ledger.certificate(height)
-        if raw is None or certificate is None or size > MAX_ANSWER_BYTES:
-            break
-        pairs.append([raw, certificate.encode()])
-        size += len(raw)
-    return Response(encoding.encode(pairs if epoch is None else [mine.encode(), pairs]), media_type=CBOR)
+    content = await asyncio.to_thread(_encoded, context.ledger, start, limit, None if epoch is None else mine)
+    return Response(content, media_type=CBOR)
 
 
 @peers.get("/status")
@@ -199,6 +193,18 @@ async def start_epoch(context: Node) -> Response:
     """Begin a new agreement epoch from this node's tip, after a restore."""
     number = await context.replica.start_epoch()
     return JSONResponse({"started_epoch": number, **_status(context)})
+
+
+def _encoded(ledger: Ledger, start: int, limit: int, epoch: Epoch | None) -> bytes:
+    pairs: list[list[bytes]] = []
+    size = 0
+    for height in range(start, min(start + limit - 1, ledger.certified_height) + 1):
+        raw, certificate = ledger.raw_block(height), ledger.certificate(height)
+        if raw is None or certificate is None or size > MAX_ANSWER_BYTES:
+            break
+        pairs.append([raw, certificate.encode()])
+        size += len(raw)
+    return encoding.encode(pairs if epoch is None else [epoch.encode(), pairs])
 
 
 def _status(context: PeerContext) -> dict[str, Any]:

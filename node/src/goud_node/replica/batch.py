@@ -11,7 +11,8 @@ from goud_node.chain.ledger import Ledger, Receipt
 from goud_node.chain.transactions import AccountCreate, Transaction
 from goud_node.errors import InvalidTransaction
 
-MAX_COUNT = 4096
+MAX_COUNT = 1024
+"""Most transactions of one proposal: RocksDB's library holds the interpreter's lock for a whole write, everywhere."""
 
 
 class Waiting(Protocol):
@@ -34,6 +35,8 @@ class Batch:
     """The same transaction as a chosen one."""
     answered: list[tuple[Waiting, Receipt | InvalidTransaction]] = field(default_factory=list)
     """Applied before, or refused."""
+    receipts: list[tuple[Waiting, Receipt]] = field(default_factory=list)
+    """Of those chosen and their twins, once their block is stored."""
 
 
 def compose(ledger: Ledger, waiting: Iterable[Waiting]) -> Batch:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, TypeVar
 
 from goud_node.agreement.sequencer import Head, Leader, Sequencer, State
-from goud_node.chain.block import Block
+from goud_node.chain.block import MAX_BLOCK_BYTES, Block
 from goud_node.chain.certificate import Certificate
 from goud_node.chain.keys import SigningKey
 from goud_node.chain.ledger import Epoch, Ledger
@@ -17,6 +18,8 @@ from goud_node.replica.clocks import Verdict
 from goud_node.replica.types import Options, Peers
 
 T = TypeVar("T")
+_WRITE_COUNT = 1024
+"""Transactions in one write: the library of RocksDB holds the interpreter's lock for as long as a write takes."""
 
 
 class Disk(Protocol):
@@ -120,18 +123,38 @@ class Core:
         return known
 
     async def append(self, blocks: Sequence[Block], certificates: Sequence[Certificate] = ()) -> None:
-        """Store blocks durably, then tell whoever waits for them."""
-        await self.disk(lambda: self.ledger.append(blocks, certificates))
-        for block in blocks:
-            if not certificates:
-                self.hashes[block.height] = block.hash
-            if block.height == self.published + 1:
-                self.published = block.height
-                self.publish(block)
-        self.forget_certified()
+        """Store blocks durably, then tell whoever waits for them. `certificates` are none, or one for each block.
+
+        Raises as the ledger does; blocks before the one that does not hold may have been stored then.
+        """
+        for start, stop in _parts(blocks):
+            part = blocks[start:stop]
+            await self.disk(partial(self.ledger.append, part, certificates[start:stop]))
+            for block in part:
+                if not certificates:
+                    self.hashes[block.height] = block.hash
+                if block.height == self.published + 1:
+                    self.published = block.height
+                    self.publish(block)
+            self.forget_certified()
 
     def forget_certified(self) -> None:
         """Keep only hashes that still await a certificate."""
         certified = self.ledger.certified_height
-        for height in [height for height in self.hashes if height <= certified]:
-            del self.hashes[height]
+        # A copy: hashes are looked up, and remembered, beside the loop.
+        for height in list(self.hashes):
+            if height <= certified:
+                self.hashes.pop(height, None)
+
+
+def _parts(blocks: Sequence[Block]) -> Iterator[tuple[int, int]]:
+    """Where to divide blocks so that no write is much larger than the largest block."""
+    start = count = size = 0
+    for at, block in enumerate(blocks):
+        more, length = block.header.count, len(block.encode())
+        if at > start and (count + more > _WRITE_COUNT or size + length > MAX_BLOCK_BYTES):
+            yield start, at
+            start, count, size = at, 0, 0
+        count, size = count + more, size + length
+    if blocks:
+        yield start, len(blocks)

@@ -261,10 +261,9 @@ class Duties:
             )
             return False
         began = time.monotonic()
-        batch = await lead.propose(core, term, self.queue.waiting())
-        if batch is None:
-            return False
-        self.queue.settle(batch, core.ledger)
+        batch = await lead.propose(core, term, self.queue.waiting(), self.queue.answer)
+        self.queue.settle(batch)
+        core.unsure = frozenset()
         if batch.chosen:
             self._hooks.created(time.monotonic() - began)
             self._hooks.batched(float(len(batch.chosen)))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 
 from goud_node.agreement.sequencer import HeightTrimmed, Term
 from goud_node.chain.block import Block, build
+from goud_node.chain.ledger import Ledger, Receipt
 from goud_node.errors import EpochMismatch, NotLeader, OutcomeUnknown, Unavailable
 from goud_node.replica.batch import Batch, Waiting, compose
 from goud_node.replica.clocks import ClockRefused
@@ -35,8 +38,17 @@ async def prepare(core: Core, term: Term) -> bool:
     return core.head is not None and core.head.height == core.ledger.height
 
 
-async def propose(core: Core, term: Term, waiting: list[Waiting]) -> Batch | None:
-    """Order one block from what waits, store it, and return what became of the batch; None if nothing to order.
+def _no_answer(_batch: Batch) -> None:
+    return None
+
+
+async def propose(
+    core: Core, term: Term, waiting: list[Waiting], answer: Callable[[Batch], None] = _no_answer
+) -> Batch:
+    """Order one block from what waits, store it, and return what became of the batch.
+
+    `answer` gets the batch before the block is ordered, to answer what needs none. `core.unsure` names the block's
+    transactions until the caller has answered those, too.
 
     The batch is chosen against the local tip, and the log accepts the block only as the successor of that very tip: so
     what is applied already is never ordered again. Raises NotLeader (this block is not and will not be ordered),
@@ -44,18 +56,35 @@ async def propose(core: Core, term: Term, waiting: list[Waiting]) -> Batch | Non
     """
     if core.unresolved is not None:
         raise OutcomeUnknown(f"block {core.unresolved.height} is not settled")
-    batch = compose(core.ledger, waiting)
-    if not batch.chosen:
-        return batch
-    tip, now_ms = core.ledger.tip, core.clock()
+    now_ms = core.clock()
     _check_clock(core, now_ms)
+    # Thousands of look-ups and hashes: the loop must not wait for them.
+    batch, block = await core.disk(partial(_choose, core, waiting, now_ms))
+    answer(batch)
+    if block is None:
+        return batch
+    core.unresolved, core.doubtful = block, False
+    core.unsure = frozenset(block.transactions)
+    await settle(core, term)
+    batch.receipts = await core.disk(partial(_receipts, core.ledger, batch))
+    return batch
+
+
+def _choose(core: Core, waiting: list[Waiting], now_ms: int) -> tuple[Batch, Block | None]:
+    """A batch against the tip, and the signed block of it, if there is anything to order."""
+    batch, tip = compose(core.ledger, waiting), core.ledger.tip
+    if not batch.chosen:
+        return batch, None
     timestamp = max(now_ms, tip.timestamp_ms + 1)
     raws = [entry.raw for entry in batch.chosen]
-    core.unresolved = build(tip, raws, proposer=core.node_id, timestamp_ms=timestamp, key=core.key)
-    core.doubtful = False
-    core.unsure = frozenset(raws)
-    await settle(core, term)
-    return batch
+    block = build(tip, raws, proposer=core.node_id, timestamp_ms=timestamp, key=core.key)
+    block.encode()  # remembered by the block
+    return batch, block
+
+
+def _receipts(ledger: Ledger, batch: Batch) -> list[tuple[Waiting, Receipt]]:
+    found = ((entry, ledger.admissible(entry.transaction)) for entry in (*batch.chosen, *batch.twins))
+    return [(entry, receipt) for entry, receipt in found if receipt is not None]
 
 
 async def settle(core: Core, term: Term) -> Block:
@@ -90,7 +119,6 @@ async def settle(core: Core, term: Term) -> Block:
     # Ordered. Should the disk refuse it now, following takes it from the log like any other block.
     core.unresolved = None
     await core.append([block])
-    core.unsure = frozenset()
     return block
 
 

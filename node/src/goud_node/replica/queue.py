@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from goud_node.chain.ledger import Ledger, Receipt
+from goud_node.chain.ledger import Receipt
 from goud_node.chain.transactions import Transaction
 from goud_node.errors import GoudError, OutcomeUnknown, Unavailable
 from goud_node.replica.batch import Batch, Waiting
+
+Outcome = Receipt | GoudError | None
+_SLICE = 32
 
 
 @dataclass(eq=False, slots=True)
@@ -19,6 +23,12 @@ class Submission:
     raw: bytes
     transaction: Transaction
     result: asyncio.Future[Receipt | None]
+    decided: bool = False
+    """The result is on its way."""
+
+    @property
+    def is_over(self) -> bool:
+        return self.decided or self.result.done()
 
 
 class Queue:
@@ -28,6 +38,8 @@ class Queue:
         self._limit, self._limit_bytes = limit, limit_bytes
         self._bytes = 0
         self._waiting: deque[Submission] = deque()
+        self._outcomes: deque[tuple[asyncio.Future[Receipt | None], Outcome]] = deque()
+        self._telling = False
         self.arrived = asyncio.Event()
 
     def __len__(self) -> int:
@@ -43,57 +55,57 @@ class Queue:
 
     def waiting(self) -> list[Waiting]:
         """All that wait, first come first."""
-        self._drop_done()
+        self._drop_over()
         return list(self._waiting)
 
     def release(self, unsure: frozenset[bytes]) -> None:
         """Send all that wait to try again elsewhere; those in `unsure` may have been ordered, and are told so."""
         self._spare(unsure)
-        for submission in self._waiting:
-            _resolve(submission, None)
-        self._drop_done()
+        self._answer((submission, None) for submission in self._waiting)
 
     def fail(self, error: GoudError, unsure: frozenset[bytes]) -> None:
         """Answer all that wait with an error; those in `unsure` may have been ordered, and are told so."""
         self._spare(unsure)
-        for submission in self._waiting:
-            if not submission.result.done():
-                submission.result.set_exception(error)
-        self._drop_done()
+        self._answer((submission, error) for submission in self._waiting)
 
     def _spare(self, unsure: frozenset[bytes]) -> None:
-        for submission in self._waiting:
-            if submission.raw in unsure and not submission.result.done():
-                submission.result.set_exception(OutcomeUnknown("the answer was lost; submit the same request again"))
+        lost = OutcomeUnknown("the answer was lost; submit the same request again")
+        self._answer((submission, lost) for submission in self._waiting if submission.raw in unsure)
 
-    def settle(self, batch: Batch, ledger: Ledger) -> None:
-        """Answer a batch whose block is stored; every receipt comes from the ledger."""
-        self.answer(batch)
-        for entry in (*batch.chosen, *batch.twins):
-            receipt = ledger.admissible(entry.transaction)
-            if receipt is not None and isinstance(entry, Submission):
-                _resolve(entry, receipt)
-        self._drop_done()
+    def settle(self, batch: Batch) -> None:
+        """Answer a batch whose block is stored."""
+        self._answer(batch.receipts)
 
     def answer(self, batch: Batch) -> None:
         """Answer what needed no block."""
-        for entry, outcome in batch.answered:
-            if not isinstance(entry, Submission) or entry.result.done():
-                continue
-            if isinstance(outcome, Receipt):
-                entry.result.set_result(outcome)
-            else:
-                entry.result.set_exception(outcome)
-        self._drop_done()
+        self._answer(batch.answered)
 
-    def _drop_done(self) -> None:
-        if any(submission.result.done() for submission in self._waiting):
-            self._waiting = deque(s for s in self._waiting if not s.result.done())
+    def _answer(self, outcomes: Iterable[tuple[Waiting, Outcome]]) -> None:
+        """Decide now, and tell whoever waits a slice at a time: they all wake up in the same turn of the loop."""
+        for submission, outcome in outcomes:
+            if isinstance(submission, Submission) and not submission.is_over:
+                submission.decided = True
+                self._outcomes.append((submission.result, outcome))
+        self._drop_over()
+        if not self._telling:
+            self._tell()
+
+    def _tell(self) -> None:
+        for _ in range(min(_SLICE, len(self._outcomes))):
+            result, outcome = self._outcomes.popleft()
+            if result.done():
+                continue
+            if isinstance(outcome, GoudError):
+                result.set_exception(outcome)
+            else:
+                result.set_result(outcome)
+        self._telling = bool(self._outcomes)
+        if self._telling:
+            asyncio.get_running_loop().call_soon(self._tell)
+
+    def _drop_over(self) -> None:
+        if any(submission.is_over for submission in self._waiting):
+            self._waiting = deque(s for s in self._waiting if not s.is_over)
             self._bytes = sum(len(s.raw) for s in self._waiting)
         if not self._waiting:
             self.arrived.clear()
-
-
-def _resolve(submission: Submission, receipt: Receipt | None) -> None:
-    if not submission.result.done():
-        submission.result.set_result(receipt)

@@ -227,9 +227,13 @@ class Replica:
 
     async def _enqueue(self, attempt: _Attempt) -> Receipt | None:
         result: asyncio.Future[Receipt | None] = asyncio.get_running_loop().create_future()
-        self._queue.put(Submission(attempt.raw, attempt.transaction, result))
+        submission = Submission(attempt.raw, attempt.transaction, result)
+        self._queue.put(submission)
         try:
             receipt = await result
+        except asyncio.CancelledError:
+            attempt.doubtful = attempt.doubtful or submission.decided  # the answer was on its way
+            raise
         except OutcomeUnknown:
             if not attempt.forward:
                 raise

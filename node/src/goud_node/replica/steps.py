@@ -6,9 +6,8 @@ be run again from the start: the model in the tests does exactly that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import takewhile
 
 from goud_node.agreement.sequencer import MAX_SIGNATURES_PER_TXN, Head
 from goud_node.chain.block import Block, Header
@@ -102,15 +101,16 @@ async def catch_up(core: Core) -> int:
 
 async def publish_signatures(core: Core) -> int:
     """Countersign what is durable here and not yet certified, and report the certified height; returns how many."""
-    if core.epoch is None or not core.validator:
+    epoch = core.epoch
+    if epoch is None or not core.validator:
         return 0
     certified = core.ledger.certified_height
     start = max(core.signed, certified) + 1
     stop = min(core.ledger.height, start + MAX_SIGNATURES_PER_TXN - 1)
     if start > stop and core.reported == certified:
         return 0
-    signatures = {height: countersign(core.key, core.hash_at(height)) for height in range(start, stop + 1)}
-    if not await core.sequencer.countersign(core.epoch, signatures, certified):
+    signatures = await core.disk(partial(_countersignatures, core, start, stop))
+    if not await core.sequencer.countersign(epoch, signatures, certified):
         core.epoch = None
         raise EpochMismatch("the log's epoch changed; joining again")
     core.signed = max(core.signed, start - 1, stop)
@@ -125,9 +125,7 @@ async def certify(core: Core) -> int:
         return 0
     limit = min(core.options.fetch_batch, height - start + 1)
     found = await core.sequencer.signatures(start, limit)
-    candidates = (_certificate(core, at, found.get(at, {})) for at in range(start, start + limit))
-    # Without a gap: one in the middle would be found again and again, and hide that its predecessor is missing.
-    certificates = [certificate for certificate in takewhile(_complete, candidates) if certificate is not None]
+    certificates = await core.disk(partial(_certificates, core, start, limit, found))
     core.patience = core.options.patience if certificates else core.patience - 1
     if core.patience < 0:
         # Others may have gone on without this node: then the signatures are trimmed, and peers have the proof.
@@ -237,13 +235,25 @@ def _check_base(epoch: Epoch, blocks: Sequence[Block]) -> None:
             raise InvalidBlock(f"block {block.height} is not the one that epoch {epoch.number} began on")
 
 
-def _complete(certificate: Certificate | None) -> bool:
-    return certificate is not None
+def _countersignatures(core: Core, start: int, stop: int) -> dict[int, bytes]:
+    return {height: countersign(core.key, core.hash_at(height)) for height in range(start, stop + 1)}
 
 
-def _certificate(core: Core, height: int, signatures: dict[str, bytes]) -> Certificate | None:
-    genesis, block_hash = core.ledger.genesis, core.hash_at(height)
+def _certificates(core: Core, start: int, limit: int, found: Mapping[int, Mapping[str, bytes]]) -> list[Certificate]:
+    """Certificates of consecutive heights: one after a gap would be found again and again, and hide the gap."""
+    certificates = []
+    for height in range(start, start + limit):
+        certificate = _certificate(core, height, found.get(height, {}))
+        if certificate is None:
+            break
+        certificates.append(certificate)
+    return certificates
+
+
+def _certificate(core: Core, height: int, signatures: Mapping[str, bytes]) -> Certificate | None:
+    genesis = core.ledger.genesis
     if len(signatures) < genesis.quorum:
         return None
+    block_hash = core.hash_at(height)
     valid = {n: s for n, s in signatures.items() if countersigned(genesis, n, block_hash, s)}
     return Certificate(height, block_hash, valid) if len(valid) >= genesis.quorum else None

@@ -8,6 +8,7 @@ import gc
 import logging
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from goud_node.telemetry import configure_logging
 
 _log = logging.getLogger(__name__)
 _STOP_SECONDS: Final = 8.5
+SWITCH_SECONDS: Final = 0.0005
+"""How long the thread that proves and indexes blocks may keep the loop from going on; the default is ten times that."""
 
 
 class ServiceFailed(GoudError):
@@ -39,6 +42,7 @@ def serve(settings: Settings) -> None:
     Raises GoudError before anything is served when the node must not start, and ServiceFailed when a part of it broke
     down later (everything else has been closed in order then).
     """
+    sys.setswitchinterval(SWITCH_SECONDS)
     configure_logging(settings.log_level, as_json=settings.log_format is LogFormat.JSON)
     identity, started = identities.load(settings), clock.running()
     with (
