@@ -1,0 +1,190 @@
+"""Write a backup as one .tar.gz that plain tools read: a tar of the volume, metadata and checksums."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tarfile
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any, Final, cast
+
+from goud_backup.archive.names import METADATA, SUMS, file_digest, gzip
+from goud_backup.codec.encoding import Bytes
+from goud_backup.codec.sealing import Opener
+from goud_backup.errors import Damaged
+from goud_backup.progress import Progress
+from goud_backup.repository.layout import FORMAT
+from goud_backup.repository.manifest import FileEntry, Manifest
+from goud_backup.repository.repository import Repository
+from goud_backup.staging import is_secret, require_space, writing
+from goud_node.errors import ConfigurationError
+from goud_node.store import durable
+
+_BLOCK: Final = 512
+_WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
+"""Names of environments and volumes: they become names of members, which have room for 100 characters."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """The archive and the checksum file beside it."""
+
+    path: Path
+    checksum: Path
+    size: int
+    sha256: str
+
+
+def export(
+    repository: Repository,
+    manifest: Manifest,
+    folder: Path,
+    *,
+    environment: str,
+    volume: str,
+    opener: Opener | None,
+    workers: int,
+    progress: Progress,
+) -> Exported:
+    """Write the archive of a backup into `folder`, whole or not at all. It is not encrypted, so it has no secrets."""
+    for what, word in (("environment", environment), ("volume", volume)):
+        if not _WORD.fullmatch(word):
+            raise ConfigurationError(
+                f"The {what} {word!r} cannot be part of an archive's name: give at most 32 letters, digits, dots, "
+                "dashes and underscores."
+            )
+    files = [entry for entry in manifest.listing(opener) if not is_secret(entry)]
+    name = f"goud-chain-backup-{environment}-{manifest.created_at:%Y%m%d-%H%M%S}"
+    final, partial = folder / f"{name}.tar.gz", folder / f".{name}.partial"
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    require_space(folder, sum(entry.size for entry in files))
+    progress.stage("bytes", sum(entry.size for entry in files))
+    try:
+        with writing(folder):
+            stream = gzip(partial, "wb", compresslevel=1, threads=workers)
+            with stream as packed, tarfile.open(fileobj=packed, mode="w|", format=tarfile.GNU_FORMAT) as outer:
+                _write(outer, name, volume, _Content(repository, manifest, files, opener, workers, progress))
+            digest, size = file_digest(partial)
+            _make_durable(partial)
+            partial.replace(final)
+            checksum = folder / f"{name}.sha256"
+            durable.replace(checksum, f"{digest}  {final.name}\n".encode())
+    finally:
+        partial.unlink(missing_ok=True)
+    return Exported(final, checksum, size, digest)
+
+
+@dataclass(frozen=True)
+class _Content:
+    repository: Repository
+    manifest: Manifest
+    files: list[FileEntry]
+    opener: Opener | None
+    workers: int
+    progress: Progress
+
+    def chunks(self, entry: FileEntry) -> Iterator[Bytes]:
+        """The file's bytes in order; objects ahead are fetched meanwhile."""
+        with ThreadPoolExecutor(self.workers) as executor:
+            ahead: deque[Future[Bytes]] = deque()
+            parts = iter(entry.parts)
+            for part in parts:
+                ahead.append(executor.submit(self._part, part))
+                if len(ahead) > self.workers:
+                    yield self._count(ahead.popleft().result())
+            while ahead:
+                yield self._count(ahead.popleft().result())
+
+    def _part(self, part: Any) -> Bytes:
+        entry = self.manifest.objects[part.object]
+        plain = memoryview(self.repository.get_object(part.object, entry, self.opener))
+        data = plain[part.offset : part.offset + part.length]
+        if sha256(data).hexdigest() != part.sha256:
+            raise Damaged(f"objects/{part.object[:2]}/{part.object} does not hold the bytes that the manifest names.")
+        return data
+
+    def _count(self, data: Bytes) -> Bytes:
+        self.progress.advance(len(data))
+        return data
+
+
+def _write(outer: tarfile.TarFile, name: str, volume: str, content: _Content) -> None:
+    sums = {}
+    for text_name, text in _texts(content.manifest, volume).items():
+        sums[text_name] = sha256(text).hexdigest()
+        _add(outer, f"{name}/{text_name}", text, content.manifest)
+    inner = f"{volume}.tar"
+    sums[inner] = _volume(outer, f"{name}/{inner}", content)
+    listing = "".join(f"{digest}  {path}\n" for path, digest in sorted(sums.items()))
+    _add(outer, f"{name}/{SUMS}", listing.encode(), content.manifest)
+
+
+def _volume(outer: tarfile.TarFile, name: str, content: _Content) -> str:
+    """A tar within the tar, written as it is read: its size follows from those of its files."""
+    size = 2 * _BLOCK + sum(_BLOCK + _padded(entry.size) for entry in content.files)
+    stream = cast(IO[bytes], outer.fileobj)
+    digest = sha256()
+
+    def write(data: Bytes) -> None:
+        digest.update(data)
+        stream.write(data)
+
+    header = _info(name, size, 0o600, content.manifest).tobuf(tarfile.GNU_FORMAT)
+    stream.write(header)
+    for entry in content.files:
+        write(_info(entry.path, entry.size, entry.mode, content.manifest).tobuf(tarfile.GNU_FORMAT))
+        for chunk in content.chunks(entry):
+            write(chunk)
+        write(bytes(_padded(entry.size) - entry.size))
+    write(bytes(2 * _BLOCK))
+    padding = _padded(size) - size
+    stream.write(bytes(padding))
+    outer.offset += len(header) + size + padding
+    return digest.hexdigest()
+
+
+def _texts(manifest: Manifest, volume: str) -> dict[str, bytes]:
+    chain = manifest.chain
+    facts = {
+        "format": FORMAT,
+        "timestamp": manifest.created,
+        "chain_id": chain.id,
+        "chain_length": chain.height + 1,
+        "height": chain.height,
+        "tip_hash": chain.tip_hash,
+        "certified_height": chain.certified_height,
+        "schema_version": chain.schema,
+        "backup_id": manifest.id,
+        "volume": volume,
+        **{f"{name}_version": text for name, text in manifest.versions.items()},
+    }
+    lines = "".join(f"{name}={value}\n" for name, value in facts.items())
+    document = {**facts, "keys": dict(manifest.keys)}
+    return {"metadata.txt": lines.encode(), METADATA: json.dumps(document, indent=2).encode() + b"\n"}
+
+
+def _add(outer: tarfile.TarFile, name: str, data: bytes, manifest: Manifest) -> None:
+    outer.addfile(_info(name, len(data), 0o644, manifest), BytesIO(data))
+
+
+def _info(name: str, size: int, mode: int, manifest: Manifest) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.size, info.mode, info.mtime = size, mode, int(manifest.created_at.timestamp())
+    return info
+
+
+def _padded(size: int) -> int:
+    return -(-size // _BLOCK) * _BLOCK
+
+
+def _make_durable(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
