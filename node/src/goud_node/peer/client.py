@@ -27,8 +27,8 @@ from goud_node.telemetry import Seldom
 _log = logging.getLogger(__name__)
 
 _CONNECT_SECONDS: Final = 1.0
-_STATUS_SECONDS: Final = 1.0
-_FETCH_SECONDS: Final = 10.0
+_PART_BYTES: Final = 64 * 1024
+_MOST_DOCUMENT_BYTES: Final = 64 * 1024
 _MISSES: Final = 2
 """Polls without an answer after which a peer counts as unreachable."""
 
@@ -44,6 +44,20 @@ _BY_CODE: Final[dict[str, type[errors.GoudError]]] = {
         errors.NotLeader,
     )
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """How long the next part of an answer, and all of it, may take; and how large it may be."""
+
+    idle_seconds: float
+    seconds: float
+    most_bytes: int
+
+
+_STATUS: Final = _Limits(1.0, 2.0, _MOST_DOCUMENT_BYTES)
+# A peer ends its answer after four mebibytes, with the block that passes them; and a slow link needs its time.
+_FETCH: Final = _Limits(10.0, 120.0, 8 * 1024 * 1024)
 
 
 @dataclass
@@ -147,7 +161,7 @@ class PeerClient:
         """See replica.types.Peers: have the proposer submit it."""
         if leader not in self._peers:
             raise Unavailable(f"The proposer {leader} is not in the peers file of this node.")
-        limits = httpx.Timeout(self._forward_seconds, connect=_CONNECT_SECONDS)
+        limits = _Limits(self._forward_seconds, self._forward_seconds, _MOST_DOCUMENT_BYTES)
         try:
             answer = await self._ask(leader, "POST", "/peer/submissions", transaction, limits=limits)
             if answer.status == 200:
@@ -191,9 +205,8 @@ class PeerClient:
         return sorted(names, key=rank)
 
     async def _blocks(self, name: str, start: int, limit: int, epoch: Epoch) -> Served:
-        limits = httpx.Timeout(_FETCH_SECONDS, connect=_CONNECT_SECONDS)
         target = f"/peer/blocks?start={start}&limit={limit}&epoch={epoch.encode().hex()}"
-        answer = await self._ask(name, "GET", target, limits=limits)
+        answer = await self._ask(name, "GET", target, limits=_FETCH)
         if answer.status != 200:
             raise PeerError(f"status {answer.status}: {str(answer.document().get('detail'))[:300]}", sent=True)
         named, pairs = await asyncio.to_thread(_blocks_of, answer.body)
@@ -216,8 +229,7 @@ class PeerClient:
     async def _poll(self, view: View) -> tuple[str, int | None]:
         started, asked = time.perf_counter(), clock.running()
         try:
-            limits = httpx.Timeout(_STATUS_SECONDS)
-            answer = await self._ask(view.node_id, "GET", "/peer/status", limits=limits)
+            answer = await self._ask(view.node_id, "GET", "/peer/status", limits=_STATUS)
             document = answer.document()
             height, certified, epoch = self._standing(document)
             view.clock = Reading(_clock_of(document), (asked + clock.running()) / 2)
@@ -242,22 +254,24 @@ class PeerClient:
         epoch = document.get("epoch")
         return int(document["height"]), int(document["certified"]), None if epoch is None else int(epoch)
 
-    async def _ask(self, name: str, method: str, target: str, body: bytes = b"", *, limits: httpx.Timeout) -> Answer:
+    async def _ask(self, name: str, method: str, target: str, body: bytes = b"", *, limits: _Limits) -> Answer:
         token, request_id = self._signer.request(name, method, target, body)
-        request = self._http.build_request(
-            method,
-            self._peers[name].url + target,
-            content=body,
-            headers={"Authorization": f"Bearer {token}", "Content-Type": "application/octet-stream"},
-            timeout=limits,
-        )
+        headers = {
+            "Authorization": f"Bearer {token}",
+            "Content-Type": "application/octet-stream",
+            "Accept-Encoding": "identity",
+        }
+        timeout = httpx.Timeout(limits.idle_seconds, connect=_CONNECT_SECONDS)
+        url = self._peers[name].url + target
+        request = self._http.build_request(method, url, content=body, headers=headers, timeout=timeout)
         try:
-            response = await self._http.send(request)
+            async with asyncio.timeout(limits.seconds):
+                response, content = await self._read(request, limits.most_bytes)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise PeerError(f"no connection ({error!r})", sent=False) from error
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, TimeoutError) as error:
             raise PeerError(f"the connection broke ({error!r})", sent=True) from error
-        answer, refused_here = Answer(response.status_code, response.content), None
+        answer, refused_here = Answer(response.status_code, content), None
         try:
             self._verifier.answer(response.headers.get(ANSWER_HEADER), name, request_id, answer.status, answer.body)
         except Refused as refused:
@@ -265,10 +279,27 @@ class PeerClient:
         if answer.status == 401:
             # Refused before it was read: signed only if this node's key is known there, and its clock is what is wrong.
             clock_ms = _clock_of(answer.document()) if refused_here is None else None
-            raise PeerError(f"it refuses this node: {response.text[:300]}", sent=False, clock_ms=clock_ms)
+            reason = content[:300].decode(errors="replace")
+            raise PeerError(f"it refuses this node: {reason}", sent=False, clock_ms=clock_ms)
         if refused_here is not None:
             raise PeerError(f"its answer is not signed by it: {refused_here}", sent=True) from refused_here
         return answer
+
+    async def _read(self, request: httpx.Request, most: int) -> tuple[httpx.Response, bytes]:
+        """The whole answer. Raises PeerError when it is larger than any that a peer would give."""
+        response = await self._http.send(request, stream=True)
+        try:
+            if "content-encoding" in response.headers:
+                # Nobody was asked to compress, and what it unpacks to has no bound.
+                raise PeerError("its answer is compressed", sent=True)
+            content = bytearray()
+            async for part in response.aiter_bytes(_PART_BYTES):
+                content += part
+                if len(content) > most:
+                    raise PeerError(f"its answer is larger than {most} bytes", sent=True)
+            return response, bytes(content)
+        finally:
+            await response.aclose()
 
 
 def _clock_of(document: Mapping[str, Any]) -> int | None:
