@@ -143,3 +143,14 @@ def test_a_damaged_lock_protects_nobody(local: Target) -> None:
     local.put(KEY, b"{half")
     with Lock(local, BACKUP, "create"):
         pass
+
+
+def test_an_hour_of_sleep_counts(local: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a machine sleeps its monotonic clock stands still; the time since boot goes on."""
+    with Lock(local, BACKUP, "create") as lock:
+        lock.check()
+        held_by(local, renewed=time.time())
+        real = time.clock_gettime
+        monkeypatch.setattr(time, "clock_gettime", lambda clock: real(clock) + 3600 * (clock == time.CLOCK_BOOTTIME))
+        with pytest.raises(LockLost, match="took it over"):
+            lock.check()
