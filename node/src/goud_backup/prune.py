@@ -6,7 +6,6 @@ have not finished. A later run, when the grace period has passed, removes what i
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
-from goud_backup.errors import LockLost, NotVerified, TargetError
+from goud_backup.errors import LockLost, NotVerified
 from goud_backup.repository import layout, locks
 from goud_backup.repository import marks as marking
 from goud_backup.repository.manifest import Manifest, canonical
@@ -22,8 +21,6 @@ from goud_backup.repository.marks import Clock, Mark
 from goud_backup.repository.repository import Found, Repository, missing_of
 from goud_backup.repository.retention import Candidate, Policy, day, reasons_to_keep, recent_days, unneeded_segments
 from goud_node.errors import GoudError
-
-_log = logging.getLogger(__name__)
 
 GRACE_SECONDS: Final = 24 * 3600.0
 
@@ -69,7 +66,7 @@ class Plan:
 class _State:
     """Everything the decision depends on, read under the locks."""
 
-    found: Found
+    manifests: Found
     candidates: list[Candidate]
     objects: dict[str, int]
     marks: dict[str, Mark]
@@ -120,11 +117,7 @@ def _room(repository: Repository) -> Iterator[None]:
     try:
         yield
     finally:
-        try:
-            repository.set_aside()
-        except TargetError as error:
-            # The work itself is done or has failed for its own reason.
-            _log.warning("no room was set aside for the next prune on a full disk: %s", error)
+        repository.set_aside()
 
 
 def _now(repository: Repository, clock: Callable[[], Clock] | None) -> Clock:
@@ -135,23 +128,23 @@ def _now(repository: Repository, clock: Callable[[], Clock] | None) -> Clock:
 
 
 def _read(repository: Repository) -> _State:
-    found = repository.manifests()
-    if found.bad:
-        key, problem = next(iter(found.bad.items()))
+    manifests = repository.manifests()
+    if manifests.bad:
+        key, problem = next(iter(manifests.bad.items()))
         raise NotVerified(
             f"Nothing was removed, because {key} cannot be read and what it needs is not known: {problem} Copy it "
             "back from another copy of the repository, or move it to damaged/ by hand."
         )
     objects = repository.object_sizes()
-    kept, checks, past = repository.kept(), repository.checks(), repository.abandoned_backups()
+    protected, checks, past = repository.kept(), repository.checks(), repository.abandoned_backups()
     candidates = [
-        _candidate(one, checks.get(one.id, {}), objects, kept=one.id in kept, abandoned=one.id in past)
-        for one in found.good
+        _candidate(entry, checks.get(entry.id, {}), objects, kept=entry.id in protected, abandoned=entry.id in past)
+        for entry in manifests.good
     ]
     target = repository.target
     trash = {stat.key: stat.size for prefix in (layout.TRASH, layout.DAMAGED) for stat in target.list(prefix)}
     trash |= {stat.key: stat.size for stat in target.unfinished()}
-    return _State(found, candidates, objects, marking.load(target), trash)
+    return _State(manifests, candidates, objects, marking.load(target), trash)
 
 
 def _candidate(
@@ -174,20 +167,20 @@ def _candidate(
 def _decide(repository: Repository, state: _State, policy: Policy, grace: float, now: Clock) -> Plan:
     segments = repository.segments()
     reasons = reasons_to_keep(state.candidates, policy, segments)
-    staying = [one for one in state.candidates if reasons[one.id]]
-    manifests = {one.id: one for one in state.found.good}
-    forget = [layout.manifest_key(one.sequence, one.id) for one in state.candidates if not reasons[one.id]]
-    needed = {name for one in staying for name in manifests[one.id].objects}
+    staying = [backup for backup in state.candidates if reasons[backup.id]]
+    manifests = {manifest.id: manifest for manifest in state.manifests.good}
+    going = [backup for backup in state.candidates if not reasons[backup.id]]
+    needed = {name for backup in staying for name in manifests[backup.id].objects}
     garbage = {layout.object_key(name): size for name, size in state.objects.items() if name not in needed}
-    garbage |= {one.key: one.size for one in unneeded_segments(staying, segments)}
+    garbage |= {segment.key: segment.size for segment in unneeded_segments(staying, segments)}
     garbage |= state.trash | _past_segments(repository, state.candidates, policy)
     # What a manifest names that is there until the end of this run has not been garbage yet, whatever its mark says.
-    named = {layout.object_key(name) for manifest in state.found.good for name in manifest.objects}
+    named = {layout.object_key(name) for manifest in state.manifests.good for name in manifest.objects}
     marked = set(state.marks) - named
     ripe = [key for key in garbage if key in marked and state.marks[key].age(now) >= grace]
     return Plan(
-        keep={one.id: reasons[one.id] for one in sorted(staying, key=lambda one: one.sequence)},
-        forget=sorted(forget),
+        keep={backup.id: reasons[backup.id] for backup in sorted(staying, key=lambda backup: backup.sequence)},
+        forget=sorted(layout.manifest_key(backup.sequence, backup.id) for backup in going),
         mark=sorted(set(garbage) - marked),
         unmark=sorted(key for key in state.marks if key not in garbage),
         sweep=sorted(ripe),
@@ -208,7 +201,7 @@ def _past_segments(repository: Repository, candidates: Sequence[Candidate], poli
         if day(datetime.fromisoformat(fork.created)) < oldest
         for key in fork.segments
     }
-    return {one.key: one.size for one in repository.segments(every=True) if one.key in past} if past else {}
+    return {entry.key: entry.size for entry in repository.segments(every=True) if entry.key in past} if past else {}
 
 
 def _do(repository: Repository, state: _State, plan: Plan, now: Clock, held: Sequence[locks.Lock]) -> None:

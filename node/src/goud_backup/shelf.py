@@ -55,8 +55,9 @@ class _Archive:
         return True
 
 
-def prune(folder: Path, policy: Policy, *, kept: Collection[str] = (), dry_run: bool = False) -> Outcome:
-    """Remove the archives that no rule keeps; the first run in a folder only lists. `kept` are ids of backups.
+def prune(folder: Path, policy: Policy, *, protected: Collection[str] = (), dry_run: bool = False) -> Outcome:
+    """Remove the archives that no rule keeps; the first run in a folder only lists. `protected` are ids of backups
+    that are marked keep.
 
     Raises SourceError when the folder is not there.
     """
@@ -64,10 +65,10 @@ def prune(folder: Path, policy: Policy, *, kept: Collection[str] = (), dry_run: 
         raise SourceError(f"The folder {folder} does not exist. Correct the path, or mount its disk.")
     outcome = Outcome(announced=not (folder / _BEGUN).exists())
     groups: dict[tuple[str, str], list[_Archive]] = {}
-    for one in _archives(folder, outcome):
-        groups.setdefault((one.facts["chain_id"], one.environment), []).append(one)
+    for entry in _archives(folder, outcome):
+        groups.setdefault((entry.facts["chain_id"], entry.environment), []).append(entry)
     for group in groups.values():
-        _decide(sorted(group, key=lambda one: (one.created, one.path.name)), policy, kept, outcome)
+        _decide(sorted(group, key=lambda entry: (entry.created, entry.path.name)), policy, protected, outcome)
     if dry_run:
         return outcome
     if outcome.announced:
@@ -101,26 +102,26 @@ def _archives(folder: Path, outcome: Outcome) -> Iterator[_Archive]:
         yield _Archive(path, match[1], facts)
 
 
-def _decide(oldest_first: list[_Archive], policy: Policy, kept: Collection[str], outcome: Outcome) -> None:
-    candidates = [_candidate(number, one, kept) for number, one in enumerate(oldest_first, 1)]
+def _decide(oldest_first: list[_Archive], policy: Policy, protected: Collection[str], outcome: Outcome) -> None:
+    candidates = [_candidate(number, entry, protected) for number, entry in enumerate(oldest_first, 1)]
     reasons = reasons_to_keep(candidates, policy)
-    going = {one.path.name for one in oldest_first if not reasons[one.path.name]}
+    going = {entry.path.name for entry in oldest_first if not reasons[entry.path.name]}
     if going:
         # To read them all would take hours; the newest ones are read until one is whole.
-        good = next((one for one in reversed(oldest_first) if one.verifies()), None)
+        good = next((entry for entry in reversed(oldest_first) if entry.verifies()), None)
         spared = going if good is None else going & {good.path.name}
         for name in spared:
             reasons[name].append("last good" if good is not None else "no archive is known to be good")
         going -= spared
     outcome.keep |= {name: why for name, why in reasons.items() if name not in going}
     outcome.remove += sorted(going)
-    outcome.removed_bytes += sum(one.path.stat().st_size for one in oldest_first if one.path.name in going)
+    outcome.removed_bytes += sum(entry.path.stat().st_size for entry in oldest_first if entry.path.name in going)
 
 
-def _candidate(number: int, one: _Archive, kept: Collection[str]) -> Candidate:
-    marked = _beside(one.path, KEEP).exists() or one.facts.get("backup_id") in kept
-    height = one.facts.get("height", 0)
-    return Candidate(one.path.name, number, one.created, height, height, kept=marked, whole=True, proven=False)
+def _candidate(number: int, entry: _Archive, protected: Collection[str]) -> Candidate:
+    marked = _beside(entry.path, KEEP).exists() or entry.facts.get("backup_id") in protected
+    height = entry.facts.get("height", 0)
+    return Candidate(entry.path.name, number, entry.created, height, height, kept=marked, whole=True, proven=False)
 
 
 def _beside(path: Path, suffix: str) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from goud_backup.errors import TargetFull
+from goud_backup.errors import AccessRefused, TargetFull
 from goud_backup.prune import prune
 from goud_backup.repository import layout
 from goud_backup.repository.marks import Clock
@@ -74,10 +74,25 @@ def test_as_much_is_set_aside_as_there_is_room(repository: Repository, tmp_path:
     assert repository.set_aside() == reserve.stat().st_size == RESERVE_BYTES
 
 
-def test_a_repository_of_a_former_release_gets_it_with_its_first_prune(repository: Repository, tmp_path: Path) -> None:
-    (tmp_path / "repository/.reserve").unlink()
-    prune(repository, NEWEST)
-    assert (tmp_path / "repository/.reserve").stat().st_size == RESERVE_BYTES
+def test_a_repository_of_a_former_release_gets_it(
+    repository: Repository, data: Path, cache: Path, tmp_path: Path
+) -> None:
+    reserve = tmp_path / "repository/.reserve"
+    for change in (lambda: prune(repository, NEWEST), lambda: backup(repository, data, cache)):
+        reserve.unlink()
+        change()
+        assert reserve.stat().st_size == RESERVE_BYTES
+
+
+def test_work_that_is_done_does_not_fail_for_want_of_it(
+    repository: Repository, data: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(_: int) -> int:
+        raise AccessRefused("not here")
+
+    monkeypatch.setattr(repository.target, "reserve", refuse)
+    backup(repository, data, cache)
+    assert "no room was set aside" in caplog.text
 
 
 @pytest.mark.parametrize("folder", ["", "objects/ab", "manifests", "segments", "locks"])

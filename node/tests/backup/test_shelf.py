@@ -101,7 +101,7 @@ def test_nothing_goes_when_none_verifies(exports: list[Path], folder: Path) -> N
 def test_one_that_is_marked_stays(exports: list[Path], folder: Path) -> None:
     marked = folder / (exports[0].name.removesuffix(".tar.gz") + shelf.KEEP)
     marked.touch()
-    outcome = shelf.prune(folder, NEWEST, kept=["20260101T020000Z-000001"])
+    outcome = shelf.prune(folder, NEWEST, protected=["20260101T020000Z-000001"])
     assert outcome.remove == [exports[2].name]
     assert left(folder) == {marked.name} | pair(exports[0]) | pair(exports[1]) | pair(exports[3])
 

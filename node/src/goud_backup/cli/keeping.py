@@ -85,7 +85,7 @@ def prune_archives(
     of its name and .keep beside it, and what this tool did not write.
     """
     policy = Policy(keep_days, keep_last, keep_daily, keep_weekly, keep_monthly)
-    outcome = shelf.prune(folder, policy, kept=kept or (), dry_run=dry_run)
+    outcome = shelf.prune(folder, policy, protected=kept or (), dry_run=dry_run)
     output.emit("archives", {"dry_run": dry_run, **outcome.document()}, as_json=as_json)
 
 

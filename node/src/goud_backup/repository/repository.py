@@ -200,7 +200,7 @@ class Repository:
             try:
                 return self.read_manifest(key), keys[-1][0]
             except (Damaged, WrongChain) as error:
-                _log.warning("a manifest can not be read: %s", error)
+                _log.warning("a manifest cannot be read: %s", error)
         return None, keys[-1][0] if keys else 0
 
     def find(self, wanted: str) -> Manifest:
@@ -243,6 +243,8 @@ class Repository:
                 self.put_check(draft.id, ok=False, level="listing")
             raise
         self.put_latest(draft, digest)
+        # A repository of a former release has none, and after a prune on a full disk it may be small.
+        self.set_aside()
         return digest
 
     def put_latest(self, newest: Manifest, digest: str) -> None:
@@ -322,7 +324,12 @@ class Repository:
 
     def set_aside(self) -> int:
         """Set room aside that a prune gives up first when the disk is full; the bytes that could be."""
-        return self.target.reserve(RESERVE_BYTES)
+        try:
+            return self.target.reserve(RESERVE_BYTES)
+        except TargetError as error:
+            # The work itself is done, or has failed for its own reason.
+            _log.warning("no room was set aside for a prune on a full disk: %s", error)
+            return 0
 
     def close(self) -> None:
         self.target.close()
