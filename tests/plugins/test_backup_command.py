@@ -13,8 +13,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from ansible.plugins.filter import core, urls
+from ansible.plugins.test import core as tests_of_core
+from jinja2 import Environment
 
 import documentation
+import goud_variables
+from goud_backup.targets import open_target
 
 COMMAND = documentation.ROOT / "roles/chain_backup/files/goud-backup.sh"
 ENGINE = """#!{python}
@@ -64,3 +69,24 @@ def test_every_path_is_mounted_as_it_is(tmp_path: Path, odd: str) -> None:
         f"{home}/repo": f"{home}/repo",
         "/incoming": f"{home}/incoming",
     }
+
+
+NAMES = ["plain", "with space", "a+b", "{{ x }}", "ümläut", 'a "quote"']
+
+
+@pytest.mark.parametrize(
+    ("odd", "encoded"), [(name, False) for name in NAMES] + [(name, True) for name in [*NAMES, "50 %41", "a?b#c"]]
+)
+def test_the_directory_that_is_mounted_is_the_one_that_the_engine_reads(odd: str, encoded: bool) -> None:
+    jinja = Environment(autoescape=False)  # noqa: S701 - a path, no page
+    jinja.filters |= {**urls.FilterModule().filters(), **core.FilterModule().filters()}
+    jinja.tests |= tests_of_core.TestModule().tests()
+    variables = goud_variables.read_yaml(documentation.ROOT / "roles/chain_backup/vars/main.yml")
+    local = goud_variables.read_yaml(documentation.ROOT / "inventories/local/group_vars/chain_nodes.yml")
+    if encoded:  # as the inventory does; by hand nobody does, unless a sign means something else in a URL
+        url = jinja.from_string(local["chain_backup_repository"]).render(goud_backups_dir=f"/srv/{odd}")
+    else:
+        url = f"file:///srv/{odd}/repository"
+    mounted = jinja.from_string(variables["_chain_backup_directory"]).render(chain_backup_repository=url)
+    assert mounted == f"/srv/{odd}/repository"
+    assert open_target(url).url == f"file://{mounted}"
