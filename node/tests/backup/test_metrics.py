@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -41,6 +43,21 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def block_time(height: int) -> float:
     return (GENESIS.created_ms + height * BLOCK_MS) / 1000
+
+
+@pytest.mark.parametrize("ahead", [10, 59], ids=["fifty blocks ahead", "one block ahead"])
+def test_a_block_that_is_ahead_of_the_clock_puts_no_alert_to_sleep(
+    goud_backup: Command, data: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, ahead: int
+) -> None:
+    now = block_time(ahead)
+    clock = SimpleNamespace(time=lambda: now, monotonic=time.monotonic)
+    monkeypatch.setattr("goud_backup.cli.measuring.time", clock)
+    goud_backup("init")
+    goud_backup("create")
+    grow(data, 5)
+    goud_backup("ship", "--data-dir", str(data))
+    for verb in ("create", "ship"):
+        assert values(folder, verb)["recovery_point_timestamp_seconds"] == now
 
 
 def test_every_verb_tells_what_it_did(goud_backup: Command, data: Path, folder: Path) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from goud_backup import restore as restoring
 from goud_backup.cli import choosing, options, output
-from goud_backup.cli.measuring import Run, measured, seconds
+from goud_backup.cli.measuring import Run, measured, recovery_point
 from goud_backup.cli.options import AsJson, Candidates, IdentityFile, MetricsDir, Url, Workers
 from goud_backup.drill import Report, perform, reported, source_of
 from goud_backup.settings import WORKERS
@@ -81,4 +81,4 @@ def _is_wanted(
 
 def _measure(run: Run, report: Report) -> None:
     run.set(bytes=report.bytes, height=report.height, recovery_seconds=report.recovery_time["total"])
-    run.set(recovery_point_timestamp_seconds=seconds(report.recovery_point.get("timestamp_ms")))
+    run.set(recovery_point_timestamp_seconds=recovery_point(report.recovery_point.get("timestamp_ms")))

@@ -11,7 +11,7 @@ import typer
 
 from goud_backup import create as creating
 from goud_backup.cli import choosing, options, output
-from goud_backup.cli.measuring import measured, seconds
+from goud_backup.cli.measuring import measured, recovery_point
 from goud_backup.cli.options import (
     CACHE,
     DATA,
@@ -95,7 +95,7 @@ def create(
         given = creating.Options(options.recipients(recipient), tuple(secret or ()), cache_dir, workers, wait)
         manifest = creating.create(repository, source, given, progress)
         run.set(bytes=manifest.totals["bytes"], new_bytes=manifest.totals["new_bytes"], height=manifest.chain.height)
-        run.set(recovery_point_timestamp_seconds=seconds(manifest.chain.tip_ms))
+        run.set(recovery_point_timestamp_seconds=recovery_point(manifest.chain.tip_ms))
     output.emit("backup", summary(manifest, seconds=round(time.monotonic() - began, 3)), as_json=as_json)
 
 

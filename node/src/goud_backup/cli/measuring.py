@@ -49,6 +49,9 @@ def measured(verb: str, folder: Path | None) -> Iterator[Run]:
     file.write(0, time.monotonic() - began, run.figures, chosen=run.chosen)
 
 
-def seconds(milliseconds: int | None) -> float | None:
-    """Milliseconds since 1970 as Prometheus counts."""
-    return None if milliseconds is None else milliseconds / 1000
+def recovery_point(block_ms: int | None) -> float | None:
+    """The time of a block, in seconds as Prometheus counts.
+
+    A block that a wrong clock stamped ahead is stored by now, and its own time would keep an alert asleep until then.
+    """
+    return None if block_ms is None else min(block_ms / 1000, time.time())

@@ -10,7 +10,7 @@ import typer
 
 from goud_backup import ship as engine
 from goud_backup.cli import choosing, options, output
-from goud_backup.cli.measuring import measured, seconds
+from goud_backup.cli.measuring import measured, recovery_point
 from goud_backup.cli.options import (
     AsJson,
     Candidates,
@@ -69,5 +69,5 @@ def ship(
             progress=progress,
         )
         run.set(new_bytes=done.stored_bytes, shipped_height=done.last)
-        run.set(recovery_point_timestamp_seconds=seconds(done.recovery_point_ms))
+        run.set(recovery_point_timestamp_seconds=recovery_point(done.recovery_point_ms))
     output.emit("shipped", done.document(), as_json=as_json)

@@ -79,7 +79,7 @@ def _describe(report: Report, repository: Repository, plan: Plan) -> None:
         report.recovery_point["backup_age_seconds"] = round(age, 3)
         newest_ms = manifest.chain.tip_ms if newest_ms is None else newest_ms
     if newest_ms is not None:
-        age = report.started.timestamp() - newest_ms / 1000
+        age = max(0.0, report.started.timestamp() - newest_ms / 1000)  # a wrong clock may have stamped it ahead
         report.recovery_point |= {"timestamp_ms": newest_ms, "age_seconds": round(age, 3)}
 
 
