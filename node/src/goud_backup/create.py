@@ -26,6 +26,7 @@ from goud_backup.upload import Made, Uploader, units
 from goud_node import __version__
 from goud_node.errors import ConfigurationError
 from goud_node.store import marker
+from goud_node.store.twin import data_files
 
 _log = logging.getLogger(__name__)
 
@@ -161,7 +162,7 @@ class _Run:
 
     def _collect(self) -> list[_File]:
         files = [_File(f"{marker.DATABASE}/{file.name}", file, *_size_and_mode(file), identify(file))
-                 for file in sources.data_files(self._snapshot.database)]  # fmt: skip
+                 for file in data_files(self._snapshot.database)]  # fmt: skip
         chain = self._snapshot.data_dir / marker.MARKER
         files.append(_File(marker.MARKER, chain, *_size_and_mode(chain), identify(chain)))
         files += [_File(_secret_path(secret), secret, *_size_and_mode(secret), identify(secret))

@@ -1,13 +1,10 @@
-"""Work on several cores: threads with a bounded amount in memory, or processes of their own."""
+"""Work on several cores: threads with a bounded amount in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    from concurrent.futures import ProcessPoolExecutor
+from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -34,20 +31,6 @@ def run(work: Callable[[T], R], items: Iterable[T], workers: int) -> list[R]:
                 future.cancel()
             raise
     return results
-
-
-def processes(
-    workers: int, begin: Callable[..., object] | None = None, given: Sequence[Any] = ()
-) -> ProcessPoolExecutor:
-    """For a library that holds the interpreter lock. Each begins with `begin(*given)`.
-
-    They are spawned, because this process has threads, which a fork would cut off in the middle.
-    """
-    import multiprocessing  # noqa: PLC0415  # a tenth of what a backup takes that finds nothing new
-    from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415  # as above
-
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=begin, initargs=tuple(given))
 
 
 def _collect(pending: set[Future[R]], results: list[R]) -> set[Future[R]]:

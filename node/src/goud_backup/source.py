@@ -5,31 +5,27 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from goud_backup import pool
 from goud_backup.errors import EmptyBackup, InUse, SourceError
+from goud_node import processes
 from goud_node.chain.genesis import Genesis
-from goud_node.chain.indexes import height_key
+from goud_node.chain.indexes import height_key, rows_implied
 from goud_node.chain.ledger import Ledger
 from goud_node.errors import CorruptStore
 from goud_node.store import Family, RocksStore, durable, marker, schema
+from goud_node.store.twin import twin
 
 _log = logging.getLogger(__name__)
 
 CHECKPOINT: Final = "checkpoint"
 DIRECTORY: Final = "directory"
-RESTORED: Final = "goud-restored.json"
-"""Beside a database that a restore put there: which restore it was."""
 _FEW_BLOCKS: Final = 2000
 """Fewer blocks than this are read in this process: starting another takes longer."""
-_NOT_DATA: Final = ("LOCK", "LOG", "IDENTITY", RESTORED)
 
 
 @dataclass(frozen=True)
@@ -139,39 +135,6 @@ def held(database: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def data_files(database: Path) -> list[Path]:
-    """The files of a database that make up its content, by name."""
-    with os.scandir(database) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_file(follow_symlinks=False))
-    return [database / name for name in names if _is_data(name)]
-
-
-def _is_data(name: str) -> bool:
-    return not (name.startswith(_NOT_DATA) or name.endswith((".dbtmp", ".tmp")))
-
-
-@contextmanager
-def twin(database: Path) -> Iterator[Path]:
-    """A directory that can be opened in place of `database`, which stays untouched.
-
-    Opening writes files beside the data. Data files are linked by name; the small ones, which the library rewrites,
-    are copied.
-    """
-    with tempfile.TemporaryDirectory(prefix="goud-backup-") as folder:
-        path = Path(folder) / "rocksdb"
-        path.mkdir()
-        for file in data_files(database):
-            if file.suffix == ".sst":
-                (path / file.name).symlink_to(file.absolute())
-            else:
-                shutil.copyfile(file, path / file.name)
-        try:
-            yield path
-        except CorruptStore as error:
-            # The twin is gone when somebody reads this: what is damaged is the database.
-            raise CorruptStore(str(error).replace(str(path), str(database))) from error
-
-
 @dataclass(frozen=True)
 class Facts:
     """What the database says of its chain, read from the very files that are backed up. Certificates are CBOR."""
@@ -203,7 +166,7 @@ class Examination:
             return
         # The library reads while it holds the interpreter lock: beside threads that store files, only a process of
         # its own lets both use a core.
-        with pool.processes(1) as executor:
+        with processes.pool(1) as executor:
             executor.submit(_read_through_at, str(self._store.path), start, self._height).result()
 
 
@@ -258,10 +221,7 @@ def _facts(store: RocksStore, ledger: Ledger) -> Facts:
     keys = {
         Family.BLOCKS: ledger.height + 1,
         Family.CERTIFICATES: certified + tail,
-        Family.ACCOUNTS: 2 * state.accounts,
-        Family.COLLECTIONS: 2 * state.collections,
-        Family.SUBMISSIONS: state.collections,
-        Family.AUDIT: state.accounts + state.collections,
+        **rows_implied(state),
         Family.METADATA: sum(1 for _ in store.scan(Family.METADATA)),
         Family.SEQUENCER: sum(1 for _ in store.scan(Family.SEQUENCER)),
     }

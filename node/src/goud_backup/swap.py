@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Final
 
 from goud_backup.errors import InUse, SourceError
-from goud_backup.source import RESTORED, held
+from goud_backup.source import held
 from goud_node.errors import WrongChain
 from goud_node.store import durable, marker
+from goud_node.store.twin import RESTORED
 
 STAGING: Final = "restore.staging"
 JOURNAL: Final = "restore.json"

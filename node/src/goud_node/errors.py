@@ -7,6 +7,8 @@ class GoudError(Exception):
     """Base of all errors; `code` is the stable slug used in problem details and exit messages."""
 
     code = "error"
+    height: int | None = None
+    """The block that is to blame, where it is known to be one."""
 
 
 class ConfigurationError(GoudError):

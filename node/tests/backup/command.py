@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,18 @@ class Command:
         monkeypatch.setenv("GOUD_DATA_DIR", str(folder / "data"))
 
     def __call__(self, *arguments: str, code: int = 0) -> Any:
+        found, text = self._run(arguments)
+        assert found == code, self.error
+        lines = [line for line in text.splitlines() if line]
+        if not lines:
+            return None
+        return json.loads(text) if "--json" in arguments else json.loads(lines[-1])
+
+    def code(self, *arguments: str) -> int:
+        """How it ends, for a test to judge."""
+        return self._run(arguments)[0]
+
+    def _run(self, arguments: Sequence[str]) -> tuple[int, str]:
         self._patch.setattr(sys, "argv", ["goud-backup", *arguments])
         found = 0
         try:
@@ -38,8 +51,4 @@ class Command:
             found = int(end.code or 0)
         captured = self._capsys.readouterr()
         self.error = captured.err
-        assert found == code, captured.err
-        lines = [line for line in captured.out.splitlines() if line]
-        if not lines:
-            return None
-        return json.loads(captured.out) if "--json" in arguments else json.loads(lines[-1])
+        return found, captured.out

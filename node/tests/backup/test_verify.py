@@ -24,6 +24,7 @@ from goud_backup.repository import layout
 from goud_backup.repository.manifest import canonical, dump, sealed
 from goud_backup.repository.repository import Repository, initialize
 from goud_backup.targets import open_target
+from goud_node.chain import proof
 from goud_node.chain.block import Block
 from goud_node.chain.indexes import height_key
 from goud_node.errors import CorruptStore, GoudError, WrongChain
@@ -279,8 +280,8 @@ def test_each_damage_of_the_restored_copy(chain: Path, tmp_path: Path, damage: s
 
 
 def test_many_processes_find_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(walk, "_INLINE", 10)
-    monkeypatch.setattr(walk, "_RANGE", 16)
+    monkeypatch.setattr(proof, "_INLINE", 10)
+    monkeypatch.setattr(proof, "STRETCH", 16)
     data = tmp_path / "data"
     grow(data, 50)
     alone = walk.prove(data / "rocksdb", GENESIS, 1)

@@ -119,13 +119,13 @@ LISTING = owner_prefix(b"p", "alice") + position_key(3, 0)
             "for block 9, not stored",
         ),
         (delete(Family.CERTIFICATES, height_key(2)), 2, "certificate of block 2 is missing"),
-        (delete(Family.COLLECTIONS, LISTING), 3, "collection index contradicts"),
-        (delete(Family.SUBMISSIONS, b"alice\0key-three"), 3, "collection index contradicts"),
-        (delete(Family.ACCOUNTS, b"abob"), 1, "account index lacks"),
+        (delete(Family.COLLECTIONS, LISTING), 3, "family collections contradicts"),
+        (delete(Family.SUBMISSIONS, b"alice\0key-three"), 3, "family submissions contradicts"),
+        (delete(Family.ACCOUNTS, b"abob"), 1, "family accounts contradicts"),
         (put(Family.AUDIT, b"alice\0" + position_key(6, 0), b""), None, "family audit has 7 rows"),
         (put(Family.ACCOUNTS, b"amallory", b""), None, "family accounts has 5 rows"),
-        (state_with(payload_bytes=1), None, "kept counters"),
-        (state_with(transactions=8), None, "kept counters"),
+        (state_with(payload_bytes=1), None, "payload_bytes; the ledger's state says 1"),
+        (state_with(transactions=8), None, "transactions; the ledger's state says 8"),
         (state_with(certified_height=3), None, "Blocks up to 4 are certified"),
     ],
 )
@@ -169,7 +169,7 @@ def test_what_is_no_volume_is_reported_not_raised(tmp_path: Path) -> None:
 
 
 def test_progress_is_told(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("goud_node.chain.inspect.PROGRESS_EVERY", 2)
+    monkeypatch.setattr("goud_node.chain.proof.STRETCH", 2)
     seen: list[tuple[int, int]] = []
 
     def progress(done: int, total: int) -> None:

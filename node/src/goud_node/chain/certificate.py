@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from goud_node.chain import encoding
 from goud_node.chain.block import HASH_BYTES
-from goud_node.chain.genesis import Genesis
+from goud_node.chain.genesis import Genesis, Validator
 from goud_node.chain.keys import DOMAIN_PERSISTED, SIGNATURE_BYTES, SigningKey, verify
 from goud_node.errors import InvalidBlock
 
@@ -20,7 +20,7 @@ def countersign(key: SigningKey, block_hash: bytes) -> bytes:
 def countersigned(genesis: Genesis, node_id: str, block_hash: bytes, signature: bytes) -> bool:
     """Whether `signature` is the countersignature of the validator `node_id`. Use it before collecting one."""
     validator = genesis.validator(node_id)
-    return validator is not None and verify(validator.public_key, DOMAIN_PERSISTED, block_hash, signature)
+    return validator is not None and _holds(validator, block_hash, signature)
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,20 @@ class Certificate:
         """Raises InvalidBlock unless a majority of validators signed. Checking stops at the majority: any valid
         majority proves durability, whatever else the certificate carries, and signatures are the cost of catching up.
         """
+        validators = genesis.validators_at(self.height)
         valid = 0
         for node_id, signature in self.signatures.items():
-            if genesis.validator(node_id) is None:
+            validator = validators.get(node_id)
+            if validator is None:
                 raise InvalidBlock(f"The certificate of block {self.height} is signed by {node_id!r}, no validator.")
-            if valid < genesis.quorum and countersigned(genesis, node_id, self.block_hash, signature):
+            if valid < validators.quorum and _holds(validator, self.block_hash, signature):
                 valid += 1
-        if valid < genesis.quorum:
+        if valid < validators.quorum:
             raise InvalidBlock(
                 f"The certificate of block {self.height} has {valid} valid countersignatures "
-                f"of {len(genesis.validators)} validators; a majority is {genesis.quorum}."
+                f"of {len(validators)} validators; a majority is {validators.quorum}."
             )
+
+
+def _holds(validator: Validator, block_hash: bytes, signature: bytes) -> bool:
+    return verify(validator.public_key, DOMAIN_PERSISTED, block_hash, signature)

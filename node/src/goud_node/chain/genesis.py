@@ -27,6 +27,28 @@ class Validator:
 
 
 @dataclass(frozen=True)
+class Validators:
+    """Those whose signatures count at a height."""
+
+    members: tuple[Validator, ...]
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    @property
+    def quorum(self) -> int:
+        """How many make a majority."""
+        return len(self.members) // 2 + 1
+
+    def get(self, node_id: str) -> Validator | None:
+        return self._by_id.get(node_id)
+
+    @cached_property
+    def _by_id(self) -> dict[str, Validator]:
+        return {validator.node_id: validator for validator in self.members}
+
+
+@dataclass(frozen=True)
 class Genesis:
     """Immutable. Raises ConfigurationError on construction when the document makes no sense."""
 
@@ -67,14 +89,19 @@ class Genesis:
     @property
     def quorum(self) -> int:
         """Validators that make a majority."""
-        return len(self.validators) // 2 + 1
+        return self._constant.quorum
 
-    @cached_property
-    def _by_id(self) -> dict[str, Validator]:
-        return {validator.node_id: validator for validator in self.validators}
+    def validators_at(self, height: int) -> Validators:
+        """Whose signatures count for the block of this height. Today a constant: the document's, at every height."""
+        del height
+        return self._constant
 
     def validator(self, node_id: str) -> Validator | None:
-        return self._by_id.get(node_id)
+        return self._constant.get(node_id)
+
+    @cached_property
+    def _constant(self) -> Validators:
+        return Validators(self.validators)
 
     @cached_property
     def _block(self) -> Block:

@@ -19,6 +19,9 @@ from goud_node.store import Batch, Family, Store
 POSITION_BYTES = 12
 ACTIONS = {1: "account.create", 2: "collection.put"}
 
+Row = tuple[Family, bytes, bytes]
+"""Family, key and value of something stored."""
+
 
 def height_key(height: int) -> bytes:
     """8 bytes big-endian: key order is chain order, and appends land at the end of the files."""
@@ -76,8 +79,13 @@ class Indexes:
         return AccountRecord(account_id, key_hash, salt, created_ms, height, index)
 
     def account_by_key_hash(self, key_hash: bytes) -> AccountRecord | None:
-        account_id = self.get(Family.ACCOUNTS, key_hash_key(key_hash))
-        return None if account_id is None else self.account(account_id.decode())
+        raw = self.get(Family.ACCOUNTS, key_hash_key(key_hash))
+        try:
+            return None if raw is None else self.account(raw.decode())
+        except UnicodeDecodeError as error:
+            raise CorruptStore(
+                f"An index record is damaged: {error}. Restore a backup or refill from peers."
+            ) from error
 
     def account_receipt(self, account_id: str) -> Receipt | None:
         raw = self.get(Family.ACCOUNTS, account_key(account_id))
@@ -146,45 +154,63 @@ def apply(
         except InvalidTransaction:
             # Ordered, signed and void: every node skips it alike, so one bad proposer cannot stop the chain.
             continue
-        if isinstance(transaction, AccountCreate):
-            state = _apply_account(batch, state, block, index, transaction)
-        else:
-            state = _apply_collection(batch, state, block, index, transaction)
+        for row in rows_of(block.header, index, transaction):
+            batch.put(*row)
+        state = counted(state, transaction)
     return replace(state, height=block.height, tip_hash=block.hash, transactions=state.transactions + len(transactions))
 
 
-def _apply_account(
-    batch: Batch, state: LedgerState, block: Block, index: int, transaction: AccountCreate
-) -> LedgerState:
-    row = [transaction.key_hash, transaction.salt, transaction.created_ms, block.height, index, block.hash]
-    batch.put(Family.ACCOUNTS, account_key(transaction.account_id), encoding.encode(row))
-    batch.put(Family.ACCOUNTS, key_hash_key(transaction.key_hash), transaction.account_id.encode())
-    _audit(batch, block.header, index, transaction.account_id, (1, transaction.account_id))
-    return replace(state, accounts=state.accounts + 1)
+def rows_of(header: Header, index: int, transaction: Transaction) -> list[Row]:
+    """Every row that a transaction makes when it has an effect: all that the indexes hold is made here."""
+    if isinstance(transaction, AccountCreate):
+        return _account_rows(header, index, transaction)
+    return _collection_rows(header, index, transaction)
 
 
-def _apply_collection(
-    batch: Batch, state: LedgerState, block: Block, index: int, transaction: CollectionPut
-) -> LedgerState:
-    owner = transaction.account_id
-    where = position_key(block.height, index)
-    size = len(transaction.payload)
-    row = [transaction.collection_id, transaction.label, size, transaction.created_ms]
-    batch.put(Family.COLLECTIONS, owner_prefix(b"p", owner) + where, encoding.encode(row))
-    batch.put(Family.COLLECTIONS, collection_key(owner, transaction.collection_id), where)
-    receipt = [block.height, index, transaction.collection_id, block.hash, transaction.fingerprint]
-    batch.put(Family.SUBMISSIONS, submission_key(owner, transaction.idempotency_key), encoding.encode(receipt))
-    _audit(batch, block.header, index, owner, (2, transaction.collection_id))
-    return replace(
-        state,
-        collections=state.collections + 1,
-        payload_bytes=state.payload_bytes + size + len(transaction.label),
-    )
+def counted(state: LedgerState, transaction: Transaction) -> LedgerState:
+    """The counters after a transaction that has an effect."""
+    if isinstance(transaction, AccountCreate):
+        return replace(state, accounts=state.accounts + 1)
+    size = len(transaction.payload) + len(transaction.label)
+    return replace(state, collections=state.collections + 1, payload_bytes=state.payload_bytes + size)
 
 
-def _audit(batch: Batch, header: Header, index: int, account_id: str, entry: tuple[int, str]) -> None:
+def rows_implied(state: LedgerState) -> dict[Family, int]:
+    """How many rows a chain of these counters makes in each family that the transactions fill."""
+    return {
+        Family.ACCOUNTS: 2 * state.accounts,
+        Family.COLLECTIONS: 2 * state.collections,
+        Family.SUBMISSIONS: state.collections,
+        Family.AUDIT: state.accounts + state.collections,
+    }
+
+
+def _account_rows(header: Header, index: int, transaction: AccountCreate) -> list[Row]:
+    name = transaction.account_id
+    row = [transaction.key_hash, transaction.salt, transaction.created_ms, header.height, index, header.hash]
+    return [
+        (Family.ACCOUNTS, account_key(name), encoding.encode(row)),
+        (Family.ACCOUNTS, key_hash_key(transaction.key_hash), name.encode()),
+        _audit_row(header, index, name, (1, name)),
+    ]
+
+
+def _collection_rows(header: Header, index: int, transaction: CollectionPut) -> list[Row]:
+    owner, name = transaction.account_id, transaction.collection_id
+    where = position_key(header.height, index)
+    row = [name, transaction.label, len(transaction.payload), transaction.created_ms]
+    receipt = [header.height, index, name, header.hash, transaction.fingerprint]
+    return [
+        (Family.COLLECTIONS, owner_prefix(b"p", owner) + where, encoding.encode(row)),
+        (Family.COLLECTIONS, collection_key(owner, name), where),
+        (Family.SUBMISSIONS, submission_key(owner, transaction.idempotency_key), encoding.encode(receipt)),
+        _audit_row(header, index, owner, (2, name)),
+    ]
+
+
+def _audit_row(header: Header, index: int, account_id: str, entry: tuple[int, str]) -> Row:
     key = owner_prefix(b"", account_id) + position_key(header.height, index)
-    batch.put(Family.AUDIT, key, encoding.encode([*entry, header.timestamp_ms]))
+    return Family.AUDIT, key, encoding.encode([*entry, header.timestamp_ms])
 
 
 def summary(key: bytes, raw: bytes) -> CollectionSummary:

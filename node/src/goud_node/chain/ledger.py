@@ -225,10 +225,7 @@ class Ledger:
         expected = {
             Family.BLOCKS: state.height + 1,
             Family.CERTIFICATES: state.certified_height,
-            Family.ACCOUNTS: 2 * state.accounts,
-            Family.COLLECTIONS: 2 * state.collections,
-            Family.SUBMISSIONS: state.collections,
-            Family.AUDIT: state.accounts + state.collections,
+            **indexes.rows_implied(state),
         }
         for family, rows in expected.items():
             held = self._store.rows_at_most(family)

@@ -19,9 +19,15 @@ from goud_node.errors import InvalidBlock, InvalidTransaction
 
 def check_block(genesis: Genesis, previous: Header, block: Block) -> tuple[Transaction, ...]:
     """The decoded transactions of a block that may follow `previous`. Raises InvalidBlock naming height and rule."""
+    transactions = check_content(genesis, previous, block)
+    check_signature(genesis, block)
+    return transactions
+
+
+def check_content(genesis: Genesis, previous: Header, block: Block) -> tuple[Transaction, ...]:
+    """All of `check_block` but who signed it."""
     _check_header(genesis, previous, block.header)
     _check_body(block)
-    _check_signature(genesis, block)
     try:
         return tuple(decode(transaction) for transaction in block.transactions)
     except InvalidTransaction as error:
@@ -52,8 +58,9 @@ def _check_body(block: Block) -> None:
         raise _refused(block.header, "its root does not match its transactions")
 
 
-def _check_signature(genesis: Genesis, block: Block) -> None:
-    validator = genesis.validator(block.header.proposer)
+def check_signature(genesis: Genesis, block: Block) -> None:
+    """Raises InvalidBlock unless a validator of this height proposed the block."""
+    validator = genesis.validators_at(block.height).get(block.header.proposer)
     if validator is None:
         raise _refused(block.header, f"its proposer {block.header.proposer!r} is not a validator")
     if not verify(validator.public_key, DOMAIN_BLOCK, block.header.hash, block.signature):

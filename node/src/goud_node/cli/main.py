@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -125,7 +126,10 @@ def inspect(
     ) as progress:
         task = progress.add_task("blocks", total=None)
         report = inspection.inspect(
-            data_dir, chain, lambda done, total: progress.update(task, completed=done, total=total)
+            data_dir,
+            chain,
+            lambda done, total: progress.update(task, completed=done, total=total),
+            workers=os.cpu_count() or 1,
         )
     if as_json:
         output.document({"verified": report.ok, **report.as_dict()})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -71,6 +71,10 @@ class Store(Protocol):
 
     def get(self, family: Family, key: bytes) -> bytes | None:
         """The value at `key`, or None. Raises CorruptStore, StoreError."""
+        ...
+
+    def get_many(self, family: Family, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The values at `keys`, in their order. Raises CorruptStore, StoreError."""
         ...
 
     def scan(

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,11 @@ class RocksStore:
         with classified(self.path, family):
             value: bytes | None = self._family(family).get(key)
         return value
+
+    def get_many(self, family: Family, keys: Sequence[bytes]) -> list[bytes | None]:
+        with classified(self.path, family):
+            values: list[bytes | None] = self._family(family).get(list(keys)) or []
+        return values
 
     def scan(
         self,

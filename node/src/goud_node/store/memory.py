@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from goud_node.errors import StoreError
 from goud_node.store.base import FRESH_KEY, SCHEMA_KEY, SCHEMA_VERSION, Batch, Family
@@ -47,6 +47,9 @@ class MemoryStore:
     def get(self, family: Family, key: bytes) -> bytes | None:
         self._check_open()
         return self._families[family].values.get(key)
+
+    def get_many(self, family: Family, keys: Sequence[bytes]) -> list[bytes | None]:
+        return [self.get(family, key) for key in keys]
 
     def scan(
         self,

@@ -1,0 +1,209 @@
+"""Prove a database: every row of every family is derived from the blocks, and compared with what is stored.
+
+Nothing that is stored is believed. Blocks follow from the genesis document by links, roots and signatures; what the
+transactions in them make follows from `indexes.rows_of`. Ranges of heights are independent of each other once the links
+between them are compared, so they are proven in processes of their own, on all cores.
+
+A transaction has an effect when every row that it makes is stored exactly so. It has none when an effective one before
+it forbids it. The rows of two effective transactions differ, so when the number of rows stored is that of the rows
+derived, nothing is stored besides them. Docs: decision 0018.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from goud_node import processes
+from goud_node.chain import order
+from goud_node.chain.genesis import Genesis
+from goud_node.chain.indexes import rows_implied
+from goud_node.chain.ledger import EPOCH_KEY, STATE_KEY, Ledger
+from goud_node.chain.records import LedgerState
+from goud_node.chain.stretch import Chain, Stretch, prove_stretch
+from goud_node.errors import CorruptStore, InvalidBlock
+from goud_node.store import SCHEMA_KEY, Family, RocksStore, Store, schema
+
+STRETCH: Final = 1000
+_INLINE: Final = 2000
+"""Fewer blocks than this are proven in this process: starting others takes longer."""
+_COUNTED: Final = (Family.ACCOUNTS, Family.COLLECTIONS, Family.SUBMISSIONS, Family.AUDIT)
+
+Part = str | tuple[int, int]
+"""What one process does at a time: count the rows of a family, or prove the blocks from one height to another."""
+Result = tuple[str, int] | Stretch
+
+Progress = Callable[[int], None]
+"""Called with the number of blocks that were proven since the last call."""
+
+
+@dataclass(frozen=True)
+class Proven:
+    """What was read and verified; `keys` counts the rows of each family, `digests` those of the stretches by height."""
+
+    state: LedgerState
+    certificates: int
+    void: int
+    schema: int
+    epoch: int | None
+    keys: dict[str, int]
+    digests: tuple[bytes, ...]
+
+    @property
+    def height(self) -> int:
+        return self.state.height
+
+    @property
+    def tip_hash(self) -> bytes:
+        return self.state.tip_hash
+
+    @property
+    def certified_height(self) -> int:
+        return self.state.certified_height
+
+
+def prove(
+    store: Store,
+    genesis: Genesis,
+    *,
+    workers: int = 1,
+    progress: Progress = lambda _: None,
+    begun: Callable[[Ledger], None] = lambda _: None,
+    checked: frozenset[bytes] = frozenset(),
+) -> Proven:
+    """Prove a store that nobody writes to. `begun` is called with its ledger before the work.
+
+    Signatures of stretches whose digest is among `checked` are not verified again; those of the last one always are.
+    Raises CorruptStore or InvalidBlock naming the height, family or file; WrongChain for another chain's.
+    """
+    if store.fresh:
+        raise CorruptStore("The database was created but holds no chain yet. Run `goud-node init` again to finish it.")
+    ledger = Ledger(store, genesis)
+    begun(ledger)
+    others = {family.value: number for family, number in _other_rows(store, ledger).items()}
+    chain = Chain(genesis, ledger.height, ledger.certified_height, checked)
+    stretches, rows = _proven(store, chain, workers, progress)
+    state = _joined(genesis, stretches)
+    certificates = sum(stretch.certificates for stretch in stretches)
+    kept = {Family.BLOCKS.value: state.height + 1, Family.CERTIFICATES.value: certificates}
+    proven = Proven(
+        state=state,
+        certificates=certificates,
+        void=sum(stretch.void for stretch in stretches),
+        schema=schema.version(store),
+        epoch=None if ledger.epoch is None else ledger.epoch.number,
+        keys={**kept, **others, **rows},
+        digests=tuple(stretch.digest for stretch in stretches),
+    )
+    _compare(proven, ledger.state)
+    return proven
+
+
+def _proven(store: Store, chain: Chain, workers: int, progress: Progress) -> tuple[list[Stretch], dict[str, int]]:
+    # Verification never waits: more processes than cores only take memory.
+    number = min(workers, os.cpu_count() or 1)
+    if chain.tip > _INLINE and number > 1 and isinstance(store, RocksStore):
+        return _together(chain, store.path, number, progress)
+    return _collected((_work(store, chain, part) for part in _parts(chain.tip)), progress)
+
+
+def _parts(height: int) -> list[Part]:
+    """Families first: they are few and long. A chain of nothing but the genesis block is a stretch, too."""
+    families: list[Part] = [family.value for family in _COUNTED]
+    firsts = range(1, max(height, 1) + 1, STRETCH)
+    return families + [(first, min(first + STRETCH - 1, height)) for first in firsts]
+
+
+def _work(store: Store, chain: Chain, part: Part) -> Result:
+    if isinstance(part, str):
+        return part, sum(1 for _ in store.scan(Family(part)))
+    return prove_stretch(store, chain, *part)
+
+
+_worker: dict[str, tuple[RocksStore, Chain]] = {}
+"""The open store of this worker process."""
+
+
+def _begin(path: str, chain: Chain) -> None:
+    _worker["own"] = RocksStore.open(Path(path), read_only=True), chain
+
+
+def _work_here(part: Part) -> Result:
+    return _work(*_worker["own"], part)
+
+
+def _together(chain: Chain, path: Path, workers: int, progress: Progress) -> tuple[list[Stretch], dict[str, int]]:
+    with processes.pool(workers, _begin, (str(path), chain)) as executor:
+        futures = [executor.submit(_work_here, part) for part in _parts(chain.tip)]
+        try:
+            return _collected((future.result() for future in as_completed(futures)), progress)
+        except BaseException:
+            executor.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _collected(results: Iterable[Result], progress: Progress) -> tuple[list[Stretch], dict[str, int]]:
+    stretches: list[Stretch] = []
+    rows: dict[str, int] = {}
+    for result in results:
+        if isinstance(result, Stretch):
+            stretches.append(result)
+            progress(result.last - result.first + 1)
+        else:
+            rows[result[0]] = result[1]
+    return sorted(stretches, key=lambda stretch: stretch.first), rows
+
+
+def _joined(genesis: Genesis, stretches: Sequence[Stretch]) -> LedgerState:
+    """The state that the blocks make; each stretch began on what the one before it ended with."""
+    state = LedgerState(0, genesis.block().header.hash, 0, 0, 0, 0, 0)
+    for stretch in stretches:
+        if stretch.previous_hash != state.tip_hash:
+            raise InvalidBlock(f"Block {stretch.first} does not follow block {stretch.first - 1}.")
+        certified = state.certified_height
+        state = LedgerState(
+            height=stretch.last,
+            tip_hash=stretch.last_hash,
+            certified_height=stretch.certified if certified == stretch.first - 1 else certified,
+            accounts=state.accounts + stretch.made.accounts,
+            collections=state.collections + stretch.made.collections,
+            payload_bytes=state.payload_bytes + stretch.made.payload_bytes,
+            transactions=state.transactions + stretch.transactions,
+        )
+    return state
+
+
+def _other_rows(store: Store, ledger: Ledger) -> dict[Family, int]:
+    """The families of single records: every key is known, and the epoch's block is this chain's."""
+    keys = [key for key, _ in store.scan(Family.METADATA)]
+    unknown = set(keys) - {STATE_KEY, SCHEMA_KEY, EPOCH_KEY}
+    if unknown:
+        raise CorruptStore(f"The family metadata has rows that nothing makes: {sorted(unknown)[:3]}.")
+    epoch = ledger.epoch
+    base = None if epoch is None else ledger.block(epoch.base_height)
+    # A node that lags follows an epoch whose first block it has yet to fetch.
+    if epoch is not None and base is not None and base.hash != epoch.base_hash:
+        raise CorruptStore(f"The epoch record names another block {epoch.base_height} than the one that is stored.")
+    return {Family.METADATA: len(keys), Family.SEQUENCER: order.check(store, ledger)}
+
+
+def _compare(proven: Proven, stored: LedgerState) -> None:
+    state = proven.state
+    if state.tip_hash != stored.tip_hash:
+        raise CorruptStore("The last block is not the tip that the ledger's state names.")
+    if state.certified_height != stored.certified_height:
+        raise CorruptStore(
+            f"Blocks up to {state.certified_height} are certified; the state says {stored.certified_height}."
+        )
+    for name in ("accounts", "collections", "payload_bytes", "transactions"):
+        counted, kept = getattr(state, name), getattr(stored, name)
+        if counted != kept:
+            raise CorruptStore(f"The blocks make {counted} {name}; the ledger's state says {kept}.")
+    for family, number in rows_implied(state).items():
+        found = proven.keys[family.value]
+        if found != number:
+            raise CorruptStore(f"The family {family.value} has {found} rows; the blocks make {number}.")
