@@ -24,6 +24,8 @@ _log = logging.getLogger(__name__)
 _MOST_BLOCKS: Final = 512
 _ATTEMPTS: Final = 6
 _PAUSE: Final = 0.2
+_MOST_ANSWER: Final = 8 * 1024 * 1024
+"""A node sends blocks until they exceed 4 MiB, with their certificates."""
 _CUT: Final = (httpx.RemoteProtocolError, httpx.ReadError)
 """A connection that broke after it was there. An answer is signed as a whole, so it is asked for again as a whole."""
 
@@ -130,9 +132,9 @@ class NodeClient:
             # A proof is good for one request, so each attempt has its own.
             signer = Signer(self._key, self._issuer, time.time)
             token, request_id = signer.request(self.node, method, path, request.content)
-            request.headers["Authorization"] = f"Bearer {token}"
+            request.headers.update({"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"})
             try:
-                return self._http.send(request), request_id
+                return _whole(self._http.send(request, stream=True)), request_id
             except _CUT as error:
                 _log.warning("%s broke off its answer to %s: %s", self.node, path, error)
                 cause: httpx.HTTPError = error
@@ -143,3 +145,19 @@ class NodeClient:
             f"{self.node} does not answer at {self._url} ({cause}): is it running, and is this the right port? "
             "A stopped node is backed up by --data-dir alone."
         ) from cause
+
+
+def _whole(answer: httpx.Response) -> httpx.Response:
+    """What was sent, up to more than any node sends: only all of an answer shows who signed it."""
+    try:
+        content = bytearray(answer.content if answer.is_stream_consumed else b"")
+        # As it comes: a short answer could unpack to a long one.
+        for data in () if answer.is_stream_consumed else answer.iter_raw(64 * 1024):
+            content += data
+            if len(content) > _MOST_ANSWER:
+                raise httpx.TransportError(f"its answer is longer than {_MOST_ANSWER} bytes, and no node's is")
+    finally:
+        answer.close()
+    # Of the headers nothing else counts: one that names a compression would have it unpacked.
+    headers = {ANSWER_HEADER: answer.headers.get(ANSWER_HEADER, "")}
+    return httpx.Response(answer.status_code, headers=headers, content=bytes(content))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from goud_backup import create as creating
 from goud_backup import restore as restoring
 from goud_backup import ship as shipping
 from goud_backup.errors import SourceError
-from goud_backup.node import NodeClient
+from goud_backup.node import _MOST_ANSWER, NodeClient
 from goud_backup.plan import Wish, make
 from goud_backup.repository.repository import Repository, initialize
 from goud_backup.source import NodeSource
@@ -158,7 +159,7 @@ def test_a_node_whose_answer_breaks_off_is_asked_again(
         assert cutter.requests - before == 6
         calls: list[httpx.Request] = []
 
-        def broken_off(_: httpx.Client, request: httpx.Request) -> httpx.Response:
+        def broken_off(_: httpx.Client, request: httpx.Request, **__: object) -> httpx.Response:
             calls.append(request)
             raise httpx.ReadError("broken off")
 
@@ -173,3 +174,31 @@ def _copy_marker(data_dir: Path, folder: Path) -> Path:
     folder.mkdir()
     (folder / "chain_id").write_bytes((data_dir / "chain_id").read_bytes())
     return folder
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+def test_an_answer_of_any_length_is_given_up(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    """Whoever holds the node's address could fill the memory before anybody looks at a signature."""
+    settings = make_settings()
+    sent = 0
+
+    def flood() -> Iterator[bytes]:
+        nonlocal sent
+        piece = gzip.compress(bytes(1 << 20)) if encoding == "gzip" else bytes(1 << 16)
+        for _ in range(20_000):
+            sent += len(piece)
+            yield piece
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, headers={"content-encoding": encoding}, content=flood())
+
+    key = SigningKey.load(settings.node_key_file)
+    client = NodeClient("http://node1", "node1", key, documents.load(settings.genesis_file), operator=False)
+    monkeypatch.setattr(client, "_http", httpx.Client(transport=httpx.MockTransport(answer)))
+    for call in (client.status, lambda: client.blocks(1), lambda: client.create_checkpoint(1)):
+        with pytest.raises(SourceError, match="longer than"):
+            call()
+    assert sent <= 3 * (_MOST_ANSWER + (1 << 17)), sent
+    client.close()
