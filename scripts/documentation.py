@@ -217,8 +217,8 @@ def metrics_page() -> str:
     use = (
         "Several hosts write these files, and one of them works at a time: look at the greatest value of all hosts, as "
         'in `time() - max(goud_backup_last_success_timestamp_seconds{verb="ship"})`. On a chain that nobody writes to, '
-        "the recovery point is as old as its last block although nothing is missing. A block that a wrong clock stamped "
-        "ahead counts as of the run that stored it or looked at it."
+        "the recovery point is as old as its last block although nothing is missing. A block that a wrong clock "
+        "stamped ahead counts as of the run that stored it or looked at it."
     )
     rows = [(f"`{name}`", text) for name, text in metrics.document()]
     return f"# Metrics of the backup engine\n\n{origin}\n\n{_table(('metric', 'meaning'), rows)}\n\n{use}\n"

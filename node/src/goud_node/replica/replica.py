@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -32,6 +33,7 @@ from goud_node.replica.events import Events
 from goud_node.replica.queue import Queue, Submission
 from goud_node.replica.types import Hooks, Options, Peers, Role, Status
 
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 _HAND_OVER_SECONDS = 4.0
 _CATCH_UP_SECONDS = 2.0
@@ -270,7 +272,21 @@ class Replica:
                     await self._events.reached(receipt.height)
             except TimeoutError:
                 return receipt
-        return receipt
+        return self._confirmed(attempt, leader, receipt)
+
+    def _confirmed(self, attempt: _Attempt, leader: str, receipt: Receipt) -> Receipt | None:
+        """The receipt, unless this node holds the block that it names and knows better."""
+        if self._core.ledger.height < receipt.height:
+            return receipt
+        try:
+            mine = self._core.ledger.admissible(attempt.transaction)
+        except InvalidTransaction:
+            mine = None
+        if mine is None or (mine.height, mine.index) != (receipt.height, receipt.index):
+            _log.warning("the receipt of %s is refused: block %d holds no such write", leader, receipt.height)
+            attempt.doubtful = True
+            return mine
+        return mine
 
     def _led_by_another_than(self, leader: str) -> bool:
         if self._duties.leading:
