@@ -44,5 +44,7 @@ while (($#)); do
     shift
 done
 cd "$(dirname "$0")/.."
+# shellcheck source=scripts/environment
+. scripts/environment
 [[ -d inventories/$environment ]] || die "there is no environment '$environment' (there are: $(cd inventories && echo *))"
 exec ./run backup "$environment" "${options[@]}"

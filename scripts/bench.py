@@ -23,6 +23,7 @@ from tempfile import TemporaryDirectory
 from typing import Annotated
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ["GOUD_WORLD"] = "operator"  # before the import: what is measured is the cluster of ./run up
 
 import httpx
 import typer
@@ -30,7 +31,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from tests.support.cluster import BALANCER, ETCD, NODES, ROOT, Cluster, wait_until
+from tests.support.cluster import BALANCER, ETCD, NODE1, NODES, STATE, Cluster, wait_until
 from tests.support.workload import Account, Writer, longest_gap, writing
 
 console = Console(stderr=True)
@@ -182,7 +183,7 @@ def checkpoint(cluster: Cluster, megabytes: int, rounds: int) -> list[Figure]:
 
 def fill(megabytes: int) -> None:
     writer = Writer(Account())
-    while Cluster.volume("node1")["disk_used_mb"] < megabytes:
+    while Cluster.volume(NODE1)["disk_used_mb"] < megabytes:
         writer.write(base64.b64encode(os.urandom(300_000)).decode())
 
 
@@ -192,7 +193,7 @@ def backing_up(node: str) -> Iterator[list[float]]:
 
     Yields the seconds of each time.
     """
-    home = ROOT / ".state/local" / node / "backup"
+    home = STATE / node / "backup"
     done: list[float] = []
     over = threading.Event()
 

@@ -41,6 +41,7 @@ FOLDERS = {
     "tests/fixtures": "what clusters of earlier releases left behind: later ones must read it and carry it on",
     "tests/plugins": "unit tests of the Ansible plugins and of the scripts",
     "tests/support": "what tests and benchmark share",
+    "tests/world": "the cluster of the tests, beside the operator's: an inventory with names and ports of its own",
 }
 
 

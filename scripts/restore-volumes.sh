@@ -47,5 +47,7 @@ else
     backup=$(realpath -- "$backup")
 fi
 cd "$(dirname "$0")/.."
+# shellcheck source=scripts/environment
+. scripts/environment
 [[ -d inventories/$environment ]] || die "there is no environment '$environment' (there are: $(cd inventories && echo *))"
 exec ./run restore "$environment" "$backup" "${answer[@]}"

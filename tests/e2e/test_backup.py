@@ -15,11 +15,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.cluster import NODES, ROOT, Cluster, succeed, wait_until
+from tests.support.cluster import BACKUPS, NODE1, NODE2, NODE3, NODES, STATE, Cluster, succeed, wait_until
 from tests.support.workload import Account
 
 pytestmark = pytest.mark.e2e
-BACKUPS = ROOT / "backups"
 COLLECTIONS = 20
 DONE, SOURCE_GONE = 0, 14
 ATTEMPTS = 4
@@ -28,7 +27,7 @@ ATTEMPTS = 4
 
 def repository(verb: str) -> Any:
     """What the host's own command says."""
-    command = [str(ROOT / ".state/local/node1/backup/goud-backup"), verb, "--json"]
+    command = [str(STATE / NODE1 / "backup/goud-backup"), verb, "--json"]
     return json.loads(subprocess.run(command, text=True, capture_output=True, check=True).stdout)
 
 
@@ -78,7 +77,7 @@ def port_taken_between(port: int, begin: Callable[[], bool], end: Callable[[], b
 def account(deployed: Cluster) -> Account:
     """Somebody whose collections are there, so that the chain has blocks."""
     deployed.wait_ready()
-    found = Account(NODES["node1"])
+    found = Account(NODES[NODE1])
     for number in range(COLLECTIONS):
         assert found.submit(f"backup-{number}", f"content {number}", f"key-{number}").status_code == 201
     deployed.wait_level()
@@ -100,7 +99,7 @@ def test_an_archive_that_anybodys_tools_read(cluster: Cluster) -> None:
 def test_the_same_state_stores_nothing_again(cluster: Cluster) -> None:
     cluster.wait_level()
     for _ in range(2):
-        succeed(cluster, "backup", "-e", "backup_nodes=node2", "-e", "backup_archive=false")
+        succeed(cluster, "backup", "-e", f"backup_nodes={NODE2}", "-e", "backup_archive=false")
     first, second = repository("list")[-2:]
     assert second["height"] == first["height"]
     assert second["new_objects"] <= 1  # the checkpoint's own small MANIFEST may be another one
@@ -110,7 +109,7 @@ def test_the_same_state_stores_nothing_again(cluster: Cluster) -> None:
 @pytest.mark.usefixtures("account")
 @pytest.mark.parametrize("moment", ["the lock is taken", "the checkpoint is made"])
 def test_a_node_that_is_killed_while_it_is_backed_up_spoils_nothing(cluster: Cluster, moment: str) -> None:
-    program = str(ROOT / ".state/local/node2/backup/goud-backup")
+    program = str(STATE / NODE2 / "backup/goud-backup")
     lock = BACKUPS / "repository/locks/backup.json"
     before: set[Path] = set()
 
@@ -120,20 +119,20 @@ def test_a_node_that_is_killed_while_it_is_backed_up_spoils_nothing(cluster: Clu
     def come() -> bool:
         if moment == "the lock is taken":
             return is_taken()
-        return beside(cluster, "node2", "checkpoints/*") > before
+        return beside(cluster, NODE2, "checkpoints/*") > before
 
     for _ in range(ATTEMPTS):
         wait_until("the repository is free", lambda: not is_taken())
-        before = beside(cluster, "node2", "checkpoints/*")
+        before = beside(cluster, NODE2, "checkpoints/*")
         run = subprocess.Popen(
             [program, "create", "--json"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
         wait_until(moment, come, every=0.01)
-        cluster.kill("node2")
+        cluster.kill(NODE2)
         try:
             error = run.communicate(timeout=60)[1]
         finally:
-            cluster.start("node2")
+            cluster.start(NODE2)
         assert run.returncode in {DONE, SOURCE_GONE}, error
         cluster.wait_ready()
         assert repository("verify")["ok"]
@@ -179,17 +178,17 @@ def test_a_height_is_exactly_the_tip(cluster: Cluster, account: Account) -> None
 def test_a_restore_that_fails_after_the_swap_puts_everything_back(cluster: Cluster, account: Account) -> None:
     height = cluster.wait_level() - 1
     before = hashes_at(height)
-    kept, undone = (beside(cluster, "node3", f"rocksdb.{what}-*") for what in ("before", "undone"))
+    kept, undone = (beside(cluster, NODE3, f"rocksdb.{what}-*") for what in ("before", "undone"))
     with port_taken_between(
-        8083,
-        lambda: beside(cluster, "node3", "rocksdb.before-*") > kept,
-        lambda: beside(cluster, "node3", "rocksdb.undone-*") > undone,
+        28083,
+        lambda: beside(cluster, NODE3, "rocksdb.before-*") > kept,
+        lambda: beside(cluster, NODE3, "rocksdb.undone-*") > undone,
     ):
         wish = ["-e", f"restore_to_height={height - 5}"]
         recap = cluster.playbook("restore", "-e", "backup=latest", *wish, "-e", "restore_confirm=true")
     assert recap.returncode != 0
     assert "What was there before runs again" in recap.output
-    assert "127.0.0.1:8083: bind" in recap.output, "the cause is named"
+    assert "127.0.0.1:28083: bind" in recap.output, "the cause is named"
     cluster.wait_ready()
     assert hashes_at(height) == before
     assert account.submit("as if nothing was", "the old history goes on", "as-if-nothing-was").status_code == 201
@@ -213,5 +212,5 @@ def test_a_damaged_archive_changes_nothing(cluster: Cluster, tmp_path: Path) -> 
 
 def test_a_drill_measures_and_leaves_nothing(cluster: Cluster) -> None:
     assert "passed" in succeed(cluster, "drill")
-    scratch = ROOT / ".state/local"
+    scratch = STATE
     assert list(scratch.glob("*/backup/scratch/*")) == []

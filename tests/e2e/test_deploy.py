@@ -10,26 +10,26 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.support.cluster import NODES, Cluster, wait_until
+from tests.support.cluster import EDGE, ETCD, NODE2, NODE3, NODES, Cluster, wait_until
 
 pytestmark = pytest.mark.e2e
 
 
 def test_a_rehearsal_on_a_running_cluster_changes_nothing(cluster: Cluster) -> None:
-    before = {name: cluster.container(name).id for name in (*NODES, "etcd1", "goud-lb")}
+    before = {name: cluster.container(name).id for name in (*NODES, ETCD[0], EDGE)}
     recap = cluster.playbook("deploy", "--check", "--diff")
     assert recap.returncode == 0, recap.output
     assert {name: cluster.container(name).id for name in before} == before
 
 
 def test_verify_is_red_when_a_node_is_down(cluster: Cluster) -> None:
-    cluster.container("node2").stop(timeout=15)
+    cluster.container(NODE2).stop(timeout=15)
     try:
         recap = cluster.playbook("verify")
     finally:
-        cluster.start("node2")
+        cluster.start(NODE2)
     assert recap.returncode != 0
-    assert "node2" in recap.output
+    assert NODE2 in recap.output
 
 
 def test_a_mistyped_variable_is_refused_with_the_nearest_name(cluster: Cluster) -> None:
@@ -40,7 +40,7 @@ def test_a_mistyped_variable_is_refused_with_the_nearest_name(cluster: Cluster) 
 
 
 def test_a_volume_of_another_chain_is_refused_and_kept(cluster: Cluster) -> None:
-    container = cluster.container("node3")
+    container = cluster.container(NODE3)
     container.stop(timeout=15)
     marker = rewrite_marker(cluster, "goud-0000000000000000")
     try:
@@ -49,17 +49,17 @@ def test_a_volume_of_another_chain_is_refused_and_kept(cluster: Cluster) -> None
         assert "goud-0000000000000000" in recap.output
     finally:
         assert rewrite_marker(cluster, marker) == "goud-0000000000000000", "the refused volume was touched"
-        cluster.start("node3")
+        cluster.start(NODE3)
 
 
 def rewrite_marker(cluster: Cluster, text: str) -> str:
     """Put `text` into node3's chain id marker; what stood there."""
     output = cluster.run_on_volume_of(
-        "node3",
+        NODE3,
         ["-c", f"cat /data/chain_id; printf '%s\\n' {text} > /data/chain_id"],
         entrypoint="/bin/sh",
         user="root",
-        volumes={"node3_data": {"bind": "/data", "mode": "rw"}},
+        volumes={f"{NODE3}_data": {"bind": "/data", "mode": "rw"}},
     )
     return output.strip()
 
@@ -71,10 +71,10 @@ def listening(port: int) -> Iterator[None]:
 
 
 def test_a_taken_port_is_named_with_its_process(cluster: Cluster) -> None:
-    with listening(18080):
-        recap = cluster.playbook("deploy", "-e", "load_balancer_http_port=18080")
+    with listening(28090):
+        recap = cluster.playbook("deploy", "-e", "load_balancer_http_port=28090")
     assert recap.returncode != 0
-    assert "18080" in recap.output
+    assert "28090" in recap.output
     assert "python" in recap.output or "pytest" in recap.output
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from tests.support.cluster import BALANCER, NODES, Cluster, wait_until
+from tests.support.cluster import BALANCER, ETCD, NODE1, NODE2, NODE3, NODES, Cluster, wait_until
 from tests.support.workload import Account
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("cluster")]
@@ -41,17 +41,17 @@ def test_health_of_each_node(cluster: Cluster) -> None:
 
 
 def test_a_peer_that_is_gone_is_not_counted(cluster: Cluster) -> None:
-    cluster.container("node3").stop(timeout=15)
+    cluster.container(NODE3).stop(timeout=15)
     try:
-        wait_until("node1 to count one peer", lambda: cluster.health("node1")["peer_count"] == 1)
+        wait_until(f"{NODE1} to count one peer", lambda: cluster.health(NODE1)["peer_count"] == 1)
     finally:
-        cluster.start("node3")
+        cluster.start(NODE3)
 
 
 def test_a_retry_through_another_node_is_applied_once(cluster: Cluster) -> None:
-    account = Account(NODES["node1"])
+    account = Account(NODES[NODE1])
     first = account.submit("once", "only", "the-same-key-twice")
-    again = Account(NODES["node2"], account.api_key).submit("once", "only", "the-same-key-twice")
+    again = Account(NODES[NODE2], account.api_key).submit("once", "only", "the-same-key-twice")
     assert (first.status_code, again.json()["collection_id"]) == (201, first.json()["collection_id"])
     other = account.submit("once", "something else", "the-same-key-twice")
     assert other.status_code == 422
@@ -61,7 +61,7 @@ def test_a_retry_through_another_node_is_applied_once(cluster: Cluster) -> None:
 
 
 def test_peers_and_etcd_are_not_published(cluster: Cluster) -> None:
-    for name in (*NODES, "etcd1", "etcd2", "etcd3"):
+    for name in (*NODES, *ETCD):
         container = cluster.container(name)
         container.reload()
         published = {port for port, where in (container.ports or {}).items() if where}

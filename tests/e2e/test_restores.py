@@ -22,7 +22,7 @@ import pyrage
 import pytest
 
 from goud_backup.repository.manifest import canonical
-from tests.support.cluster import NODES, ROOT, Cluster, succeed
+from tests.support.cluster import BACKUPS, NODE1, NODE2, NODES, STATE, Cluster, succeed
 from tests.support.workload import Account, lost, writing
 
 pytestmark = pytest.mark.restores
@@ -47,7 +47,7 @@ def assert_tip(cluster: Cluster, height: int, expected: object) -> None:
 @pytest.fixture
 def account(cluster: Cluster) -> Account:
     """Somebody with a dozen blocks."""
-    found = Account(NODES["node1"])
+    found = Account(NODES[NODE1])
     for number in range(12):
         assert found.submit(f"restores-{number}", f"content {number}", f"{time.time_ns()}").status_code == 201
     cluster.wait_level()
@@ -58,8 +58,8 @@ def account(cluster: Cluster) -> Account:
 def test_a_moment_is_the_last_block_before_it(cluster: Cluster) -> None:
     succeed(cluster, "backup", "-e", "backup_archive=false")
     height = cluster.wait_level() - 1
-    wanted = block("node1", height - 4)
-    between = (int(str(wanted["timestamp_ms"])) + int(str(block("node1", height - 3)["timestamp_ms"]))) // 2
+    wanted = block(NODE1, height - 4)
+    between = (int(str(wanted["timestamp_ms"])) + int(str(block(NODE1, height - 3)["timestamp_ms"]))) // 2
     moment = datetime.fromtimestamp(between / 1000, UTC).isoformat(timespec="milliseconds")
     succeed(cluster, "restore", "-e", "backup=latest", "-e", f"restore_to_time={moment}", *CONFIRMED)
     assert_tip(cluster, height - 4, wanted["hash"])
@@ -68,13 +68,13 @@ def test_a_moment_is_the_last_block_before_it(cluster: Cluster) -> None:
 def test_one_node_is_restored_while_the_others_serve(cluster: Cluster) -> None:
     with writing(2, persistent=False) as writers:
         succeed(cluster, "backup", "-e", "backup_archive=false")
-        succeed(cluster, "restore", "-e", "backup=latest", "-e", "restore_nodes=node2", *CONFIRMED)
+        succeed(cluster, "restore", "-e", "backup=latest", "-e", f"restore_nodes={NODE2}", *CONFIRMED)
         cluster.wait_ready()
     cluster.wait_level()
     for writer in writers:
         assert writer.acknowledged
         assert not writer.failed, writer.failed[:3]
-        assert not lost(writer.acknowledged, Account(NODES["node2"], writer.account.api_key))
+        assert not lost(writer.acknowledged, Account(NODES[NODE2], writer.account.api_key))
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def sealed(cluster: Cluster, tmp_path: Path) -> Iterator[Sealed]:
     """All nodes use it meanwhile, as if their group's variables said so."""
     identity = pyrage.x25519.Identity.generate()
     (tmp_path / "identity").write_text(f"{identity}\n")
-    place = ROOT / "backups/sealed"
+    place = BACKUPS / "sealed"
     shutil.rmtree(place, ignore_errors=True)
     wanted = {"chain_backup_repository": f"file://{place}", "chain_backup_recipients": [str(identity.to_public())]}
     (tmp_path / "group_vars").mkdir()
@@ -107,7 +107,7 @@ def sealed(cluster: Cluster, tmp_path: Path) -> Iterator[Sealed]:
 def test_an_encrypted_repository_needs_its_identity_and_leaves_none(cluster: Cluster, sealed: Sealed) -> None:
     succeed(cluster, "backup", "-e", "backup_archive=false", *sealed.arguments)
     height = cluster.wait_level() - 1
-    tip = block("node1", height)["hash"]
+    tip = block(NODE1, height)["hash"]
     wish = ["-e", "backup=latest", *sealed.arguments, *CONFIRMED]
     without = cluster.playbook("restore", *wish)
     assert without.returncode != 0
@@ -115,7 +115,7 @@ def test_an_encrypted_repository_needs_its_identity_and_leaves_none(cluster: Clu
     assert_tip(cluster, height, tip)
     succeed(cluster, "restore", *wish, "-e", f"restore_identity={sealed.identity}")
     assert_tip(cluster, height, tip)
-    assert not list((ROOT / ".state/local").glob("*/incoming")), "an identity stayed on a host"
+    assert not list(STATE.glob("*/incoming")), "an identity stayed on a host"
 
 
 def of_a_foreign_schema(repository: Path) -> None:
@@ -132,8 +132,8 @@ def of_a_foreign_schema(repository: Path) -> None:
 def test_a_backup_that_nobody_can_read_is_begun_again_only_when_asked(cluster: Cluster) -> None:
     succeed(cluster, "backup", "-e", "backup_archive=false")
     height = cluster.wait_level() - 1
-    tip = block("node1", height)["hash"]
-    of_a_foreign_schema(ROOT / "backups/repository")
+    tip = block(NODE1, height)["hash"]
+    of_a_foreign_schema(BACKUPS / "repository")
     refused = cluster.playbook("restore", "-e", "backup=latest", *CONFIRMED)
     assert refused.returncode != 0
     assert "schema version 99" in refused.output
@@ -142,7 +142,7 @@ def test_a_backup_that_nobody_can_read_is_begun_again_only_when_asked(cluster: C
     succeed(cluster, "restore", "-e", "backup=latest", "-e", "restore_reinitialize=true", *CONFIRMED)
     cluster.wait_ready()
     assert cluster.wait_level() == 1
-    assert Account(NODES["node1"]).submit("anew", "the chain begins again", f"{time.time_ns()}").status_code == 201
+    assert Account(NODES[NODE1]).submit("anew", "the chain begins again", f"{time.time_ns()}").status_code == 201
 
 
 @contextmanager
@@ -178,7 +178,7 @@ def timed(cluster: Cluster, *arguments: str) -> float:
 def test_a_restore_that_is_killed_at_any_moment_is_simply_run_again(cluster: Cluster, account: Account) -> None:
     succeed(cluster, "backup", "-e", "backup_archive=false")
     height = cluster.wait_level() - 1
-    tip = block("node1", height)["hash"]
+    tip = block(NODE1, height)["hash"]
     wish = ["-e", "backup=latest", "-e", f"restore_to_height={height}", *CONFIRMED]
     whole, killed = timed(cluster, *wish), 0
     for number in range(KILLS):

@@ -52,6 +52,7 @@ def project(tmp_path: Path) -> Path:
     for folder in ("inventories/local", "scripts", ".venv/bin"):
         (place / folder).mkdir(parents=True)
     shutil.copy(ROOT / "run", place)
+    shutil.copy(ROOT / "scripts/environment", place / "scripts")
     for verb in ("deploy", "start", "status", "restore", "backup"):
         (place / f"{verb}.yml").write_text(TELL.replace("VALUES", "hostvars['localhost']"))
     host = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}

@@ -19,10 +19,19 @@ import httpx
 from docker.models.containers import Container
 
 ROOT = Path(__file__).resolve().parents[2]
-BALANCER = "http://127.0.0.1:8080"
-NODES = {f"node{n}": f"http://127.0.0.1:{8080 + n}" for n in (1, 2, 3)}
-ETCD = ("etcd1", "etcd2", "etcd3")
-PEER_NETWORK = "goud-peers"
+OPERATORS = os.environ.get("GOUD_WORLD") == "operator"
+"""Whether this is about the operator's own cluster (benchmarks are); tests have a world of their own, tests/world."""
+INVENTORY = "inventories/local" if OPERATORS else "tests/world"
+_PREFIX, _PORT = ("", 8080) if OPERATORS else ("test-", 28080)
+BALANCER = f"http://127.0.0.1:{_PORT}"
+NODES = {f"{_PREFIX}node{n}": f"http://127.0.0.1:{_PORT + n}" for n in (1, 2, 3)}
+NODE1, NODE2, NODE3 = NODES
+ETCD = tuple(f"{_PREFIX}etcd{n}" for n in (1, 2, 3))
+EDGE = "goud-lb" if OPERATORS else "goud-test-lb"
+"""The balancer's container."""
+PEER_NETWORK = "goud-peers" if OPERATORS else "goud-test-peers"
+STATE = ROOT / (".state/local" if OPERATORS else ".state/test")
+BACKUPS = ROOT / "backups" if OPERATORS else STATE / "backups"
 
 T = TypeVar("T")
 
@@ -84,7 +93,7 @@ class Cluster:
     def begin(verb: str, *arguments: str) -> subprocess.Popen[str]:
         """Start `<verb>.yml`, as the leader of a process group of its own."""
         program = Path(sys.executable).with_name("ansible-playbook")
-        command = [str(program), f"{verb}.yml", "-i", "inventories/local", *arguments]
+        command = [str(program), f"{verb}.yml", "-i", INVENTORY, *arguments]
         environment = {**os.environ, "ANSIBLE_NOCOLOR": "1", "PATH": f"{program.parent}:{os.environ['PATH']}"}
         return subprocess.Popen(
             command,
@@ -166,7 +175,7 @@ class Cluster:
         return name
 
     def etcd_leader(self) -> str:
-        endpoints = json.loads(self.run_in("etcd1", *self._etcdctl, "endpoint", "status", "--cluster", "-w", "json"))
+        endpoints = json.loads(self.run_in(ETCD[0], *self._etcdctl, "endpoint", "status", "--cluster", "-w", "json"))
         for endpoint in endpoints:
             status = endpoint["Status"]
             if status["leader"] == status["header"]["member_id"]:

@@ -12,15 +12,15 @@ from testinfra.host import Host
 ROOT = Path(__file__).resolve().parents[3]
 testinfra_hosts = ["ansible://edge"]
 
-NODES = {"node1": 8081, "node2": 8082, "node3": 8083}
-MEMBERS = ("etcd1", "etcd2", "etcd3")
+NODES = {"test-node1": 28081, "test-node2": 28082, "test-node3": 28083}
+MEMBERS = ("test-etcd1", "test-etcd2", "test-etcd3")
 
 
 def inspect(host: Host, name: str) -> dict[str, Any]:
     return json.loads(host.check_output("docker inspect %s", name))[0]
 
 
-@pytest.mark.parametrize("name", [*NODES, *MEMBERS, "goud-lb"])
+@pytest.mark.parametrize("name", [*NODES, *MEMBERS, "goud-test-lb"])
 def test_container_is_confined(host: Host, name: str) -> None:
     container = inspect(host, name)
     assert container["State"]["Running"]
@@ -51,8 +51,8 @@ def test_node_listens_on_loopback_only(host: Host, name: str, port: int) -> None
 @pytest.mark.parametrize("name", MEMBERS)
 def test_member_is_reachable_by_peers_only(host: Host, name: str) -> None:
     networks = inspect(host, name)["NetworkSettings"]["Networks"]
-    assert list(networks) == ["goud-peers"]
-    network = json.loads(host.check_output("docker network inspect goud-peers"))[0]
+    assert list(networks) == ["goud-test-peers"]
+    network = json.loads(host.check_output("docker network inspect goud-test-peers"))[0]
     assert network["Internal"] is True
 
 
