@@ -160,7 +160,7 @@ def test_a_restore_killed_anywhere_leaves_the_old_or_the_new(world: Path, tmp_pa
 
 def test_what_killed_runs_left_is_collected(world: Path, tmp_path: Path, run: Killer) -> None:
     folder = copies(world, tmp_path, 0)
-    assert run("create", 5, folder)
+    assert run("create", 7, folder), "it is killed when it has stored one object"
     repository = opened(folder)
     named = {name for one in repository.manifests().good for name in one.objects}
     assert set(repository.object_sizes()) - named, "the killed run stored an object that nothing names"

