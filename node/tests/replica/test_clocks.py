@@ -91,6 +91,18 @@ async def test_a_wrong_clock_neither_campaigns_nor_commits(offset_ms: int) -> No
     assert core.ledger.tip.timestamp_ms - CLOCK_MS < TOLERANCE_MS
 
 
+async def test_a_campaign_beside_an_earlier_release_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that does not answer would cost a fail-over a second, for a rule that only warns."""
+    core, peers = await ready()
+    peers.shown = {"n2": Reading(None, clock.running())}
+
+    async def asked() -> dict[str, int]:
+        raise AssertionError("asked")
+
+    monkeypatch.setattr(peers, "heights", asked)
+    assert await lead.campaign(core) is not None
+
+
 async def test_clocks_are_asked_for_before_a_campaign() -> None:
     core, peers = await ready()
     peers.shown = {}

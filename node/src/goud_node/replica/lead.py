@@ -21,7 +21,8 @@ async def campaign(core: Core) -> Term | None:
     epoch = core.epoch
     if epoch is None or core.leader is not None or not core.validator:
         return None
-    if core.clock_verdict().state == "unread":
+    verdict = core.clock_verdict()
+    if verdict.state == "unread" and verdict.enforced:
         await core.peers.heights()  # their answers carry their clocks
     _check_clock(core, core.clock())
     return await core.sequencer.campaign(epoch, core.options.lease_ttl)
