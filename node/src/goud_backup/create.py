@@ -18,6 +18,7 @@ from goud_backup.errors import Damaged, SecretsRefused, TargetError
 from goud_backup.identity import Cache, Identity, Known, identify
 from goud_backup.progress import Progress, Silent
 from goud_backup.repository import locks
+from goud_backup.repository.history import History
 from goud_backup.repository.manifest import Chain, FileEntry, Manifest, Part, StoredObject, check_paths, sealed
 from goud_backup.repository.repository import Repository, missing_of, new_backup_id
 from goud_backup.settings import SECRETS_FOLDER
@@ -68,7 +69,9 @@ class _Draft:
 
 
 def create(repository: Repository, source: Source, options: Options, progress: Progress | None = None) -> Manifest:
-    """A new backup of `source`. Raises Locked, the errors of the source and of the target; nothing is half-recorded."""
+    """A new backup of `source`. Raises Locked, OtherHistory for a source that does not continue what is stored, the
+    errors of the source and of the target; nothing is half-recorded.
+    """
     sealer = repository.sealer(options.recipients)
     if options.secrets and sealer is None:
         raise SecretsRefused(
@@ -78,12 +81,14 @@ def create(repository: Repository, source: Source, options: Options, progress: P
     _require_names(options.secrets)
     with locks.Lock(repository.target, locks.BACKUP, "create", wait=options.wait) as lock:
         previous, sequence = repository.last_readable()
+        # Before the source stands still, so that shipping meanwhile does not get ahead of it.
+        history = History.since(repository, previous)
         with (
             source.open(repository.config.genesis) as snapshot,
             Cache(options.cache_dir, repository.config.id, snapshot.data_dir) as cache,
         ):
             run = _Run(repository, snapshot, cache, sealer, options=options, progress=progress or Silent(), lock=lock)
-            return run.manifest(previous, sequence + 1)
+            return run.manifest(previous, sequence + 1, history)
 
 
 def _require_names(secrets: Sequence[Path]) -> None:
@@ -131,7 +136,7 @@ class _Run:
         self._lock = lock
         self._started = datetime.now(UTC)
 
-    def manifest(self, previous: Manifest | None, sequence: int) -> Manifest:
+    def manifest(self, previous: Manifest | None, sequence: int, history: History) -> Manifest:
         genesis = self._repository.config.genesis
         # Rows that the last backup held were read through for it; a chain never changes below.
         checked = -1 if previous is None else previous.chain.height
@@ -139,6 +144,7 @@ class _Run:
             sources.examining(self._snapshot.database, genesis) as examination,
             ThreadPoolExecutor(1, thread_name_prefix="read-through") as beside,
         ):
+            history.require(examination)
             reading = beside.submit(examination.read_through, checked + 1)
             draft = self._stored_files(examination.facts, previous)
             reading.result()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from goud_node.errors import GoudError
+from goud_node.errors import GoudError, InvalidBlock
 
 
 class BackupError(GoudError):
@@ -87,6 +87,12 @@ class EmptyBackup(BackupError):
     """The source holds no blocks: what is empty must never be taken for a backup."""
 
     code = "empty-backup"
+
+
+class OtherHistory(InvalidBlock):
+    """The source does not continue what is stored: the two part below."""
+
+    code = "other-history"
 
 
 class SourceError(BackupError):

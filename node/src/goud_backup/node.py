@@ -73,9 +73,17 @@ class NodeClient:
         if response.is_error and response.status_code != 404:
             raise SourceError(f"{self.node} did not release checkpoint {checkpoint_id}: {response.text[:300]}")
 
-    def blocks(self, start: int) -> list[Pair]:
+    def certified_height(self) -> int:
+        """The height of its last certified block. Raises SourceError."""
+        answer = self.status()
+        try:
+            return int(answer["certified"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise SourceError(f"{self.node} does not say which block is its last certified one: {answer!r}.") from error
+
+    def blocks(self, start: int, most: int = _MOST_BLOCKS) -> list[Pair]:
         """Certified blocks from `start`, as many as one answer holds; none when there are no more."""
-        response = self._call("GET", f"/peer/blocks?start={start}&limit={_MOST_BLOCKS}")
+        response = self._call("GET", f"/peer/blocks?start={start}&limit={most}")
         if response.is_error:
             raise SourceError(f"{self.node} gives no blocks ({response.status_code}): {response.text[:300]}")
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -11,6 +12,7 @@ from typing import Any
 
 from goud_backup.codec.sealing import Opener
 from goud_backup.errors import Damaged, NoSuchBackup, OutOfReach
+from goud_backup.repository.history import require_no_hole
 from goud_backup.repository.manifest import Manifest
 from goud_backup.repository.repository import Repository
 from goud_backup.repository.segments import Reference, cover
@@ -93,7 +95,9 @@ class Wish:
 
 
 def make(repository: Repository, wish: Wish, opener: Opener | None) -> Plan:
-    """Raises NoSuchBackup, OutOfReach, SchemaMismatch, or Damaged when the manifest asked for is damaged."""
+    """Raises NoSuchBackup, OutOfReach, SchemaMismatch, or Damaged when the manifest asked for is damaged, or when what
+    was shipped after it has a hole: less than all is restored only to who asks for less.
+    """
     references = repository.segments()
     plan = _wished(repository, wish, references, opener)
     if plan.manifest is None:
@@ -103,6 +107,12 @@ def make(repository: Repository, wish: Wish, opener: Opener | None) -> Plan:
     except SchemaMismatch as mismatch:
         return _around(plan, plan.manifest.id, references, wish, mismatch)
     return plan
+
+
+def require_whole(repository: Repository) -> None:
+    """Raises what keeps `latest` from having all that is stored: Damaged. An empty repository is whole."""
+    with suppress(NoSuchBackup):
+        _newest(repository, Wish(), repository.segments())
 
 
 def check_schema(schema: int, backup: str, made_by: str) -> None:
@@ -153,17 +163,39 @@ def _candidates(repository: Repository, wish: Wish) -> list[Manifest]:
 
 
 def _newest(repository: Repository, wish: Wish, references: Sequence[Reference]) -> Plan:
-    try:
-        manifest = repository.find(wish.backup)
-    except NoSuchBackup:
-        chain = cover(references, 1)
-        if wish.backup != "latest" or not chain:
-            raise
-        return Plan(How.SEGMENTS, None, tuple(chain), chain[-1].last, None, chain[-1].last)
-    known = _best([manifest], references)
-    if wish.backup != "latest" or wish.exact:
-        return Plan(How.BACKUP, manifest, (), manifest.chain.height, None, known)
-    return _replayed(manifest, references, known, known)
+    if wish.backup != "latest":
+        named = repository.find(wish.backup)
+        return Plan(How.BACKUP, named, (), named.chain.height, None, _best([named], references))
+    manifest = _highest(repository, references)
+    start = 1 if manifest is None else manifest.chain.certified_height + 1
+    if manifest is not None and wish.exact:
+        return Plan(How.BACKUP, manifest, (), manifest.chain.height, None, _best([manifest], references))
+    require_no_hole(repository, start, references)
+    chain = cover(references, start)
+    if manifest is not None:
+        known = max(manifest.chain.height, chain[-1].last if chain else 0)
+        return _replayed(manifest, references, known, known)
+    if not chain:
+        raise NoSuchBackup(repository.emptiness())
+    return Plan(How.SEGMENTS, None, tuple(chain), chain[-1].last, None, chain[-1].last)
+
+
+def _highest(repository: Repository, references: Sequence[Reference]) -> Manifest | None:
+    """The backup that leads highest, of several the newest: a node that lagged may have been the source of the newest.
+
+    A damaged newest one raises, and is never passed over; a damaged one below it leads nowhere.
+    """
+    newest = repository.newest()
+    if newest is None:
+        return None
+    found, past = repository.manifests(), repository.abandoned_backups()
+    present = [newest, *(one for one in found.good if one.id not in past and one.id != newest.id)]
+    return max(present, key=lambda one: (_reach(one, references), one.sequence))
+
+
+def _reach(manifest: Manifest, references: Sequence[Reference]) -> int:
+    chain = cover(references, manifest.chain.certified_height + 1)
+    return max(manifest.chain.height, chain[-1].last if chain else 0)
 
 
 def _from_the_first(chain: Sequence[Reference], height: int, known: int) -> Plan:
@@ -179,12 +211,8 @@ def _replayed(manifest: Manifest, references: Sequence[Reference], height: int, 
 
 def _best(manifests: Sequence[Manifest], references: Sequence[Reference]) -> int:
     """The greatest height that can be reached."""
-    found = [0]
-    for manifest in manifests:
-        chain = cover(references, manifest.chain.certified_height + 1)
-        found.append(max(manifest.chain.height, chain[-1].last if chain else 0))
     chain = cover(references, 1)
-    return max([*found, chain[-1].last if chain else 0])
+    return max([*(_reach(one, references) for one in manifests), chain[-1].last if chain else 0])
 
 
 def _to_height(
@@ -198,9 +226,7 @@ def _to_height(
             else repository.emptiness()
         )
     for manifest in sorted(manifests, key=lambda one: (one.chain.height, one.sequence), reverse=True):
-        chain = cover(references, manifest.chain.certified_height + 1)
-        reach = max(manifest.chain.height, chain[-1].last if chain else 0)
-        if manifest.chain.height <= height <= reach:
+        if manifest.chain.height <= height <= _reach(manifest, references):
             return _replayed(manifest, references, height, known)
     chain = cover(references, 1)
     if chain and chain[-1].last >= height:

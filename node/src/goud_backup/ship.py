@@ -2,44 +2,59 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from goud_backup import source as sources
 from goud_backup.codec.sealing import Sealer
-from goud_backup.errors import SourceError
+from goud_backup.errors import OtherHistory, SourceError
 from goud_backup.progress import Progress, Silent
-from goud_backup.repository import locks, segments
+from goud_backup.repository import forks as forked
+from goud_backup.repository import layout, locks, segments
+from goud_backup.repository.history import History, require_no_hole
 from goud_backup.repository.repository import Repository
-from goud_backup.repository.segments import Pair, Reference
+from goud_backup.repository.segments import MOST_BLOCKS, Pair
+from goud_backup.seen import Memory, Seen
 from goud_backup.settings import SEGMENT_BYTES
 from goud_backup.walk import opened
 from goud_node.chain.block import Block
 from goud_node.chain.certificate import Certificate
 from goud_node.chain.genesis import Genesis
 from goud_node.chain.indexes import height_key
+from goud_node.chain.ledger import Ledger
 from goud_node.chain.rules import check_block
-from goud_node.errors import InvalidBlock
-from goud_node.store import Family
+from goud_node.store import Family, RocksStore
 
-MOST_BLOCKS: Final = 4096
-"""Most blocks of one segment."""
+LOOK_SECONDS: Final = 24 * 3600.0
+"""How long a run that has nothing to add may trust that what was there before is still there."""
 
 
 class Blocks(Protocol):
     """Where certified blocks come from."""
 
     def from_height(self, start: int) -> Iterator[Pair]:
-        """Consecutive certified blocks from `start`, as far as there are any. Raises SourceError."""
+        """Consecutive certified blocks from `start`, at least 1, as far as there are any. Raises SourceError."""
+        ...
+
+    def reach(self) -> int:
+        """The height of the last one. Raises SourceError."""
+        ...
+
+    def digest(self, height: int) -> str | None:
+        """The hash of one, in hex; None where there is none. Raises SourceError."""
         ...
 
 
 class Node(Protocol):
     """A running node: certified blocks from a height, as many as one answer holds; none when there are no more."""
 
-    def blocks(self, start: int) -> list[Pair]: ...
+    def blocks(self, start: int, most: int = ...) -> list[Pair]: ...
+
+    def certified_height(self) -> int: ...
 
 
 class NodeBlocks:
@@ -53,6 +68,12 @@ class NodeBlocks:
             yield from pairs
             start += len(pairs)
 
+    def reach(self) -> int:
+        return self._client.certified_height()
+
+    def digest(self, height: int) -> str | None:
+        return next((block.hash.hex() for block, _ in self._client.blocks(height, 1)), None)
+
 
 class DirectoryBlocks:
     """The data directory of a stopped node."""
@@ -62,8 +83,7 @@ class DirectoryBlocks:
         self._genesis = genesis
 
     def from_height(self, start: int) -> Iterator[Pair]:
-        source = sources.DirectorySource(self._data_dir)
-        with source.open(self._genesis) as snapshot, opened(snapshot.database) as store:
+        with self._opened() as store:
             certificates = store.scan(Family.CERTIFICATES, height_key(start))
             for (key, raw), (certified, certificate) in zip(
                 store.scan(Family.BLOCKS, height_key(start)), certificates, strict=False
@@ -72,6 +92,21 @@ class DirectoryBlocks:
                 if key != certified:
                     return
                 yield Block.decode(raw), Certificate.decode(certificate)
+
+    def reach(self) -> int:
+        with self._opened() as store:
+            return Ledger(store, self._genesis).certified_height
+
+    def digest(self, height: int) -> str | None:
+        with self._opened() as store:
+            block = Ledger(store, self._genesis).block(height)
+            return None if block is None else block.hash.hex()
+
+    @contextmanager
+    def _opened(self) -> Iterator[RocksStore]:
+        source = sources.DirectorySource(self._data_dir)
+        with source.open(self._genesis) as snapshot, opened(snapshot.database) as store:
+            yield store
 
 
 @dataclass(frozen=True)
@@ -102,98 +137,165 @@ def ship(
     wait: float = 20.0,
     from_genesis: bool = False,
     segment_bytes: int = SEGMENT_BYTES,
+    memory: Memory | None = None,
     progress: Progress | None = None,
 ) -> Shipped:
-    """Store every certified block that is not shipped yet. Raises Locked, SourceError, InvalidBlock, the target's."""
-    sealer = repository.sealer(recipients)
-    with locks.Lock(repository.target, locks.SHIP, "ship", wait=wait) as lock:
-        start, previous_hash, before_ms = _begin(repository, from_genesis=from_genesis)
-        run = _Run(repository, sealer, lock, segment_bytes, progress or Silent())
-        run.all(_checked(blocks.from_height(start), repository.config.genesis, start, previous_hash))
-        return run.result(start, before_ms)
+    """Store every certified block that is not shipped yet, and those that are missing in between.
 
-
-def _begin(repository: Repository, *, from_genesis: bool) -> tuple[int, str | None, int | None]:
-    """The first height to ship, the hash it must follow (None: whatever the source has, certified), and the time of
-    the newest block that can be restored already.
-
-    After a restore to a lower height the chain may grow another way; then the hash does not fit: the run is refused.
+    Raises Locked, OtherHistory, SourceError, InvalidBlock, Damaged when a hole stays, the target's. A run that has
+    nothing to store takes no lock; with a `memory` it asks for little more than what came after its last look.
     """
-    references = repository.segments()
-    if references:
-        chain = _newest_run(references)
-        header = repository.segment_header(chain)
-        return header.last + 1, header.last_hash, header.last_ms
-    newest = None if from_genesis else repository.last_readable()[0]
-    if newest is None:
-        return 1, repository.config.genesis.block().hash.hex(), None
-    return newest.chain.certified_height + 1, newest.chain.certified_hash, newest.chain.tip_ms
+    sealer = repository.sealer(recipients)
+    memory = memory or Memory(None)
+    if (seen := _still(repository, blocks, memory.load())) is not None:
+        return Shipped(None, seen.last, 0, 0, 0, None, seen.recovery_ms)
+    state = _State(repository, from_genesis=from_genesis)
+    run = _Run(repository, state, sealer, segment_bytes, progress or Silent())
+    if state.due(blocks):
+        with locks.Lock(repository.target, locks.SHIP, "ship", wait=wait) as lock:
+            # Whoever held the lock before may have shipped, or forked.
+            run.state = state = _State(repository, from_genesis=from_genesis)
+            if state.due(blocks):
+                run.all(blocks, lock)
+                run.state = _State(repository, from_genesis=from_genesis)
+                run.require_visible()
+    memory.save(run.state.seen(time.time()))
+    return run.result()
 
 
-def _newest_run(references: Sequence[Reference]) -> Reference:
-    return max(references, key=lambda one: (one.last, -one.first, one.name))
+def _still(repository: Repository, blocks: Blocks, seen: Seen | None) -> Seen | None:
+    """What was seen before, when it is so still and the source has nothing more; None when a closer look is due."""
+    if seen is None or not 0 <= time.time() - seen.looked < LOOK_SECONDS or blocks.reach() != seen.last:
+        return None
+    if blocks.digest(seen.last) != seen.digest or sorted(repository.fork_keys()) != list(seen.forks):
+        return None
+    # From the last segment on, itself included: nobody has removed it, and nobody has shipped more.
+    later = list(repository.segments_after(layout.before_segments(seen.first)))
+    whole = any(one.key == seen.key and one.size == seen.size for one in later)
+    return seen if whole and all(one.last <= seen.last for one in later) else None
 
 
-def _checked(pairs: Iterator[Pair], genesis: Genesis, start: int, previous_hash: str | None) -> Iterator[Pair]:
-    """Blocks that follow each other and are certified; nothing else may be called shipped."""
-    previous: Block | None = None
+class _State:
+    """What is stored of the present history, from the newest backup on.
+
+    After a restore to a lower height the chain may grow another way; then it is not what `due` wants: it is refused.
+    """
+
+    def __init__(self, repository: Repository, *, from_genesis: bool) -> None:
+        self.forks = repository.forks()
+        newest = repository.last_readable(self.forks)[0]
+        base = None if from_genesis else newest
+        self.start = 1 if base is None else base.chain.certified_height + 1
+        found = repository.segments(since=self.start, forks=self.forks)
+        self.history = History(repository, [] if newest is None else [newest], found)
+        shipped = self.history.newest
+        self.top = shipped.last if shipped is not None else self.start - 1
+        self.holes = segments.holes(found, self.start)
+        times = [newest.chain.tip_ms] if newest is not None else []
+        times += [self.history.header(shipped).last_ms] if shipped is not None else []
+        self.recovery_ms = max(times, default=None)
+        self.abandoned = forked.abandoned_segments(self.forks)
+
+    def due(self, blocks: Blocks) -> bool:
+        """Whether anything is missing. Raises OtherHistory or SourceError for a source that does not continue this."""
+        self.history.require(blocks)
+        return bool(self.holes) or blocks.reach() > self.top
+
+    def seen(self, now: float) -> Seen | None:
+        newest = self.history.newest
+        if newest is None:
+            return None
+        keys = sorted(forked.dump(one)[0] for one in self.forks)
+        digest = self.history.header(newest).last_hash
+        return Seen(tuple(keys), newest.key, newest.first, newest.last, newest.size, digest, self.recovery_ms, now)
+
+
+def _checked(pairs: Iterator[Pair], genesis: Genesis, history: History, start: int, last: int) -> Iterator[Pair]:
+    """Blocks `start` to `last`, as far as there are any, that follow what is stored, obey every rule and are certified;
+    nothing else may be called shipped. `pairs` begin one before, except at the first block.
+    """
+    before = genesis.block()
+    if start > 1:
+        pair = next(pairs, None)
+        if pair is None:
+            raise SourceError(f"The source has no block {start - 1}, although it said so. Try again.")
+        before = pair[0]
+        _require_anchor(history, before, start - 1)
     for block, certificate in pairs:
-        if previous is not None:
-            check_block(genesis, previous.header, block)
-        elif block.height != start or block.header.chain_id != genesis.chain_id:
-            raise SourceError(f"The source gave block {block.height} of {block.header.chain_id}, not block {start}.")
-        elif previous_hash is not None and block.header.previous.hex() != previous_hash:
-            raise InvalidBlock(
-                f"Block {start} of the source does not follow what was shipped before (block {start - 1} there has the "
-                f"hash {previous_hash[:16]}…), so nothing was shipped. If the chain was restored to an earlier height "
-                "and went another way, say so with `goud-backup fork`, which keeps what was stored; else compare the "
-                "nodes."
-            )
-        if (certificate.height, certificate.block_hash) != (block.height, block.hash):
-            raise SourceError(f"The source gave a certificate for another block than {block.height}.")
-        certificate.verify(genesis)
+        if block.height > last:
+            return
+        check_block(genesis, before.header, block)
+        segments.check_certificate(genesis, block, certificate)
+        _require_anchor(history, block, block.height)
         yield block, certificate
-        previous = block
+        before = block
+
+
+def _require_anchor(history: History, block: Block, height: int) -> None:
+    anchor = history.anchor(height)
+    if block.height != height or (anchor is not None and block.hash.hex() != anchor.digest):
+        raise OtherHistory(
+            f"The source gave block {block.height} with the hash {block.hash.hex()[:16]}… for block {height}, which is "
+            "not the one that is stored. Its history has changed meanwhile: compare the nodes."
+        )
 
 
 class _Run:
     def __init__(
-        self, repository: Repository, sealer: Sealer | None, lock: locks.Lock, most: int, progress: Progress
+        self, repository: Repository, state: _State, sealer: Sealer | None, most: int, progress: Progress
     ) -> None:
+        self.state = state
         self._repository = repository
         self._sealer = sealer
-        self._lock = lock
         self._most = most
         self._progress = progress
+        self._first: int | None = None
         self._blocks = self._segments = self._bytes = 0
         self._last: Block | None = None
 
-    def all(self, pairs: Iterator[Pair]) -> None:
+    def all(self, blocks: Blocks, lock: locks.Lock) -> None:
         self._progress.stage("blocks shipped", 0)
+        genesis, reach = self._repository.config.genesis, blocks.reach()
+        for first, last in [*self.state.holes, (self.state.top + 1, reach)]:
+            if first <= min(last, reach):
+                pairs = blocks.from_height(max(1, first - 1))
+                self._batches(_checked(pairs, genesis, self.state.history, first, last), lock)
+
+    def _batches(self, pairs: Iterator[Pair], lock: locks.Lock) -> None:
         batch: list[Pair] = []
         size = 0
         for pair in pairs:
             length = len(pair[0].encode())
             if batch and (size + length > self._most or len(batch) >= MOST_BLOCKS):
-                self._store(batch)
+                self._store(batch, lock)
                 batch, size = [], 0
             batch.append(pair)
             size += length
         if batch:
-            self._store(batch)
+            self._store(batch, lock)
 
-    def _store(self, batch: list[Pair]) -> None:
-        key, stored = segments.build(batch, self._sealer)
-        self._repository.put_under([self._lock], key, stored)
+    def _store(self, batch: list[Pair], lock: locks.Lock) -> None:
+        key, stored = segments.build(batch, self._sealer, self.state.abandoned)
+        self._repository.put_under([lock], key, stored)
+        self._first = batch[0][0].height if self._first is None else self._first
         self._blocks += len(batch)
         self._segments += 1
         self._bytes += len(stored)
         self._last = batch[-1][0]
         self._progress.advance(len(batch))
 
-    def result(self, start: int, before_ms: int | None) -> Shipped:
+    def require_visible(self) -> None:
+        """What was stored must lead on from the newest backup, as whoever restores sees it. Raises Damaged."""
+        require_no_hole(self._repository, self.state.start, self.state.history.segments)
+        if self._last is not None and self.state.top < self._last.height:
+            raise SourceError(
+                f"{self._repository.url} does not show block {self._last.height}, which was stored just now. Check the "
+                "store, and whether somebody else works on the repository."
+            )
+
+    def result(self) -> Shipped:
         if self._last is None:
-            return Shipped(None, start - 1, 0, 0, 0, None, before_ms)
-        last, last_ms = self._last.height, self._last.header.timestamp_ms
-        reached = max(last_ms, before_ms or 0)
-        return Shipped(start, last, self._blocks, self._segments, self._bytes, last_ms, reached)
+            return Shipped(None, self.state.top, 0, 0, 0, None, self.state.recovery_ms)
+        newest_ms = self._last.header.timestamp_ms
+        return Shipped(self._first, self._last.height, self._blocks, self._segments, self._bytes, newest_ms,
+                       self.state.recovery_ms)  # fmt: skip

@@ -156,8 +156,18 @@ class Examination:
 
     def __init__(self, store: RocksStore, ledger: Ledger) -> None:
         self._store = store
+        self._ledger = ledger
         self._height = ledger.height
         self.facts = _facts(store, ledger)
+
+    def reach(self) -> int:
+        """The height of the tip."""
+        return self._height
+
+    def digest(self, height: int) -> str | None:
+        """The hash of a block, in hex; None above the tip."""
+        block = self._ledger.block(height)
+        return None if block is None else block.hash.hex()
 
     def read_through(self, start: int) -> None:
         """Read every block from `start` on, checksums and all. Raises CorruptStore: damage must not become a backup."""

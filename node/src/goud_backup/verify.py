@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
+from goud_backup import plan as plans
 from goud_backup import pool, restore, staging
 from goud_backup.errors import Missing, NoSpace, TargetError, WrongIdentity
-from goud_backup.plan import How, Plan
 from goud_backup.repository import layout, locks
+from goud_backup.repository.history import all_of
 from goud_backup.repository.manifest import Manifest, StoredObject, check_certificates
 from goud_backup.repository.repository import ARCHIVED, Repository, check_object
-from goud_backup.repository.segments import Reference
+from goud_backup.repository.segments import Header, Reference
 from goud_node.errors import GoudError, StoreFull
 
 _HINDRANCES: Final = (TargetError, NoSpace, StoreFull, WrongIdentity)
@@ -76,6 +78,7 @@ def verify(repository: Repository, depth: Depth, tools: restore.Tools) -> Report
     objects = {name: entry for manifest in manifests for name, entry in manifest.objects.items()}
     bad = _objects(repository, objects, report, depth, tools)
     _segments(repository, report, depth, tools)
+    _whole(repository, report)
     chosen: Manifest | None = None
     try:
         if depth.deep:
@@ -183,41 +186,78 @@ def _segments(repository: Repository, report: Report, depth: Depth, tools: resto
     references = repository.segments(every=True)
     report.segments = len(references)
 
-    def look(segment: Reference) -> tuple[str, str] | None:
+    def look(segment: Reference) -> tuple[Reference, Header | str]:
         try:
-            _look_at_segment(repository, segment, depth, tools)
+            return segment, _look_at_segment(repository, segment, depth, tools)
         except GoudError as error:
-            return segment.key, _finding(error)
-        return None
+            return segment, _finding(error)
 
-    for found in pool.run(look, references, tools.workers):
-        if found is not None:
-            report.add(*found)
+    headers: dict[str, Header] = {}
+    for segment, found in pool.run(look, references, tools.workers):
+        if isinstance(found, Header):
+            headers[segment.key] = found
+        else:
+            report.add(segment.key, found)
     if depth.data:
         report.bytes += sum(segment.size for segment in references)
+    _links(repository, report, headers)
 
 
-def _look_at_segment(repository: Repository, segment: Reference, depth: Depth, tools: restore.Tools) -> None:
-    if depth.data:
-        repository.check_segment(segment, tools.opener)
-    else:
-        repository.segment_header(segment)
+def _look_at_segment(repository: Repository, segment: Reference, depth: Depth, tools: restore.Tools) -> Header:
+    return repository.check_segment(segment, tools.opener) if depth.data else repository.segment_header(segment)
+
+
+def _links(repository: Repository, report: Report, headers: Mapping[str, Header]) -> None:
+    """What is stored of the present history must be one chain: each height has one hash, wherever it is named."""
+    try:
+        history = all_of(repository)
+    except GoudError as error:
+        # A damaged fork is a problem of its own: which history is the present one is not known without it.
+        _finding(error)
+        return
+    digests = {anchor.height: (anchor.digest, anchor.origin) for anchor in history.anchors}
+    present = [(segment, headers[segment.key]) for segment in history.segments if segment.key in headers]
+    for segment, header in present:
+        for height, digest in ((header.last, header.last_hash), (header.first - 1, header.previous_hash)):
+            known, origin = digests.setdefault(height, (digest, segment.key))
+            if known != digest:
+                report.add(
+                    segment.key,
+                    f"It names another block {height} than {origin}: two histories are mixed. If the chain was "
+                    "restored to an earlier block, say so with `goud-backup fork`.",
+                )
+    for (before, one), (segment, other) in pairwise(present):
+        if before.last < segment.first and one.last_ms >= other.first_ms:
+            report.add(segment.key, f"It begins at a time that is not after the end of {before.key}.")
+
+
+def _whole(repository: Repository, report: Report) -> None:
+    """Whether `restore latest` would bring all that is stored."""
+    try:
+        plans.require_whole(repository)
+    except GoudError as error:
+        message = _finding(error)
+        if all(problem.message != message for problem in report.problems):
+            report.add(repository.url, message)
 
 
 def _deep(repository: Repository, report: Report, depth: Depth, tools: restore.Tools) -> Manifest | None:
-    """Restore to scratch, walk, compare: the whole of a restore except the swap."""
+    """Restore to scratch, walk, compare: the whole of a restore, by the very plan of one, except the swap."""
     try:
-        manifest = repository.find(depth.backup)
+        plan = plans.make(repository, plans.Wish(depth.backup), tools.opener)
     except GoudError as error:
-        report.add(depth.backup, _finding(error))
+        message = _finding(error)
+        if all(problem.message != message for problem in report.problems):
+            report.add(depth.backup, message)
         return None
-    plan = Plan(How.BACKUP, manifest, (), manifest.chain.height, None, manifest.chain.height)
+    manifest = plan.manifest
     with tempfile.TemporaryDirectory(prefix="goud-backup-verify-", dir=depth.scratch) as folder:
         try:
             report.height, report.tip_hash = restore.prepare(repository, plan, Path(folder), tools)
-            staging.check_secrets(repository, manifest, tools.opener)
+            if manifest is not None:
+                staging.check_secrets(repository, manifest, tools.opener)
         except GoudError as error:
-            report.add(manifest.id, _finding(error))
+            report.add(depth.backup if manifest is None else manifest.id, _finding(error))
     return manifest
 
 

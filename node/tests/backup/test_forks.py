@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from goud_backup import verify as verifying
-from goud_backup.errors import Damaged, NoSuchBackup, NotVerified, OutOfReach
+from goud_backup.errors import Damaged, NoSuchBackup, NotVerified, OtherHistory, OutOfReach
 from goud_backup.fork import fork
 from goud_backup.plan import Wish
 from goud_backup.prune import prune
@@ -18,7 +18,6 @@ from goud_backup.repository.repository import Repository
 from goud_backup.repository.retention import Policy
 from goud_backup.restore import Tools
 from goud_node.chain.block import Header
-from goud_node.errors import InvalidBlock
 
 from .support import backup, grow, restore, ship, tip_of
 
@@ -44,7 +43,7 @@ def forked(repository: Repository, cache: Path, tmp_path: Path) -> tuple[Path, H
 
 def test_what_is_shipped_next_needs_the_fork(repository: Repository, forked: tuple[Path, Header]) -> None:
     other, base = forked
-    with pytest.raises(InvalidBlock, match="goud-backup fork"):
+    with pytest.raises(OtherHistory, match="goud-backup fork --height 25 --hash"):
         ship(repository, other)
     made = fork(repository, BASE, base.hash.hex())
     assert made is not None

@@ -33,6 +33,7 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "secrets-refused": (22, "secrets only go into an encrypted repository"),
     "no-candidate": (23, "none of the candidates is healthy; the message says why, one by one"),
     "node-failed": (24, "a drill's throw-away node did not start, answer or end"),
+    "other-history": (25, "the source does not continue what is stored; the message says how to go on"),
 }
 _SAME: Final = {
     "missing-object": "damaged",

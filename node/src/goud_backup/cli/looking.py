@@ -8,12 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
+from goud_backup import plan as plans
 from goud_backup import restore as restoring
 from goud_backup import verify as verifying
 from goud_backup.cli import exits, options, output
 from goud_backup.cli.making import summary
 from goud_backup.cli.measuring import measured
 from goud_backup.cli.options import AsJson, Backup, IdentityFile, MetricsDir, Url, Wait, Workers
+from goud_backup.errors import Damaged
 from goud_backup.repository import layout, locks
 from goud_backup.repository.locks import read_holder
 from goud_backup.repository.manifest import Manifest
@@ -69,10 +71,20 @@ def show(url: Url, backup: Backup = "latest", identity: IdentityFile = None, as_
 
 
 def status(url: Url, as_json: AsJson = False) -> None:
-    """Show how recent the repository is: last backup, last shipped block, size, locks."""
+    """Show how recent the repository is: last backup, last shipped block, size, locks.
+
+    Ends with 10 when a restore of the latest would not bring all that is stored.
+    """
     with options.repository(url) as repository:
         document = _status(repository)
+        try:
+            plans.require_whole(repository)
+        except Damaged as error:
+            document["problem"] = str(error)
     output.emit("repository", document, as_json=as_json)
+    if document["problem"] is not None:
+        output.complain(f"goud-backup: damaged: {document['problem']}")
+        raise typer.Exit(exits.CODES["damaged"][0])
 
 
 def _status(repository: Repository) -> dict[str, Any]:
@@ -109,6 +121,7 @@ def _status(repository: Repository) -> dict[str, Any]:
         "unfinished_bytes": sum(one.size for one in unfinished),
         "verified": _verified(repository.checks().get(newest.id)) if newest is not None else None,
         "locks": holders,
+        "problem": None,
     }
 
 

@@ -12,7 +12,9 @@ from goud_backup import ship as engine
 from goud_backup.cli import choosing, options, output
 from goud_backup.cli.measuring import measured, recovery_point
 from goud_backup.cli.options import (
+    CACHE,
     AsJson,
+    CacheDir,
     Candidates,
     GenesisFile,
     KeyFile,
@@ -24,6 +26,7 @@ from goud_backup.cli.options import (
     Url,
     Wait,
 )
+from goud_backup.seen import Memory
 
 
 def ship(
@@ -41,6 +44,7 @@ def ship(
     from_genesis: Annotated[
         bool, typer.Option(help="The first time, begin at block 1 even though there is a backup.")
     ] = False,
+    cache_dir: CacheDir = CACHE,
     wait: Wait = 20.0,
     metrics_dir: MetricsDir = None,
     as_json: AsJson = False,
@@ -66,6 +70,7 @@ def ship(
             options.recipients(recipient),
             wait=wait,
             from_genesis=from_genesis,
+            memory=Memory.of(cache_dir, repository.config.id),
             progress=progress,
         )
         run.set(new_bytes=done.stored_bytes, shipped_height=done.last)

@@ -49,6 +49,11 @@ def segment_key(first: int, last: int, name: str) -> str:
     return f"{SEGMENTS}{first:012d}-{last:012d}-{name}.seg"
 
 
+def before_segments(first: int) -> str:
+    """What is greater than the keys of all segments that begin below block `first`, and than no other's."""
+    return f"{SEGMENTS}{max(0, first):012d}-"
+
+
 def fork_key(height: int, name: str) -> str:
     return f"{FORKS}{height:012d}-{name}.json"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -188,12 +188,14 @@ class Repository:
         keys = [key for _, backup_id, key in self.manifest_keys() if backup_id not in past]
         return self.read_manifest(keys[-1]) if keys else None
 
-    def last_readable(self) -> tuple[Manifest | None, int]:
+    def last_readable(self, forks: Sequence[Fork] | None = None) -> tuple[Manifest | None, int]:
         """The newest backup of the present history that can be read, and the greatest sequence in use (0 without any).
 
         For who adds a backup: a damaged manifest must not keep new ones from being made. Verification tells of it.
+        `forks`: all there are, when they have been read already.
         """
-        keys, past = self.manifest_keys(), self.abandoned_backups()
+        past = forked.abandoned_backups(self.forks() if forks is None else forks)
+        keys = self.manifest_keys()
         for _, backup_id, key in reversed(keys):
             if backup_id in past:
                 continue
@@ -267,11 +269,21 @@ class Repository:
         """Ids of backups that a fork left behind: still whole, no longer the chain's present history."""
         return forked.abandoned_backups(self.forks())
 
-    def segments(self, *, every: bool = False) -> list[shipped.Reference]:
-        """The segments of the present history, by height; `every`: those of abandoned ones, too."""
-        past = set() if every else forked.abandoned_segments(self.forks())
-        found = (shipped.reference(stat) for stat in self.target.list(layout.SEGMENTS))
-        return [segment for segment in found if segment is not None and segment.key not in past]
+    def segments(
+        self, *, every: bool = False, since: int = 1, forks: Sequence[Fork] | None = None
+    ) -> list[shipped.Reference]:
+        """The segments of the present history, by height, that may hold blocks from `since` on.
+
+        `every`: those of abandoned histories, too; `forks`: all there are, when they have been read already.
+        """
+        past = set() if every else forked.abandoned_segments(self.forks() if forks is None else forks)
+        after = layout.before_segments(since - shipped.MOST_BLOCKS + 1)
+        return [segment for segment in self.segments_after(after) if segment.key not in past]
+
+    def segments_after(self, key: str) -> Iterator[shipped.Reference]:
+        """The segments of every history whose key is greater, by height."""
+        found = (shipped.reference(stat) for stat in self.target.list(layout.SEGMENTS, key))
+        return (segment for segment in found if segment is not None)
 
     def segment_header(self, segment: shipped.Reference) -> shipped.Header:
         """Raises Damaged, WrongChain."""
@@ -285,13 +297,14 @@ class Repository:
         header, pairs = shipped.read(self.target.get(segment.key), segment, opener)
         return self._own(header, segment), pairs
 
-    def check_segment(self, segment: shipped.Reference, opener: Opener | None) -> None:
+    def check_segment(self, segment: shipped.Reference, opener: Opener | None) -> shipped.Header:
         """Raises what `read_segment` raises; a sealed one is checked by its hash alone where there is no key."""
         raw = self.target.get(segment.key)
         header, _ = shipped.check(raw, segment)
         if opener is not None or not header.encoding.startswith(SEALED):
-            header, _ = shipped.read(raw, segment, opener)
-        self._own(header, segment)
+            header, pairs = shipped.read(raw, segment, opener)
+            shipped.check_blocks(self.config.genesis, pairs, segment)
+        return self._own(header, segment)
 
     def _own(self, header: shipped.Header, segment: shipped.Reference) -> shipped.Header:
         if header.chain != self.config.chain_id:

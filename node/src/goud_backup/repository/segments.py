@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import count
 from typing import Any, Final
 
 from goud_backup.codec.encoding import decode, encode
@@ -17,11 +18,15 @@ from goud_backup.targets import Stat
 from goud_node.chain import encoding
 from goud_node.chain.block import Block
 from goud_node.chain.certificate import Certificate
+from goud_node.chain.genesis import Genesis
+from goud_node.chain.rules import check_alone, check_block
 from goud_node.errors import InvalidBlock
 
 MAGIC: Final = b"goudseg1"
 HEAD_BYTES: Final = 4096
 """Enough of a segment's beginning to read its header."""
+MOST_BLOCKS: Final = 4096
+"""Most blocks of one segment: one that holds block *h* begins at most so many below."""
 _MOST_BYTES: Final = 64 * 1024 * 1024
 
 Pair = tuple[Block, Certificate]
@@ -59,8 +64,12 @@ def reference(stat: Stat) -> Reference | None:
     return None if parts is None else Reference(stat.key, *parts, stat.size)
 
 
-def build(pairs: Sequence[Pair], sealer: Sealer | None) -> tuple[str, bytes]:
-    """The key and the bytes of a segment of consecutive blocks."""
+def build(pairs: Sequence[Pair], sealer: Sealer | None, avoided: Container[str] = ()) -> tuple[str, bytes]:
+    """The key and the bytes of a segment of consecutive blocks.
+
+    The key is none of `avoided`: what a fork has abandoned stays abandoned, so the same blocks, stored again, need
+    another name. Spaces behind the header make it.
+    """
     plain = encoding.encode([[block.encode(), certificate.encode()] for block, certificate in pairs])
     first, last = pairs[0][0].header, pairs[-1][0].header
     encoded = encode(plain, sealer)
@@ -76,9 +85,13 @@ def build(pairs: Sequence[Pair], sealer: Sealer | None) -> tuple[str, bytes]:
         "encoding": encoded.encoding,
         "size": len(plain),
     }
-    text = canonical(header)
-    stored = b"".join((MAGIC, len(text).to_bytes(4, "big"), text, encoded.data))
-    return segment_key(first.height, last.height, sha256(stored).hexdigest()), stored
+    for spaces in count():
+        text = canonical(header) + b" " * spaces
+        stored = b"".join((MAGIC, len(text).to_bytes(4, "big"), text, encoded.data))
+        key = segment_key(first.height, last.height, sha256(stored).hexdigest())
+        if key not in avoided:
+            break
+    return key, stored
 
 
 def read_header(raw: bytes | bytearray, segment: Reference) -> tuple[Header, int]:
@@ -126,6 +139,26 @@ def read(raw: bytes | bytearray, segment: Reference, opener: Opener | None) -> t
     return header, pairs
 
 
+def check_blocks(genesis: Genesis, pairs: Sequence[Pair], segment: Reference) -> None:
+    """Raises Damaged unless every block is one that the chain may hold, signed, and certified. Costs no request."""
+    try:
+        for number, (block, certificate) in enumerate(pairs):
+            if number:
+                check_block(genesis, pairs[number - 1][0].header, block)
+            else:
+                check_alone(genesis, block)
+            check_certificate(genesis, block, certificate)
+    except InvalidBlock as error:
+        raise Damaged(f"{segment.key} holds a block that no chain may hold: {error}") from error
+
+
+def check_certificate(genesis: Genesis, block: Block, certificate: Certificate) -> None:
+    """Raises InvalidBlock unless a majority has signed this very block."""
+    if (certificate.height, certificate.block_hash) != (block.height, block.hash):
+        raise InvalidBlock(f"The certificate that comes with block {block.height} is for another block.")
+    certificate.verify(genesis)
+
+
 def cover(segments: Iterable[Reference], start: int) -> list[Reference]:
     """The segments that lead from height `start` upwards without a gap, as far as they go, fewest first.
 
@@ -155,3 +188,13 @@ def runs(segments: Iterable[Reference]) -> list[tuple[int, int]]:
         else:
             found.append((segment.first, segment.last))
     return found
+
+
+def holes(segments: Iterable[Reference], start: int) -> list[tuple[int, int]]:
+    """Ranges of heights (first, last) from `start` to the highest segment that no segment holds, ascending."""
+    missing = []
+    for first, last in runs(segments):
+        if first > start:
+            missing.append((start, first - 1))
+        start = max(start, last + 1)
+    return missing

@@ -57,8 +57,8 @@ class Target(Protocol):
         """None when there is none."""
         ...
 
-    def list(self, prefix: str) -> Iterator[Stat]:
-        """Everything whose key begins with `prefix`, in order of keys."""
+    def list(self, prefix: str, after: str = "") -> Iterator[Stat]:
+        """Everything whose key begins with `prefix` and is greater than `after`, in order of keys."""
         ...
 
     def delete(self, key: str) -> None:

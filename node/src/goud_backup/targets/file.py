@@ -124,14 +124,15 @@ class FileTarget:
         except Missing:
             return None
 
-    def list(self, prefix: str) -> Iterator[Stat]:
+    def list(self, prefix: str, after: str = "") -> Iterator[Stat]:
         with self._failing("list", prefix or "the directory"):
             self._require_root()
             above = prefix.rpartition("/")[0]
             folder = self._root / above
             found = _walk(str(folder), f"{above}/" if above else "") if folder.is_dir() else iter(())
-            wanted = sorted((stat for stat in found if stat.key.startswith(prefix)), key=attrgetter("key"))
-        yield from wanted
+            wanted = (stat for stat in found if stat.key.startswith(prefix) and stat.key > after)
+            ordered = sorted(wanted, key=attrgetter("key"))
+        yield from ordered
 
     def delete(self, key: str) -> None:
         folder, _, name = key.rpartition("/")

@@ -95,14 +95,21 @@ class GsTarget:
             blob = self._bucket.get_blob(self._prefix + check_key(key), timeout=_SECONDS, retry=_PATIENCE)
         return None if blob is None else _stat(key, blob)
 
-    def list(self, prefix: str) -> Iterator[Stat]:
+    def list(self, prefix: str, after: str = "") -> Iterator[Stat]:
         with self._failing("list", prefix or "the bucket"):
             fields = "items(name,size,generation),nextPageToken"
             blobs = self._bucket.list_blobs(
-                prefix=self._prefix + prefix, fields=fields, page_size=_PAGE, timeout=_SECONDS, retry=_PATIENCE
+                prefix=self._prefix + prefix,
+                start_offset=self._prefix + after if after else None,
+                fields=fields,
+                page_size=_PAGE,
+                timeout=_SECONDS,
+                retry=_PATIENCE,
             )
             for blob in blobs:
-                yield _stat(blob.name.removeprefix(self._prefix), blob)
+                key = blob.name.removeprefix(self._prefix)
+                if key > after:  # the offset itself belongs to what Google lists
+                    yield _stat(key, blob)
 
     def delete(self, key: str) -> None:
         try:

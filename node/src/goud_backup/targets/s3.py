@@ -119,13 +119,14 @@ class S3Target:
         archived = answer.get("ArchiveStatus", "") or _archived(answer)
         return Stat(key, answer["ContentLength"], answer["ETag"], archived)
 
-    def list(self, prefix: str) -> Iterator[Stat]:
-        more: dict[str, str] | None = {}
+    def list(self, prefix: str, after: str = "") -> Iterator[Stat]:
+        more: dict[str, str] | None = {"StartAfter": self._prefix + after} if after else {}
         while more is not None:
             page = self._page(prefix, more)
             for entry in page.get("Contents", ()):
                 key = entry["Key"].removeprefix(self._prefix)
-                yield Stat(key, entry["Size"], entry["ETag"], _archived(entry))
+                if key > after:  # not every store honours StartAfter
+                    yield Stat(key, entry["Size"], entry["ETag"], _archived(entry))
             more = {"ContinuationToken": page["NextContinuationToken"]} if page["IsTruncated"] else None
 
     def _page(self, prefix: str, more: dict[str, str]) -> Any:

@@ -26,7 +26,19 @@ def check_block(genesis: Genesis, previous: Header, block: Block) -> tuple[Trans
 
 def check_content(genesis: Genesis, previous: Header, block: Block) -> tuple[Transaction, ...]:
     """All of `check_block` but who signed it."""
-    _check_header(genesis, previous, block.header)
+    _check_link(previous, block.header)
+    return _check_alone(genesis, block)
+
+
+def check_alone(genesis: Genesis, block: Block) -> tuple[Transaction, ...]:
+    """What holds for a block whatever it follows; raises and returns what `check_block` does."""
+    transactions = _check_alone(genesis, block)
+    check_signature(genesis, block)
+    return transactions
+
+
+def _check_alone(genesis: Genesis, block: Block) -> tuple[Transaction, ...]:
+    _check_header(genesis, block.header)
     _check_body(block)
     try:
         return tuple(decode(transaction) for transaction in block.transactions)
@@ -34,11 +46,14 @@ def check_content(genesis: Genesis, previous: Header, block: Block) -> tuple[Tra
         raise _refused(block.header, f"a transaction is invalid: {error}") from error
 
 
-def _check_header(genesis: Genesis, previous: Header, header: Header) -> None:
+def _check_header(genesis: Genesis, header: Header) -> None:
     if header.schema != BLOCK_SCHEMA:
         raise _refused(header, f"block schema {header.schema} is unknown (this node knows {BLOCK_SCHEMA})")
     if header.chain_id != genesis.chain_id:
         raise _refused(header, f"it belongs to chain {header.chain_id}, not {genesis.chain_id}")
+
+
+def _check_link(previous: Header, header: Header) -> None:
     if header.height != previous.height + 1:
         raise _refused(header, f"it does not follow height {previous.height}")
     if header.previous != previous.hash:
