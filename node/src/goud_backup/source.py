@@ -17,7 +17,7 @@ from goud_node.chain.genesis import Genesis
 from goud_node.chain.indexes import height_key, rows_implied
 from goud_node.chain.ledger import Ledger
 from goud_node.errors import CorruptStore
-from goud_node.store import Family, RocksStore, durable, marker, schema
+from goud_node.store import Family, RocksStore, durable, holding, marker, schema
 from goud_node.store.twin import twin
 
 _log = logging.getLogger(__name__)
@@ -116,7 +116,17 @@ class DirectorySource:
 @contextmanager
 def held(database: Path) -> Iterator[None]:
     """Hold RocksDB's own lock, so that no node opens the database meanwhile. Raises InUse when one has it."""
-    path = database / "LOCK"
+    path = database / holding.LOCK
+    holding.take(database)
+    try:
+        with _locked(database, path):
+            yield
+    finally:
+        holding.leave(database)
+
+
+@contextmanager
+def _locked(database: Path, path: Path) -> Iterator[None]:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         durable.adopt(path)

@@ -25,6 +25,12 @@ class CorruptStore(StoreError):
     code = "corrupt-store"
 
 
+class StoreInUse(StoreError):
+    """Another process has the database open: nothing is known of its state."""
+
+    code = "in-use"
+
+
 class StoreFull(StoreError):
     """The file system has no space left; nothing was written."""
 

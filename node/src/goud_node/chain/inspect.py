@@ -12,7 +12,7 @@ from typing import Any
 from goud_node.chain.genesis import Genesis
 from goud_node.chain.ledger import Ledger
 from goud_node.chain.proof import prove
-from goud_node.errors import GoudError
+from goud_node.errors import GoudError, StoreInUse
 from goud_node.store import RocksStore, Store, marker
 from goud_node.store.twin import twin
 
@@ -83,7 +83,10 @@ class Report:
 
 
 def inspect(data_dir: Path, genesis: Genesis, progress: Progress | None = None, workers: int = 1) -> Report:
-    """Verify everything in `data_dir`. Damage is reported, never raised, and nothing in the directory is changed."""
+    """Verify everything in `data_dir`. Damage is reported, never raised, and nothing in the directory is changed.
+
+    Raises StoreInUse: of a running node's database nothing can be said.
+    """
     report = Report(str(data_dir), genesis.chain_id)
     began = time.monotonic()
     try:
@@ -93,6 +96,8 @@ def inspect(data_dir: Path, genesis: Genesis, progress: Progress | None = None, 
             closing(RocksStore.open(path, read_only=True)) as store,
         ):
             verify_store(store, genesis, report, progress, workers)
+    except StoreInUse:
+        raise
     except GoudError as error:
         report.problem = Problem(error.code, str(error), error.height)
     finally:

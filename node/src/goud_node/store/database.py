@@ -14,7 +14,7 @@ from typing import Any
 from rocksdict import AccessType, Rdict, ReadOptions, WriteBatch, WriteOptions
 
 from goud_node.errors import CorruptStore, StoreError, StoreFull
-from goud_node.store import durable, floor, tuning
+from goud_node.store import durable, floor, holding, tuning
 from goud_node.store.base import FRESH_KEY, SCHEMA_KEY, SCHEMA_VERSION, Batch, Family
 from goud_node.store.failures import classified
 
@@ -66,22 +66,33 @@ class RocksStore:
         Nothing is ever created: RocksDB, asked to create what is missing, deletes every data file when CURRENT is gone.
         Read-only still needs a writable directory, because the library writes its own file beside the data.
         """
+        if read_only:
+            with holding.undisturbed(path):
+                return cls._judged(path)
+        # A writable open merges files at once and deletes those it does not name: judge what is there before.
+        cls.open(path, read_only=True).close()
+        store = cls._opened(path, create=False, read_only=False)
+        try:
+            floor.check(path, store.sequence_number())
+            floor.raise_to(path, store.sequence_number())
+        except BaseException:
+            store._release()
+            raise
+        return store
+
+    @classmethod
+    def _judged(cls, path: Path) -> RocksStore:
+        """The database read-only, when it is whole as far as can be seen."""
         if not (path / "CURRENT").is_file():
             raise CorruptStore(
                 f"{path / 'CURRENT'} is missing, so there is no readable database in {path}. Nothing was changed. "
                 "Check that the right volume is mounted; if the file was lost, restore a backup or let the node refill "
                 "from its peers on an empty volume (`goud-node init`)."
             )
-        if not read_only:
-            # A writable open merges files at once and deletes those it does not name: judge what is there before.
-            cls.open(path, read_only=True).close()
-        store = cls._opened(path, create=False, read_only=read_only)
+        store = cls._opened(path, create=False, read_only=True)
         try:
-            if read_only:
-                store._check_freshness()
+            store._check_freshness()
             floor.check(path, store.sequence_number())
-            if not read_only:
-                floor.raise_to(path, store.sequence_number())
         except BaseException:
             store._release()
             raise
@@ -90,8 +101,15 @@ class RocksStore:
     @classmethod
     def _opened(cls, path: Path, *, create: bool, read_only: bool) -> RocksStore:
         access = AccessType.read_only(False) if read_only else AccessType.read_write()
-        with classified(path):
-            database = Rdict(str(path), tuning.database_options(create=create), tuning.family_options(), access)
+        if not read_only:
+            holding.take(path)
+        try:
+            with classified(path):
+                database = Rdict(str(path), tuning.database_options(create=create), tuning.family_options(), access)
+        except BaseException:
+            if not read_only:
+                holding.leave(path)
+            raise
         return cls(path, database, read_only=read_only)
 
     @property
@@ -245,6 +263,8 @@ class RocksStore:
         if database is not None:
             with classified(self.path):
                 database.close()
+            if not self._read_only:
+                holding.leave(self.path)
             _give_back(self.path)
 
     def _family(self, family: Family) -> Rdict:

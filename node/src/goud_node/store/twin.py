@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from goud_node.errors import CorruptStore
+from goud_node.store import holding
 
 RESTORED: Final = "goud-restored.json"
 """Beside a database that a restore put there: which restore it was."""
@@ -35,7 +36,7 @@ def twin(database: Path) -> Iterator[Path]:
     Opening writes files beside the data. Data files are linked by name; the small ones, which the library rewrites,
     are copied.
     """
-    with tempfile.TemporaryDirectory(prefix="goud-twin-") as folder:
+    with holding.undisturbed(database), tempfile.TemporaryDirectory(prefix="goud-twin-") as folder:
         path = Path(folder) / "rocksdb"
         path.mkdir()
         # A database that is not there makes an empty twin, and opening that says what is missing.
