@@ -31,26 +31,27 @@ def tasks(node: Any) -> Iterator[dict[str, Any]]:
 
 def proxied_tasks(document: Any) -> list[str]:
     """The tasks that fetch something and would ask a proxy for it."""
-    found = []
+    names = []
     for task in tasks(document):
         for word in ("uri", "get_url"):
             options = task.get(f"ansible.builtin.{word}", task.get(word))
             if options is not None and (not isinstance(options, dict) or options.get("use_proxy") is not False):
-                found.append(str(task.get("name", word)))
-    return found
+                names.append(str(task.get("name", word)))
+    return names
 
 
 def proxied_calls(source: str) -> list[int]:
     """The lines that open an HTTP client which reads its proxies from the environment."""
-    found = []
+    lines = []
     for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
         name = ast.unparse(call.func)
         if name.endswith(("urlopen", "urlretrieve")):
-            found.append(call.lineno)
+            lines.append(call.lineno)
         elif name.rpartition(".")[0] == "httpx" and name.rpartition(".")[2] in CLIENTS:
-            direct = [word for word in call.keywords if word.arg == "trust_env" and ast.unparse(word.value) == "False"]
-            found += [] if direct else [call.lineno]
-    return found
+            words = {str(word.arg): ast.unparse(word.value) for word in call.keywords}
+            direct = words.get("trust_env") == "False" or "transport" in words  # with a transport it asks no proxy
+            lines += [] if direct else [call.lineno]
+    return lines
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.endswith((".yml", ".yaml"))])
@@ -69,6 +70,7 @@ def test_the_rule_sees_what_it_forbids() -> None:
     assert not proxied_tasks([{"name": "Ask", "uri": {"url": "x", "use_proxy": False}}])
     assert proxied_calls("httpx.get('x')\nurllib.request.urlopen('x')\nhttpx.Client(trust_env=True)") == [1, 2, 3]
     assert not proxied_calls("httpx.get('x', trust_env=False)\nhttpx.Request('GET', 'x')\nhttpx.URL('x').get('y')")
+    assert not proxied_calls("httpx.Client(transport=httpx.MockTransport(answer))")
 
 
 def test_the_exceptions_exist() -> None:

@@ -55,12 +55,12 @@ def without_mode(node: Any) -> list[str]:
         return [name for item in node for name in without_mode(item)]
     if not isinstance(node, dict):
         return []
-    found = [name for value in node.values() for name in without_mode(value)]
+    names = [name for value in node.values() for name in without_mode(value)]
     for word, arguments in node.items():
         if str(word).rpartition(".")[2] in WRITERS and isinstance(arguments, dict):
             nothing_made = arguments.get("state", "file") in {"absent", "link"}
-            found += [] if "mode" in arguments or nothing_made else [str(node.get("name", word))]
-    return found
+            names += [] if "mode" in arguments or nothing_made else [str(node.get("name", word))]
+    return names
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(ROOT)))

@@ -92,7 +92,7 @@ def test_help_names_every_verb() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "sentence"),
     [
         ((), "./run VERB"),
         (("nonsense",), "'nonsense' is not a verb"),
@@ -104,10 +104,10 @@ def test_help_names_every_verb() -> None:
         (("restore", "no such backup"), "'no such backup' is neither"),
     ],
 )
-def test_wrong_usage_is_refused(arguments: tuple[str, ...], told: str) -> None:
+def test_wrong_usage_is_refused(arguments: tuple[str, ...], sentence: str) -> None:
     done = subprocess.run([ROOT / "run", *arguments], check=False, capture_output=True, text=True)
     assert done.returncode == 64
-    assert told in done.stdout + done.stderr
+    assert sentence in done.stdout + done.stderr
 
 
 def misspelt(word: str) -> list[str]:

@@ -82,13 +82,13 @@ def test_an_interrupted_deploy_says_where_and_a_start_takes_it_back(cluster: Clu
     """What ./run deploy does after Ctrl-C: no node stays drained, at itself or at the balancer."""
     process = cluster.begin("deploy", "-e", "chain_node_memory_limit=1100m")
     try:
-        wait_until("a node to be drained", lambda: any(drained(cluster, node) for node in NODES), within=120)
+        wait_until("a node to be drained", lambda: any(drained(cluster, node) for node in NODES), within=400)
     finally:
         os.killpg(process.pid, signal.SIGINT)
-        told, errors = process.communicate(timeout=120)
-    assert process.returncode == 99, told + errors
-    assert "stopped before its end" in told
-    assert "deploy: interrupted" in told
+        shown, errors = process.communicate(timeout=120)
+    assert process.returncode == 99, shown + errors
+    assert "stopped before its end" in shown
+    assert "deploy: interrupted" in shown
     recap = cluster.playbook("start")
     assert recap.returncode == 0, recap.output
     assert not any(drained(cluster, node) for node in NODES)

@@ -33,13 +33,13 @@ elif sys.argv[1:3] == ["container", "inspect"]:
 
 def mounts(words: list[str]) -> dict[str, str]:
     """Source by target, as the engine's client reads the values of --mount: each is a line of CSV."""
-    found = {}
+    sources = {}
     for before, word in itertools.pairwise(words):
         if before == "--mount":
             (fields,) = csv.reader([word], strict=True)
             options = dict(field.partition("=")[::2] for field in fields)
-            found[options["target"]] = options["source"]
-    return found
+            sources[options["target"]] = options["source"]
+    return sources
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ BOILERPLATE = """---
 
 
 @pytest.mark.parametrize(
-    ("group", "arguments", "told"),
+    ("group", "arguments", "sentence"),
     [
         ("all", (), None),
         ("all", ("-e", "preflight_disk_free_mb=10"), None),
@@ -135,13 +135,13 @@ BOILERPLATE = """---
         ("all", ("-e", "preflight_disk_free_mb=plenty"), "preflight_disk_free_mb"),
     ],
 )
-def test_boilerplate(tmp_path: Path, group: str, arguments: tuple[str, ...], told: str | None) -> None:
+def test_boilerplate(tmp_path: Path, group: str, arguments: tuple[str, ...], sentence: str | None) -> None:
     done = play(tmp_path, *arguments, text=BOILERPLATE.replace("GROUP", group))
-    if told is None:
+    if sentence is None:
         assert done.returncode == 0, done.stdout + done.stderr
     else:
         assert done.returncode == 2
-        assert told in done.stdout
+        assert sentence in done.stdout
 
 
 @pytest.mark.parametrize(("provider", "wanted"), [("gcp", "GCP_PROJECT"), ("aws", "AWS_REGION")])
@@ -250,9 +250,9 @@ def test_an_interrupted_run_says_where_and_leaves_its_report(tmp_path: Path, out
             assert run.poll() is None
             time.sleep(0.05)
         os.killpg(run.pid, signal.SIGINT)
-        told, errors = run.communicate(timeout=60)
+        shown, errors = run.communicate(timeout=60)
     assert run.returncode == 99
-    progress = told if output == "text" else errors
+    progress = shown if output == "text" else errors
     assert "stopped before its end in 'Wait for the node'. What it does may be half done on node2." in progress
     assert "probe: interrupted in" in progress
     (report,) = reports(tmp_path)
@@ -260,7 +260,7 @@ def test_an_interrupted_run_says_where_and_leaves_its_report(tmp_path: Path, out
     assert report["hosts"]["node1"] == {"changed": 1, "skipped": 1}
     assert [failure["task"] for failure in report["failures"]] == ["Change the nodes · Wait for the node"]
     if output == "json":
-        assert json.loads(told) == report
+        assert json.loads(shown) == report
 
 
 FORGET = """---

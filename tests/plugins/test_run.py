@@ -71,7 +71,7 @@ def environment(project: Path) -> dict[str, str]:
 def test_values_arrive_as_they_stand(project: Path) -> None:
     wanted = {f"probe_{number}": value for number, value in enumerate(VALUES)}
     words = [word for name, value in wanted.items() for word in ("-e", f"{name}={value}")]
-    target = project / "told"
+    target = project / "values"
     done = subprocess.run(
         [project / "run", "backup", *words, "-e", f"target={target}", '--extra-vars={"probe_json": [1]}'],
         env=environment(project), check=False, capture_output=True, text=True,
@@ -84,7 +84,7 @@ def test_values_arrive_as_they_stand(project: Path) -> None:
 def test_an_archive_is_found_from_where_the_command_is_typed(project: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
     (project / "restore.yml").write_text(TELL.replace("VALUES", "{'probe_backup': backup}"))
-    target = project / "told"
+    target = project / "values"
     done = subprocess.run(
         [project / "run", "restore", name, "-e", f"target={target}"],
         cwd=tmp_path, env=environment(project), stdin=subprocess.DEVNULL, check=False, capture_output=True, text=True,
@@ -117,7 +117,7 @@ def test_an_interrupted_deploy_is_followed_by_a_start(project: Path) -> None:
         while not (project / "waiting").exists():
             assert run.poll() is None
         os.killpg(run.pid, signal.SIGINT)
-        _, told = run.communicate(timeout=30)
+        _, errors = run.communicate(timeout=30)
     assert run.returncode == 130
-    assert "interrupted" in told
+    assert "interrupted" in errors
     assert (project / "played").read_text().split() == ["deploy.yml", "start.yml"]

@@ -28,7 +28,7 @@ def test_rows_are_lists_or_mappings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "told"),
+    ("value", "sentence"),
     [
         ("text", "a report is a mapping"),
         (report(title=""), "needs a title"),
@@ -42,8 +42,8 @@ def test_rows_are_lists_or_mappings() -> None:
         (report(colour="red"), "unknown report fields: colour"),
     ],
 )
-def test_malformed_reports_are_refused(value: Any, told: str) -> None:
-    with pytest.raises(goud_tables.ReportError, match=told):
+def test_malformed_reports_are_refused(value: Any, sentence: str) -> None:
+    with pytest.raises(goud_tables.ReportError, match=sentence):
         goud_tables.parse_table(value)
 
 

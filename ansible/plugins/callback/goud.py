@@ -69,7 +69,7 @@ class CallbackModule(CallbackBase):
         self._play = ""
         self._running: dict[str, None] = {}
         self._failed: set[str] = set()
-        self._told: list[tuple[frozenset[str], str]] = []
+        self._messages: list[tuple[frozenset[str], str]] = []
 
     # -- plumbing ---------------------------------------------------------------------------------------------------
 
@@ -244,8 +244,8 @@ class CallbackModule(CallbackBase):
         message = goud_progress.failure(content)
         if record:
             self._run.failures.append({"host": host, "task": task, "place": place, "message": message})
-        same = goud_progress.told_before(message, self._told)
-        self._told.append((goud_progress.sentences(message), f"{host} · {task}"))
+        same = goud_progress.shown_before(message, self._messages)
+        self._messages.append((goud_progress.sentences(message), f"{host} · {task}"))
         if same and self._display.verbosity == 0:
             passed_on = goud_progress.is_quiet(str(result.task.action)) and host in self._failed
             if not passed_on:  # by a rescue, to end the play with what the host's own line has said already

@@ -58,8 +58,8 @@ def resolve(
     values: dict[str, str] = {}
     missing = []
     for name, rule in wanted.items():
-        given = (environment.get(one) for one in (name, *rule.get("or", [])))
-        values[name] = next((one for one in given if one), str(rule.get("default", "")))
+        candidates = (environment.get(other) for other in (name, *rule.get("or", [])))
+        values[name] = next((value for value in candidates if value), str(rule.get("default", "")))
         condition: Mapping[str, str] = rule.get("when", {})
         applies = all(environment.get(other) == text for other, text in condition.items())
         if not values[name] and "needed" in rule and applies:
@@ -82,7 +82,7 @@ def filled(node: Any, values: Mapping[str, str]) -> Any:
     if isinstance(node, Mapping):
         return {str(key): filled(value, values) for key, value in node.items()}
     if isinstance(node, list):
-        return [filled(one, values) for one in node]
+        return [filled(item, values) for item in node]
     if isinstance(node, str):
         text = str(node)
         for name, value in values.items():

@@ -107,9 +107,9 @@ def sentences(message: str) -> frozenset[str]:
     return frozenset(line.strip() for line in message.splitlines())
 
 
-def told_before(message: str, told: Sequence[tuple[frozenset[str], str]]) -> str:
+def shown_before(message: str, messages: Sequence[tuple[frozenset[str], str]]) -> str:
     """Return where every line of this message was shown already; an empty text when some line is new."""
-    return next((where for lines, where in told if sentences(message) <= lines), "")
+    return next((where for lines, where in messages if sentences(message) <= lines), "")
 
 
 def interruption(step: str, hosts: str) -> str:

@@ -106,30 +106,30 @@ class Watch:
         return f"Its last words: {lines[-1].strip()}" if lines else "It said nothing."
 
 
-def once(url: str, maximum_lag: int, found: dict[str, Any]) -> str:
-    """Ask the node once, keep the answers in `found`; the problem, or an empty text."""
-    status, found["readyz"], problem = ask(f"{url}/readyz")
+def once(url: str, maximum_lag: int, answers: dict[str, Any]) -> str:
+    """Ask the node once, keep the answers in `answers`; the problem, or an empty text."""
+    status, answers["readyz"], problem = ask(f"{url}/readyz")
     if status == 0:
         return problem
-    health_status, found["health"], health_problem = ask(f"{url}/health")
+    health_status, answers["health"], health_problem = ask(f"{url}/health")
     if status != 200:
         return problem or f"/readyz answered {status}"
     if health_status != 200:
         return health_problem or f"/health answered {health_status}"
-    lag = found["health"].get("lag")
+    lag = answers["health"].get("lag")
     if not isinstance(lag, int) or lag > maximum_lag:
         return f"it is {lag} blocks behind, {maximum_lag} are allowed"
-    metrics_status, found["metrics"], metrics_problem = ask(f"{url}/api/metrics")
+    metrics_status, answers["metrics"], metrics_problem = ask(f"{url}/api/metrics")
     return "" if metrics_status == 200 else metrics_problem or f"/api/metrics answered {metrics_status}"
 
 
 def gate(url: str, watch: Watch, timeout: float, maximum_lag: int) -> dict[str, Any]:
-    """Ask until nothing is wrong or the time is over; what was found, with `problem` and `waited`."""
-    found: dict[str, Any] = {"readyz": {}, "health": {}, "metrics": {}}
+    """Ask until nothing is wrong or the time is over; its answers, with `problem` and `waited`."""
+    answers: dict[str, Any] = {"readyz": {}, "health": {}, "metrics": {}}
     started = time.monotonic()
     while True:
         try:
-            problem = once(url, maximum_lag, found)
+            problem = once(url, maximum_lag, answers)
             if problem:
                 watch.check()
         except Gone as error:
@@ -138,7 +138,7 @@ def gate(url: str, watch: Watch, timeout: float, maximum_lag: int) -> dict[str, 
         if not problem or waited >= timeout:
             if problem and timeout:
                 problem += f" (waited {waited:.0f} s)"
-            return found | {"problem": problem, "waited": round(waited, 1)}
+            return answers | {"problem": problem, "waited": round(waited, 1)}
         time.sleep(PAUSE_SECONDS)
 
 
