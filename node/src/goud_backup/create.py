@@ -7,7 +7,7 @@ import logging
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -17,6 +17,7 @@ from goud_backup.codec.sealing import Sealer
 from goud_backup.errors import Damaged, SecretsRefused, TargetError
 from goud_backup.identity import Cache, Identity, Known, identify
 from goud_backup.progress import Progress, Silent
+from goud_backup.reading import read_through
 from goud_backup.repository import locks
 from goud_backup.repository.history import History
 from goud_backup.repository.manifest import Chain, FileEntry, Manifest, Part, StoredObject, check_paths, sealed
@@ -138,33 +139,40 @@ class _Run:
 
     def manifest(self, previous: Manifest | None, sequence: int, history: History) -> Manifest:
         genesis = self._repository.config.genesis
-        # Rows that the last backup held were read through for it; a chain never changes below.
         checked = -1 if previous is None else previous.chain.height
         with (
             sources.examining(self._snapshot.database, genesis) as examination,
             ThreadPoolExecutor(1, thread_name_prefix="read-through") as beside,
         ):
             history.require(examination)
-            reading = beside.submit(examination.read_through, checked + 1)
-            draft = self._stored_files(examination.facts, previous)
+            draft = _Draft(self._collect(), self._repository.object_sizes())
+            self._recognise(draft)
+            unread = [file for file in draft.files if file.known is None or not file.known.read]
+            names, height = {file.file.name for file in unread}, examination.facts.height
+            reading = beside.submit(read_through, examination.store, names, checked + 1, height)
+            self._store(draft, examination.facts, previous)
             reading.result()
+            self._mark_read(unread)
         manifest = sealed(self._described(draft, examination.facts, previous, sequence), self._sealer)
         self._repository.put_manifest(manifest, self._lock)
         self._cache.keep_only({file.identity for file in draft.files if file.identity is not None})
         return manifest
 
-    def _stored_files(self, facts: Facts, previous: Manifest | None) -> _Draft:
+    def _mark_read(self, files: Sequence[_File]) -> None:
+        """Only now: a run that is cut off before leaves them stored, but not read."""
+        for file in files:
+            if file.identity is not None and file.known is not None:
+                self._cache.put(file.identity, replace(file.known, read=True))
+
+    def _store(self, draft: _Draft, facts: Facts, previous: Manifest | None) -> None:
         if previous is not None and facts.height < previous.chain.height:
             _log.warning(
                 "the source is at height %d, the backup before at %d: a node that lags, or a restored one",
                 facts.height,
                 previous.chain.height,
             )
-        draft = _Draft(self._collect(), self._repository.object_sizes())
-        self._recognise(draft)
         self._upload(draft, [file for file in draft.files if file.known is None])
         self._see_everything(draft)
-        return draft
 
     def _collect(self) -> list[_File]:
         files = [_File(f"{marker.DATABASE}/{file.name}", file, *_size_and_mode(file), identify(file))

@@ -39,10 +39,11 @@ class Identity:
 
 @dataclass(frozen=True)
 class Known:
-    """Where the content of a file is in the repository."""
+    """Where the content of a file is in the repository, and whether the file was read through when it was stored."""
 
     parts: tuple[Part, ...]
     objects: dict[str, StoredObject]
+    read: bool = False
 
 
 def identify(path: Path) -> Identity | None:
@@ -118,6 +119,7 @@ def _line(identity: Identity, known: Known) -> bytes:
         "file": [identity.name, identity.size, identity.inode, identity.modified_ns, identity.tail],
         "parts": [[part.object, part.offset, part.length, part.sha256] for part in known.parts],
         "objects": {name: [entry.stored, entry.size, entry.encoding] for name, entry in known.objects.items()},
+        "read": known.read,
     }
     body = canonical(document)
     return sha256(body).hexdigest()[:16].encode() + b" " + body + b"\n"
@@ -134,5 +136,7 @@ def _entries(path: Path) -> list[tuple[Identity, Known]]:
         document: dict[str, Any] = json.loads(body)
         parts = tuple(Part(*part) for part in document["parts"])
         objects = {name: StoredObject(*entry) for name, entry in document["objects"].items()}
-        found.append((Identity(*document["file"]), Known(parts, objects)))
+        # A release that did not read files through says nothing of it.
+        read = document.get("read") is True
+        found.append((Identity(*document["file"]), Known(parts, objects, read)))
     return found

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from goud_backup.errors import EmptyBackup, InUse, SourceError
-from goud_node import processes
 from goud_node.chain.genesis import Genesis
 from goud_node.chain.indexes import height_key, rows_implied
 from goud_node.chain.ledger import Ledger
@@ -24,8 +23,6 @@ _log = logging.getLogger(__name__)
 
 CHECKPOINT: Final = "checkpoint"
 DIRECTORY: Final = "directory"
-_FEW_BLOCKS: Final = 2000
-"""Fewer blocks than this are read in this process: starting another takes longer."""
 
 
 @dataclass(frozen=True)
@@ -161,51 +158,22 @@ class Facts:
     keys: dict[str, int]
 
 
+@dataclass(frozen=True)
 class Examination:
-    """An open twin: its facts, and reading its blocks through while other work goes on."""
+    """An open twin and its facts."""
 
-    def __init__(self, store: RocksStore, ledger: Ledger) -> None:
-        self._store = store
-        self._ledger = ledger
-        self._height = ledger.height
-        self.facts = _facts(store, ledger)
+    store: RocksStore
+    ledger: Ledger
+    facts: Facts
 
     def reach(self) -> int:
         """The height of the tip."""
-        return self._height
+        return self.ledger.height
 
     def digest(self, height: int) -> str | None:
         """The hash of a block, in hex; None above the tip."""
-        block = self._ledger.block(height)
+        block = self.ledger.block(height)
         return None if block is None else block.hash.hex()
-
-    def read_through(self, start: int) -> None:
-        """Read every block from `start` on, checksums and all. Raises CorruptStore: damage must not become a backup."""
-        if self._height - start < _FEW_BLOCKS:
-            _read_through(self._store, start, self._height)
-            return
-        # The library reads while it holds the interpreter lock: beside threads that store files, only a process of
-        # its own lets both use a core.
-        with processes.pool(1) as executor:
-            executor.submit(_read_through_at, str(self._store.path), start, self._height).result()
-
-
-def _read_through_at(path: str, start: int, height: int) -> None:
-    store = RocksStore.open(Path(path), read_only=True)
-    try:
-        _read_through(store, start, height)
-    finally:
-        store.close()
-
-
-def _read_through(store: RocksStore, start: int, height: int) -> None:
-    expected = start
-    for key, _ in store.scan(Family.BLOCKS, height_key(start)):
-        if key != height_key(expected):
-            raise CorruptStore(f"Block {expected} is missing from the source. Refill this node from its peers first.")
-        expected += 1
-    if expected != max(height + 1, start):
-        raise CorruptStore(f"The source holds blocks up to {expected - 1}; its state says {height}.")
 
 
 @contextmanager
@@ -225,7 +193,7 @@ def examining(database: Path, genesis: Genesis) -> Iterator[Examination]:
                     f"{database} holds nothing but the genesis block: a backup of it would be empty. Is this the right "
                     "volume?"
                 )
-            yield Examination(store, ledger)
+            yield Examination(store, ledger, _facts(store, ledger))
         finally:
             store.close()
 

@@ -316,10 +316,10 @@ def test_a_damaged_manifest_does_not_keep_new_backups_from_being_made(
     assert key in repository.manifests().bad
 
 
-@pytest.fixture(params=[2000, 10], ids=["in this process", "in another"])
+@pytest.fixture(params=[1 << 30, 0], ids=["in this process", "in another"])
 def reading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Either way of reading the source through."""
-    monkeypatch.setattr("goud_backup.source._FEW_BLOCKS", request.param)
+    monkeypatch.setattr("goud_backup.reading._LITTLE", request.param)
 
 
 @pytest.mark.usefixtures("reading")

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,20 @@ from goud_node.store.failures import classified
 
 logger = logging.getLogger(__name__)
 
+_TABLE = re.compile(r"^ (\d+):\d+\[", re.MULTILINE)
 _ENTRIES = re.compile(r"# entries=(\d+)")
 SCAN_ROWS = 512
 SCAN_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Table:
+    """A data file: its family, the first and the last key in it, and its size in bytes."""
+
+    family: Family
+    first: bytes
+    last: bytes
+    size: int
 
 
 class RocksStore:
@@ -217,6 +229,52 @@ class RocksStore:
         """RocksDB's own list of data files: name, size, level, num_entries and more."""
         with classified(self.path):
             return self.database.live_files()
+
+    def tables(self) -> dict[str, Table]:
+        """Every data file by its name."""
+        families: dict[int, Family] = {}
+        for family in Family:
+            with classified(self.path, family):
+                listed = self._family(family).property_value("rocksdb.sstables") or ""
+            families |= {int(number): family for number in _TABLE.findall(listed)}
+        found = {}
+        for file in self.live_files():
+            name = str(file["name"]).lstrip("/")
+            family = families[int(name.removesuffix(".sst"))]
+            found[name] = Table(family, file["start_key"], file["end_key"], file["size"])
+        return found
+
+    def read_through(self, family: Family, start: bytes, end: bytes) -> None:
+        """Read all that any file holds of start <= key < end, checksums and all. Raises CorruptStore."""
+        options = ReadOptions()
+        options.set_verify_checksums(True)
+        options.set_readahead_size(SCAN_BYTES)
+        options.set_iterate_upper_bound(end)
+        with classified(self.path, family):
+            iterator = self._family(family).iter(options)
+            iterator.seek(start)
+            while iterator.valid():
+                iterator.next()
+            iterator.status()
+
+    def keys(self, family: Family, start: bytes) -> Iterator[bytes]:
+        """Keys from `start` on, without copying their values."""
+        more = True
+        while more:
+            with classified(self.path, family):
+                options = ReadOptions()
+                options.set_verify_checksums(True)
+                iterator = self._family(family).iter(options)
+                iterator.seek(start)
+                found: list[bytes] = []
+                while (more := iterator.valid()) and len(found) < SCAN_ROWS:
+                    found.append(iterator.key())
+                    iterator.next()
+                iterator.status()
+                # No iterator outlives its chunk: one that did would keep the lock file held after close().
+                del iterator
+            yield from found
+            start = found[-1] + b"\0" if found else start
 
     def total(self, name: str) -> int:
         """The sum over all families of an integer property such as `rocksdb.live-sst-files-size`."""
