@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from goud_backup import reading
+from goud_backup.plan import Wish
 from goud_backup.reading import merged
 from goud_backup.repository.manifest import canonical
 from goud_backup.repository.repository import Repository
@@ -38,6 +39,7 @@ def second(repository: Repository, data: Path, folder: Path) -> tuple[Path, Path
 def lagging(repository: Repository, data: Path, folder: Path) -> tuple[Path, Path]:
     """A node below the last backup: none of its rows are new."""
     other = shutil.copytree(data, folder / "other")
+    backup(repository, data, folder / "cache")
     grow(data, 20)
     backup(repository, data, folder / "cache")
     return other, folder / "other cache"
@@ -83,7 +85,7 @@ def test_a_flipped_byte_in_any_new_table_is_found_and_named(
     # What was stored but not read through by the runs that failed is read now.
     made = backup(repository, source, cache)
     assert made.chain.height == tip_of(source).height
-    assert restore(repository, tmp_path / "back").height == made.chain.height
+    assert restore(repository, tmp_path / "back", Wish(made.id)).height == made.chain.height
 
 
 @pytest.mark.parametrize("position", [n / 10 for n in range(10)])
