@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from goud_backup import times
 from goud_backup.codec.sealing import Opener
 from goud_backup.errors import Damaged, NoSuchBackup, OutOfReach
 from goud_backup.repository.history import require_no_hole
@@ -149,7 +149,7 @@ def _wished(repository: Repository, wish: Wish, references: Sequence[Reference],
     manifests = _candidates(repository, wish)
     if wish.to_height is not None:
         return _to_height(repository, manifests, references, wish.to_height)
-    return _to_time(_Times(repository, manifests, references, opener), wish.to_ms or 0)
+    return _to_time(repository, manifests, references, wish.to_ms or 0, opener)
 
 
 def _candidates(repository: Repository, wish: Wish) -> list[Manifest]:
@@ -240,49 +240,19 @@ def _to_height(
     return Plan(How.REBUILD, min(above, key=lambda one: one.chain.height), (), height, None, known)
 
 
-@dataclass
-class _Times:
-    """Looks up which block was the last at a time, in as few reads as possible."""
-
-    repository: Repository
-    manifests: Sequence[Manifest]
-    references: Sequence[Reference]
-    opener: Opener | None
-
-    def in_segments(self, to_ms: int) -> int | None:
-        """The height, when segments alone prove it; None when the time lies where nothing was shipped."""
-        ordered = sorted(self.references, key=lambda one: (one.first, one.last))
-        position = bisect_right(ordered, to_ms, key=lambda one: self.repository.segment_header(one).first_ms) - 1
-        if position < 0:
-            return None
-        segment = ordered[position]
-        header = self.repository.segment_header(segment)
-        if to_ms < header.last_ms:
-            _, pairs = self.repository.read_segment(segment, self.opener)
-            return max(block.height for block, _ in pairs if block.header.timestamp_ms <= to_ms)
-        follows = position + 1 < len(ordered) and ordered[position + 1].first <= segment.last + 1
-        highest = segment.last >= _best(self.manifests, self.references)
-        return segment.last if follows or highest else None
-
-
-def _to_time(times: _Times, to_ms: int) -> Plan:
-    known = _best(times.manifests, times.references)
-    height = times.in_segments(to_ms)
-    if height is not None:
-        return _to_height(times.repository, times.manifests, times.references, height)
-    above = [one for one in times.manifests if one.chain.tip_ms > to_ms]
-    if above:
-        lowest = min(above, key=lambda one: one.chain.height)
-        return Plan(How.REBUILD, lowest, (), None, to_ms, known)
-    below = [one for one in times.manifests if one.chain.tip_ms <= to_ms]
-    if not below:
-        raise OutOfReach(f"The repository holds nothing as early as {_time(to_ms)}. Give a later time.")
-    # Nothing in the repository is later: the last block it has is the answer.
-    return _to_height(times.repository, times.manifests, times.references, max(one.chain.height for one in below))
-
-
-def _time(milliseconds: int) -> str:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
+def _to_time(
+    repository: Repository,
+    manifests: Sequence[Manifest],
+    references: Sequence[Reference],
+    to_ms: int,
+    opener: Opener | None,
+) -> Plan:
+    found = times.last_at(repository, manifests, references, to_ms, opener)
+    if isinstance(found, Manifest):
+        return Plan(How.REBUILD, found, (), None, to_ms, _best(manifests, references))
+    if found == 0:
+        raise OutOfReach(f"The repository holds nothing as early as {times.text(to_ms)}. Give a later time.")
+    return _to_height(repository, manifests, references, found)
 
 
 def _age(manifest: Manifest) -> int:

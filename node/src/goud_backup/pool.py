@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
@@ -31,6 +32,25 @@ def run(work: Callable[[T], R], items: Iterable[T], workers: int) -> list[R]:
                 future.cancel()
             raise
     return results
+
+
+def ahead(work: Callable[[T], R], items: Iterable[T], workers: int) -> Iterator[R]:
+    """The results in the order of the items, of which `workers` are under way while the caller uses the one before.
+
+    For what waits rather than works. The first failure is raised in its place.
+    """
+    pending: deque[Future[R]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="ahead") as executor:
+        try:
+            for item in items:
+                pending.append(executor.submit(work, item))
+                if len(pending) > workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
 
 
 def _collect(pending: set[Future[R]], results: list[R]) -> set[Future[R]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from goud_backup import pool, times
 from goud_backup.codec.sealing import Opener
 from goud_backup.errors import NotVerified, OutOfReach
 from goud_backup.progress import Progress
@@ -21,6 +23,8 @@ from goud_node.errors import CorruptStore
 from goud_node.store import Batch, Family, RocksStore
 
 _BATCH_BYTES: Final = 4 * 1024 * 1024
+_READERS: Final = 16
+"""Small segments take their time on the way, not here: so many are read at once, however few cores there are."""
 
 Row = tuple[Block, Certificate | None]
 
@@ -29,8 +33,7 @@ def rows_of_segments(
     repository: Repository, segments: Sequence[Reference], opener: Opener | None, upto: int
 ) -> Iterator[Row]:
     """The blocks of consecutive segments up to a height. Raises what reading a segment raises, naming it."""
-    for segment in segments:
-        _, pairs = repository.read_segment(segment, opener)
+    for _, pairs in pool.ahead(lambda one: repository.read_segment(one, opener), segments, _READERS):
         yield from ((block, certificate) for block, certificate in pairs if block.height <= upto)
 
 
@@ -46,19 +49,23 @@ def rows_of_database(store: RocksStore, upto: int) -> Iterator[Row]:
         yield Block.decode(raw), certificate
 
 
-def height_at(database: Path, genesis: Genesis, to_ms: int) -> int:
-    """The height of the last block that is not later than `to_ms`. Raises OutOfReach when even block 1 is."""
+def height_at(database: Path, genesis: Genesis, to_ms: int, made_ms: int) -> int:
+    """The height of the last block that is not later than `to_ms`, in a database that was there at `made_ms`.
+
+    Raises OutOfReach when even block 1 is later, or when times are wrong there.
+    """
     with opened(database) as store:
-        low, high = 0, Ledger(store, genesis).height
-        while low < high:
-            middle = (low + high + 1) // 2
-            raw = store.get(Family.BLOCKS, height_key(middle))
+
+        def ms(height: int) -> int:
+            raw = store.get(Family.BLOCKS, height_key(height))
             if raw is None:
-                raise CorruptStore(f"Block {middle} is missing.")
-            if Block.decode(raw).header.timestamp_ms <= to_ms:
-                low = middle
-            else:
-                high = middle - 1
+                raise CorruptStore(f"Block {height} is missing.")
+            return Block.decode(raw).header.timestamp_ms
+
+        tip = Ledger(store, genesis).height
+        low = bisect_right(range(1, tip + 1), to_ms, key=ms)
+        around = range(max(1, low - times.AROUND), min(tip, low + times.AROUND) + 1)
+        times.require_trust({height: ms(height) for height in around}, low, made_ms, to_ms)
     if low == 0:
         raise OutOfReach("The chain has no block as early as that: block 1 is later. Give a later time.")
     return low

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +195,9 @@ def _rebuild_from(plan: Plan, base: Path, database: Path, genesis: Genesis, tool
     below = marker.database_path(base)
     height = plan.height
     if height is None:
-        height = replay.height_at(below, genesis, plan.to_ms or 0)
+        made = datetime.now(UTC) if plan.manifest is None else plan.manifest.created_at
+        made_ms = int(made.timestamp() * 1000)
+        height = replay.height_at(below, genesis, plan.to_ms or 0, made_ms)
     with walk.opened(below) as store:
         replay.rebuild(database, genesis, replay.rows_of_database(store, height), height, tools.progress)
     return height
