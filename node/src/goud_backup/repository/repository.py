@@ -106,10 +106,7 @@ class Repository:
         try:
             self.target.delete(key)
         except TargetError as error:
-            return (
-                f"{key} was recorded meanwhile and could not be withdrawn ({error}): what it needs may be gone. Verify "
-                "the repository, and remove it where that finds damage."
-            )
+            return f"{key} was recorded meanwhile and could not be withdrawn ({error}): verify the repository."
         return f"{key}, which was recorded meanwhile, was withdrawn."
 
     def put_once(self, key: str, data: Bytes) -> bool:
@@ -245,8 +242,7 @@ class Repository:
                 self.put_check(draft.id, ok=False, level="listing")
             raise
         self.put_latest(draft, digest)
-        # A repository of a former release has none, and after a prune on a full disk it may be small.
-        self.set_aside()
+        self.set_aside()  # a repository of a former release has none
         return digest
 
     def put_latest(self, newest: Manifest, digest: str) -> None:
