@@ -244,9 +244,9 @@ def test_prune_looks_at_its_locks_before_every_change(
 ) -> None:
     """It sleeps after its n-th change, or the n-th from the end: nothing more is changed, however many are left."""
     monkeypatch.setattr("goud_backup.create.units", partial(units, part=8_192, pack=2_048))
-    for size in (300, 400, 500):
-        grow(tmp_path / f"{size}", 30, size=size)
-        backup(repository, tmp_path / f"{size}", tmp_path / f"cache-{size}")
+    for node in ("a", "b", "c"):
+        grow(tmp_path / node, 30)
+        backup(repository, tmp_path / node, tmp_path / f"cache-{node}")
     prune(repository, Policy(days=0, last=2), grace=0)
     planned = prune(repository, Policy(days=0, last=1), grace=0, dry_run=True)
     # A forgotten manifest is copied to the trash and then removed.

@@ -36,8 +36,8 @@ def names(repository: Repository) -> set[str]:
 
 @pytest.fixture
 def three(repository: Repository, data: Path, cache: Path, tmp_path: Path) -> Repository:
-    """Three backups of growing data, the first of another node: nothing in it is shared."""
-    grow(tmp_path / "other", 60, size=500)
+    """Three backups of a growing chain, the first of another node: the same blocks in other files."""
+    grow(tmp_path / "other", 60, uncertified=1, size=4000)
     backup(repository, tmp_path / "other", cache)
     for _ in range(2):
         backup(repository, data, cache)

@@ -27,7 +27,7 @@ def full(
     repository: Repository, data: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Repository:
     """Two backups on a disk that has room only while what was set aside is given up."""
-    grow(tmp_path / "other", 60, size=500)
+    grow(tmp_path / "other", 60, uncertified=1, size=4000)
     backup(repository, tmp_path / "other", cache)
     backup(repository, data, cache)
     reserve, write = tmp_path / "repository/.reserve", os.write
@@ -137,7 +137,7 @@ def test_segments_go_in_two_phases(repository: Repository, tmp_path: Path, cache
 
 def test_what_a_manifest_still_names_is_not_ripe(repository: Repository, data: Path, tmp_path: Path) -> None:
     """A run that was killed after it had marked and before it forgot: the grace period begins when it is forgotten."""
-    grow(tmp_path / "other", 60, size=500)
+    grow(tmp_path / "other", 60, uncertified=1, size=4000)
     backup(repository, tmp_path / "other", tmp_path / "cache-1")
     backup(repository, data, tmp_path / "cache-2")
     first = repository.manifests().good[0]
