@@ -9,7 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from hashlib import sha256
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from goud_backup.codec.encoding import ENCODINGS, GZIP, decode, encode
 from goud_backup.codec.sealing import Opener, Sealer
@@ -125,6 +127,21 @@ def sealed(manifest: Manifest, sealer: Sealer | None) -> Manifest:
     return replace(manifest, files=None, sealed_files=text, totals=totals)
 
 
+def _iso_8601(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("a time without its offset from UTC")
+    return text
+
+
+_Text = Annotated[str, Field(max_length=10_000)]
+_Number = Annotated[int, Field(ge=0, lt=1 << 53)]
+_Name = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_Time = Annotated[str, Field(max_length=64), AfterValidator(_iso_8601)]
+_MOST_MS: Final = 253_370_764_800_000
+"""The year 9999: later times have no date."""
+_CHAIN: Final = TypeAdapter(Chain)
+
+
 def check_paths(paths: Iterable[str]) -> None:
     """Raises ValueError unless each is a path that a backup has, and none is there twice."""
     before: set[str] = set()
@@ -148,7 +165,7 @@ def load(raw: bytes | bytearray, key: str) -> Manifest:
     try:
         document = json.loads(bytes(raw))
         told = document.pop("sha256")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(f"{key} is no manifest: it is damaged or cut short ({error!r}).") from error
     found = sha256(canonical(document)).hexdigest()
     if told != found or canonical({**document, "sha256": told}) != bytes(raw):
@@ -207,7 +224,40 @@ def _document(manifest: Manifest) -> dict[str, Any]:
     return document
 
 
+class _WrittenFile(BaseModel):
+    model_config = ConfigDict(strict=True)
+    path: _Text
+    size: _Number
+    mode: _Number
+    parts: list[tuple[_Name, _Number, _Number, _Name]]
+
+
+class _Written(BaseModel):
+    """What a manifest is made of, each value of its kind and within bounds, before any of it is used."""
+
+    model_config = ConfigDict(strict=True)
+    repository: _Text
+    id: _Text
+    sequence: _Number
+    previous: dict[_Text, _Text] | None
+    started: _Time
+    created: _Time
+    chain: dict[_Text, _Text | _Number | None]
+    keys: dict[_Text, _Number]
+    source: dict[_Text, _Text]
+    versions: dict[_Text, _Text]
+    totals: dict[_Text, _Number]
+    objects: dict[_Name, tuple[_Number, _Number, _Text]]
+    files: list[_WrittenFile] | None = None
+    sealed_files: str | None = None
+
+
 def _parsed(document: dict[str, Any], digest: str) -> Manifest:
+    _Written.model_validate_json(canonical(document))
+    wanted = {"files", "bytes", "new_bytes"} | ({"listing_bytes"} if document.get("files") is None else set())
+    if not wanted <= set(document["totals"]) or not 0 <= document["chain"]["tip_ms"] < _MOST_MS:
+        raise ValueError("its totals or its time are missing or beyond bounds")
+    _CHAIN.validate_json(canonical(document["chain"]), strict=True)
     previous = document["previous"]
     if not BACKUP_ID.fullmatch(document["id"]):
         raise ValueError(f"{document['id']!r} is no backup id")
