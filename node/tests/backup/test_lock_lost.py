@@ -287,3 +287,17 @@ def test_init_touches_nothing_of_a_repository(tmp_path: Path, repository: Reposi
     assert not target.writes
     assert open_repository(target).config == repository.config
     assert make_repository(tmp_path / "other").config != repository.config
+
+
+def test_a_lock_removed_by_force_is_noticed_after_the_write(begun: Repository, tmp_path: Path) -> None:
+    """`unlock --force` beside a living holder: no time has passed, so only the store knows."""
+    repository, target = watched(begun)
+
+    def lose(_: str, key: str) -> None:
+        if key.startswith(layout.MANIFESTS):
+            taken_over(begun.target, locks.BACKUP)
+
+    target.after = lose
+    with pytest.raises(LockLost, match="was withdrawn"):
+        backup(repository, tmp_path / "data", tmp_path / "cache")
+    assert [manifest.sequence for manifest in begun.manifests().good] == [1]
