@@ -240,7 +240,7 @@ class _Written(BaseModel):
     id: _Text
     sequence: _Number
     previous: dict[_Text, _Text] | None
-    started: _Time
+    started: _Text
     created: _Time
     chain: dict[_Text, _Text | _Number | None]
     keys: dict[_Text, _Number]
