@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,12 +14,14 @@ from goud_backup.codec.sealing import Opener
 from goud_backup.errors import Damaged, NotVerified, SourceError
 from goud_backup.plan import How, Plan, check_manifest
 from goud_backup.progress import Progress, Silent
+from goud_backup.repository.history import History, Parting, Source, all_of
 from goud_backup.repository.manifest import Manifest, check_certificates
 from goud_backup.repository.repository import Repository
 from goud_backup.settings import SECRETS_FOLDER
 from goud_node.chain.genesis import Genesis
+from goud_node.chain.ledger import Ledger
 from goud_node.errors import GoudError
-from goud_node.store import SCHEMA_VERSION, durable, marker, schema
+from goud_node.store import SCHEMA_VERSION, RocksStore, durable, marker, schema
 
 
 @dataclass(frozen=True)
@@ -139,40 +142,89 @@ def check_facts(database: Path, genesis: Genesis, manifest: Manifest) -> None:
         raise NotVerified(f"Backup {manifest.id} is not what its manifest says: it has {found}, the manifest {told}.")
 
 
-def live_height(data_dir: Path, genesis: Genesis) -> int | str | None:
-    """The height that is live now, for the plan: None without a database, a sentence when it can not be read."""
-    database = marker.database_path(data_dir)
-    if not database.exists():
-        return None
-    try:
-        with walk.opened(database) as store:
-            return walk.height_of(store, genesis)
-    except GoudError as error:
-        return str(error)
+class _Live:
+    """The chain in an open database, as something that is compared with what is stored."""
+
+    def __init__(self, store: RocksStore, genesis: Genesis) -> None:
+        self._ledger = Ledger(store, genesis)
+
+    def reach(self) -> int:
+        return self._ledger.height
+
+    def digest(self, height: int) -> str | None:
+        block = self._ledger.block(height)
+        return None if block is None else block.hash.hex()
 
 
-def plan_document(repository: Repository, plan: Plan, data_dir: Path) -> dict[str, Any]:
-    """The plan, with what is live now and the space there is."""
+def plan_document(
+    repository: Repository, plan: Plan, data_dir: Path, opener: Opener | None = None, node: Source | None = None
+) -> dict[str, Any]:
+    """The plan, with what is live now and the space there is. `node` is the live one when it runs."""
+    genesis = repository.config.genesis
+    live = live_document(data_dir, genesis, plan.height, lambda: _history(repository, plan, opener), node)
     return {
         "repository": repository.url,
         "chain": repository.config.chain_id,
         "data_dir": str(data_dir),
         **plan.document(),
-        **live_document(data_dir, repository.config.genesis, plan.height),
+        **live,
     }
 
 
-def live_document(data_dir: Path, genesis: Genesis, height: int | None) -> dict[str, Any]:
-    """What is live now, what of it a restore to `height` would lose, and the space there is."""
+def _history(repository: Repository, plan: Plan, opener: Opener | None) -> History:
+    """What is known of the history that the plan brings back."""
+    manifest = plan.manifest
+    if manifest is not None and manifest.id in repository.abandoned_backups():
+        return History(repository, [manifest], plan.segments, opener)
+    return all_of(repository, opener)
+
+
+def live_document(
+    data_dir: Path,
+    genesis: Genesis,
+    height: int | None,
+    history: Callable[[], History] | None = None,
+    node: Source | None = None,
+) -> dict[str, Any]:
+    """What is live now, what of it a restore to `height` would lose, and the space there is.
+
+    Without a `history`, or where nothing names the blocks in question, the loss is a range: heights alone do not say
+    whether the two chains are one.
+    """
     if not data_dir.is_dir():
         raise SourceError(f"The data directory {data_dir} does not exist. Mount the volume or correct --data-dir.")
-    live = live_height(data_dir, genesis)
-    lost = live - height if isinstance(live, int) and height is not None else None
-    return {
-        "live_height": live if isinstance(live, int) else None,
-        "live_problem": live if isinstance(live, str) else None,
-        "live_blocks_not_in_the_restore": None if lost is None else max(0, lost),
+    found: dict[str, Any] = {
+        "live_height": None,
+        "live_problem": None,
+        "live_blocks_not_in_the_restore": None,
+        "live_blocks_not_in_the_restore_at_least": None,
+        "histories_part_after": None,
         "free_bytes": shutil.disk_usage(data_dir).free,
+    }
+    database = marker.database_path(data_dir)
+    try:
+        if node is not None:
+            return found | _lost(node, height, history)
+        if database.exists():
+            with walk.opened(database) as store:
+                return found | _lost(_Live(store, genesis), height, history)
+    except GoudError as error:
+        found["live_problem"] = str(error)
+    return found
+
+
+def _lost(live: Source, height: int | None, history: Callable[[], History] | None) -> dict[str, Any]:
+    reach = live.reach()
+    if height is None:
+        return {"live_height": reach}
+    parting = Parting(0, None) if history is None else history().parting(live)
+    apart = None if parting.differs is None else parting.shared
+    common = min(height, reach) if parting.differs is None else parting.differs - 1
+    return {
+        "live_height": reach,
+        "live_blocks_not_in_the_restore": reach - min(parting.shared, height),
+        "live_blocks_not_in_the_restore_at_least": reach - min(common, height),
+        "histories_part_after": apart,
     }
 
 

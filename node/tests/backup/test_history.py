@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -12,6 +14,8 @@ from hypothesis import strategies as st
 from pyrage import x25519
 
 from goud_backup import plan as plans
+from goud_backup import restore as restoring
+from goud_backup import ship as shipping
 from goud_backup import verify as verifying
 from goud_backup.codec.sealing import Opener
 from goud_backup.errors import Damaged, OtherHistory, OutOfReach, SourceError
@@ -22,6 +26,7 @@ from goud_backup.repository import layout, segments
 from goud_backup.repository.repository import Repository
 from goud_backup.repository.retention import Policy
 from goud_backup.restore import Tools
+from goud_backup.seen import Memory
 from goud_backup.ship import DirectoryBlocks
 from goud_node.chain.block import Block
 from goud_node.chain.indexes import height_key
@@ -299,3 +304,50 @@ def test_mixed_histories_are_named(repository: Repository, tmp_path: Path) -> No
         restore(repository, tmp_path / "again")
     report = verifying.verify(repository, verifying.Depth(data=False), Tools(None))
     assert any("two histories are mixed" in one.message for one in report.problems)
+
+
+@pytest.mark.parametrize(
+    ("parted", "live", "lost"),
+    [(12, 27, (15, 15)), (30, 30, (0, 0)), (30, 40, (10, 10)), (20, 35, (15, 15)), (3, 28, (24, 28))],
+)
+@pytest.mark.usefixtures("shipped")
+def test_the_plan_says_how_many_live_blocks_go(
+    repository: Repository, tmp_path: Path, parted: int, live: int, lost: tuple[int, int]
+) -> None:
+    """Where the live chain has parted below the backup's height, heights alone would say that none goes."""
+    other = tmp_path / "live"
+    restore(repository, other, Wish(to_height=parted))
+    if live > parted:
+        grow(other, live - parted, size=77)
+    plan = plans.make(repository, Wish(), None)
+    document = restoring.plan_document(repository, plan, other)
+    assert document["live_height"] == live
+    assert (document["live_blocks_not_in_the_restore_at_least"], document["live_blocks_not_in_the_restore"]) == lost
+
+
+def test_an_idle_run_takes_no_lock_and_makes_three_requests(
+    repository: Repository, shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = Memory.of(tmp_path / "cache", repository.config.id)
+
+    def run() -> int:
+        blocks = DirectoryBlocks(shipped, GENESIS)
+        return shipping.ship(repository, blocks, (), memory=memory).blocks
+
+    run()
+    requests: list[str] = []
+
+    def counted(call: Callable[..., Any], verb: str) -> Callable[..., Any]:
+        def request(key: str, *more: Any, **options: Any) -> Any:
+            requests.append(f"{verb} {key}")
+            return call(key, *more, **options)
+
+        return request
+
+    for verb in ("get", "put", "stat", "list", "delete"):
+        monkeypatch.setattr(repository.target, verb, counted(getattr(repository.target, verb), verb))
+    assert run() == 0
+    # The third is for the configuration, which whoever opens the repository has read.
+    assert requests == [f"list {layout.FORKS}", f"list {layout.SEGMENTS}"]
+    repository.target.delete(keys(repository)[-1])
+    assert run() > 0, "what was seen before is gone"

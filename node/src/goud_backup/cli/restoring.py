@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -18,12 +19,17 @@ from goud_backup.cli.options import (
     DataDir,
     GenesisFile,
     IdentityFile,
+    KeyFile,
+    NodeName,
+    NodeUrl,
     Reinitialize,
     Url,
     Workers,
 )
 from goud_backup.errors import BackupError
 from goud_backup.settings import WORKERS
+from goud_backup.ship import NodeBlocks
+from goud_node.chain.genesis import Genesis
 from goud_node.errors import ConfigurationError
 
 
@@ -41,6 +47,9 @@ def restore(
     secrets_to: Annotated[Path | None, typer.Option(help="Directory for the secrets that were backed up.")] = None,
     genesis: GenesisFile = None,
     identity: IdentityFile = None,
+    node_url: NodeUrl = None,
+    node: NodeName = None,
+    key: KeyFile = None,
     workers: Workers = WORKERS,
     as_json: AsJson = False,
 ) -> None:
@@ -53,15 +62,29 @@ def restore(
         raise ConfigurationError("Give --to-height or --to-time, not both.")
     wish = plan.Wish(backup, to_height, options.milliseconds(to_time), exact, reinitialize)
     opener = options.opener(identity)
-    with options.repository(url, genesis) as repository, output.progress() as progress:
+    with ExitStack() as stack:
+        repository = stack.enter_context(options.repository(url, genesis))
+        progress = stack.enter_context(output.progress())
         made = plan.make(repository, wish, opener)
         if not confirm:
-            document = restoring.plan_document(repository, made, data_dir)
+            live = _running(stack, node_url, node, key, repository.config.genesis)
+            document = restoring.plan_document(repository, made, data_dir, opener, live)
             output.emit("plan (nothing was done; add --yes)", document, as_json=as_json)
             return
         tools = restoring.Tools(opener, workers, progress, secrets_to)
         done = restoring.restore(repository, made, data_dir, tools)
     output.emit("restored", done.document(), as_json=as_json)
+
+
+def _running(
+    stack: ExitStack, node_url: str | None, node: str | None, key: Path | None, genesis: Genesis
+) -> NodeBlocks | None:
+    """The live node, for the plan, when it runs: its volume is open. None when none is named."""
+    if node_url is None:
+        return None
+    client = options.node_client(node_url, node, key, genesis, operator=False)
+    stack.callback(client.close)
+    return NodeBlocks(client)
 
 
 def undo(data_dir: DataDir = DATA, as_json: AsJson = False) -> None:
