@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import httpx
 import pytest
+from hypothesis import settings
 
 from goud_node.chain import genesis as genesis_document
 from goud_node.chain.genesis import Genesis, Validator
@@ -25,6 +26,10 @@ from goud_node.service.lifecycle import start, stop
 from goud_node.service.listeners import address, bind
 from goud_node.service.node import Node, build
 from goud_node.settings import Settings
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 T = TypeVar("T")
 

@@ -66,7 +66,9 @@ def test_member_refuses_a_client_without_a_certificate(host: Host, name: str) ->
 
 def test_secrets_are_for_their_owner_only() -> None:
     names = ("*secret*", "*.key", "*-key.pem")
-    found = [path for place in (".secrets", ".state") for name in names for path in (ROOT / place).rglob(name)]
+    found = [
+        path for place in (".secrets/test", ".state/test") for name in names for path in (ROOT / place).rglob(name)
+    ]
     secrets = [path for path in found if path.is_file()]
     assert secrets, "no secret was found: the test proved nothing"
     assert [path for path in secrets if path.stat().st_mode & 0o077] == []

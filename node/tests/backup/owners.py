@@ -30,7 +30,7 @@ from goud_node.chain.volume import initialize_volume, open_volume
 from goud_node.store.checkpoint import Checkpoints
 
 from .support import GENESIS, backup, grow, make_repository, reopened, restore, ship
-from .test_restore import make_foreign
+from .test_restore_schema import make_foreign
 
 NODE = 10001
 UMASKS = (0o022, 0o027, 0o077)
@@ -227,8 +227,8 @@ def main(folder: Path) -> None:
             problems = [forked(lambda v=volume, w=write: w(world, v), umask=umask)]  # type: ignore[misc]  # bound now
             found = modes(volume)
             if "killed" not in name:
-                problems.append(forked(lambda v=volume: use_everything(v), account=NODE))  # type: ignore[misc]
-            problems.append(forked(lambda v=volume: work_on(world, v), account=NODE))  # type: ignore[misc]
+                problems.append(forked(lambda v=volume: use_everything(v), account=NODE))  # type: ignore[misc]  # bound now
+            problems.append(forked(lambda v=volume: work_on(world, v), account=NODE))  # type: ignore[misc]  # bound now
             strangers = [str(path) for path in volume.rglob("*") if path.lstat().st_uid != NODE]
             line = {"writer": name, "umask": umask, "problems": [*filter(None, problems), *strangers], "modes": found}
             print(json.dumps(line), flush=True)

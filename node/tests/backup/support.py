@@ -6,13 +6,14 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 from goud_backup import create as creating
 from goud_backup import restore as restoring
 from goud_backup import ship as shipping
 from goud_backup.plan import Wish, make
-from goud_backup.repository.manifest import Manifest
+from goud_backup.repository.manifest import Manifest, canonical
 from goud_backup.repository.repository import Repository, initialize, open_repository
 from goud_backup.source import DirectorySource
 from goud_backup.targets import Target, open_target
@@ -141,3 +142,9 @@ def restore(
     tools = tools or restoring.Tools(None)
     data_dir.mkdir(parents=True, exist_ok=True)
     return restoring.restore(repository, make(repository, wish or Wish(), tools.opener), data_dir, tools)
+
+
+def redone(document: dict[str, object]) -> bytes:
+    """A manifest with a right hash of its own: what somebody could write who may write to the store."""
+    document.pop("sha256", None)
+    return canonical({**document, "sha256": sha256(canonical(document)).hexdigest()})

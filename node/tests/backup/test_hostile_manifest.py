@@ -16,8 +16,7 @@ from goud_backup.repository import layout
 from goud_backup.repository.repository import Repository
 from goud_node.errors import GoudError
 
-from .support import backup
-from .test_restore import redone
+from .support import backup, redone
 
 WRONG: tuple[Any, ...] = (
     None,

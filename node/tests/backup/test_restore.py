@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from hashlib import sha256
 from pathlib import Path
 
 import pyrage
@@ -33,17 +32,17 @@ from goud_backup.errors import (
 )
 from goud_backup.plan import How, Wish, make
 from goud_backup.repository import layout
-from goud_backup.repository.manifest import canonical, dump, load
+from goud_backup.repository.manifest import dump, load
 from goud_backup.repository.repository import Repository, initialize
 from goud_backup.source import DirectorySource, held
 from goud_backup.targets import open_target
 from goud_node.chain import genesis as documents
 from goud_node.chain.inspect import inspect
-from goud_node.errors import InvalidBlock, SchemaMismatch, WrongChain
+from goud_node.errors import InvalidBlock, WrongChain
 from goud_node.settings import Settings
 from goud_node.store import durable
 
-from .support import BLOCK_MS, GENESIS, backup, grow, make_repository, restore, ship, tip_of
+from .support import BLOCK_MS, GENESIS, backup, grow, make_repository, redone, restore, ship, tip_of
 
 IDENTITY = pyrage.x25519.Identity.generate()
 RECIPIENT = str(IDENTITY.to_public())
@@ -287,43 +286,6 @@ def test_a_disk_that_fills_up_leaves_what_was_live(
     assert restore(history, grown, Wish(exact=True)).height == 100
 
 
-def make_foreign(repository: Repository) -> None:
-    """From now on its backups have a schema that no migration leads from."""
-    for manifest in repository.manifests().good:
-        key = layout.manifest_key(manifest.sequence, manifest.id)
-        document = json.loads(bytes(repository.target.get(key)))
-        document["chain"]["schema"] = 99
-        repository.target.put(key, redone(document))
-
-
-def test_a_schema_without_a_migration_is_refused_by_the_plan(history: Repository, grown: Path) -> None:
-    make_foreign(history)
-    with pytest.raises(SchemaMismatch, match="schema version 99"):
-        make(history, Wish(exact=True), None)
-    assert tip_of(grown).height == 130
-
-
-def test_a_foreign_schema_begins_again_only_when_asked_by_name(history: Repository, grown: Path) -> None:
-    make_foreign(history)
-    assert restore(history, grown, Wish(exact=True, reinitialize=True)).height == 0
-    assert tip_of(grown).height == 0
-    swap.undo(grown)
-    assert tip_of(grown).height == 130, "what was there is kept"
-
-
-def test_shipped_blocks_lead_around_a_foreign_schema(repository: Repository, data: Path, cache: Path) -> None:
-    ship(repository, data)
-    grow(data, 10)
-    backup(repository, data, cache)
-    ship(repository, data)
-    grow(data, 10)
-    ship(repository, data)
-    make_foreign(repository)
-    assert make(repository, Wish(), None).how is How.SEGMENTS
-    done = restore(repository, data, Wish(reinitialize=True))
-    assert done.height >= 70, "nothing begins again while the blocks are there"
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -341,12 +303,6 @@ def test_what_differs_from_the_manifest_is_refused(history: Repository, grown: P
     with pytest.raises(NotVerified, match="not what its manifest says"):
         restore(history, grown, Wish(exact=True))
     assert tip_of(grown).height == 130
-
-
-def redone(document: dict[str, object]) -> bytes:
-    """A manifest with a right hash of its own: what somebody could write who may write to the store."""
-    document.pop("sha256", None)
-    return canonical({**document, "sha256": sha256(canonical(document)).hexdigest()})
 
 
 def test_a_manifest_survives_the_round_trip(history: Repository) -> None:

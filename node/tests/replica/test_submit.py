@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from goud_node.agreement.embedded import EmbeddedKv
@@ -25,7 +25,7 @@ from goud_node.store.memory import MemoryStore
 from .actors import ENTRIES, KEYS
 
 RECEIPT = Receipt(1, 0, ENTRIES[0].transaction.account_id, b"h" * 32)
-OPTIONS = Options(submit_deadline=0.06, poll_interval=0.005)
+OPTIONS = Options(submit_deadline=0.2, poll_interval=0.005)
 
 
 @dataclass
@@ -143,6 +143,7 @@ async def outcome_of(script: list[str], event: str, after: float) -> tuple[Scrip
         cast("Any", replica)._executor.shutdown()
 
 
+@settings(deadline=None)
 @given(
     script=st.lists(st.sampled_from(BEHAVIOURS), max_size=4),
     event=st.sampled_from(["nothing", "stopped", "halted", "leads_with_a_full_queue"]),
