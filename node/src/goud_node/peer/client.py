@@ -18,6 +18,7 @@ from goud_node.chain.block import Block
 from goud_node.chain.certificate import Certificate
 from goud_node.chain.ledger import Epoch, Receipt
 from goud_node.errors import InvalidBlock, NotLeader, OutcomeUnknown, Unavailable
+from goud_node.peer.addresses import ByAddress
 from goud_node.peer.directory import Peer
 from goud_node.peer.tokens import ANSWER_HEADER, Refused, Signer, Verifier
 from goud_node.replica.clocks import Reading
@@ -134,7 +135,8 @@ class PeerClient:
         self._refused = Seldom()
         limits = httpx.Limits(max_connections=256, max_keepalive_connections=64, keepalive_expiry=30)
         # The environment's proxies are for the world outside, never for peers.
-        self._http = httpx.AsyncClient(limits=limits, transport=transport, trust_env=False)
+        transport = transport or ByAddress(httpx.AsyncHTTPTransport(limits=limits, trust_env=False))
+        self._http = httpx.AsyncClient(transport=transport, trust_env=False)
 
     def views(self) -> Sequence[View]:
         """Every configured peer."""
