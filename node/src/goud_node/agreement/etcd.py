@@ -21,6 +21,7 @@ from etcd3aio.maintenance import AlarmType
 from goud_node.agreement.channels import Member, TlsFiles
 from goud_node.agreement.kv import Compare, KeyValue, Operation, Put, Txn
 from goud_node.errors import ConfigurationError, CoordinationFull, OutcomeUnknown, Unavailable
+from goud_node.telemetry import Seldom
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -61,6 +62,7 @@ class EtcdKv:
         self._index = 0
         self._member: Member | None = None
         self._rotated = asyncio.Event()
+        self._failures = Seldom()
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = asyncio.Event()
 
@@ -195,7 +197,8 @@ class EtcdKv:
         if member is not self._member:
             return  # another call has left it already
         self._index = (self._index + 1) % len(self._endpoints)
-        _log.warning("etcd at %s failed (%s), turning to %s", member.endpoint, reason, self._endpoints[self._index])
+        if self._failures.allows(member.endpoint):  # without etcd every call comes by here, several times a second
+            _log.warning("etcd at %s failed (%s), turning to %s", member.endpoint, reason, self._endpoints[self._index])
         self._member = None
         self._rotated.set()
         self._rotated = asyncio.Event()

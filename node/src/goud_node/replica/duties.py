@@ -58,6 +58,7 @@ class Duties:
         self._compacted = time.monotonic()
         self._complaints: dict[str, str] = {}
         self._refused = Seldom()
+        self._complained = Seldom()
 
     @property
     def quorum(self) -> bool:
@@ -328,10 +329,11 @@ class Duties:
         self.seen.beat()
 
     def _complain(self, name: str, error: GoudError) -> None:
-        """Log a failure once, not at every repetition."""
+        """Log a failure once, not at every repetition, and one that comes and goes once a minute."""
         if self._complaints.get(name) != error.code:
             self._complaints[name] = error.code
-            _log.warning("%s: %s", name, error)
+            if self._complained.allows(f"{name} {error.code}"):
+                _log.warning("%s: %s", name, error)
 
 
 class Pulse:
