@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import goud_tables
@@ -68,7 +68,8 @@ WORDS = st.text(alphabet="abc/-üß{}.", min_size=30, max_size=70)
 CELLS = st.lists(WORDS, max_size=4).map(" ".join)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=300)
+@example(rows=[("a" * 36, " ".join(["b" * 10] * 6), "c" * 12)], title="T", width=80)
 @given(
     rows=st.lists(st.tuples(CELLS, CELLS, CELLS), max_size=3),
     title=st.sampled_from(["Backup of goud-local", "T"]),

@@ -128,7 +128,7 @@ def render(tables: Iterable[Table], *, width: int, colour: bool, base: Path | No
         rows = [[_shortened(cell, base) for cell in row] for row in table.rows]
         console.print()
         if _narrowest(table.columns, rows) <= width:
-            console.print(_grid(table, rows))
+            console.print(_grid(table, rows, width))
         else:
             console.print(Text(table.title, style="bold"))
             for row in rows:
@@ -154,13 +154,30 @@ def _narrowest(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
     return sum(words) + 3 * len(columns) + 1
 
 
-def _grid(table: Table, rows: Sequence[Sequence[str]]) -> RichTable:
+def _grid(table: Table, rows: Sequence[Sequence[str]], width: int) -> RichTable:
     grid = RichTable(title=table.title, title_justify="left", title_style="bold", header_style="bold")
-    for number, column in enumerate(table.columns):
-        grid.add_column(column, min_width=_longest_word((column, *(row[number] for row in rows))))
+    for column, wide in zip(table.columns, _widths(table.columns, rows, width), strict=True):
+        grid.add_column(column, width=wide)
     for row in rows:
         grid.add_row(*(_coloured(cell) for cell in row))
     return grid
+
+
+def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    """Return each column's width: its longest word, and a share of what is left over where its cells are longer.
+
+    The library would narrow the widest column, whatever words it holds.
+    """
+    texts = [(name, *(row[number] for row in rows)) for number, name in enumerate(columns)]
+    widths = [_longest_word(column) for column in texts]
+    lacking = [max(map(cell_len, column)) - least for column, least in zip(texts, widths, strict=True)]
+    for _ in range(max(0, width - _narrowest(columns, rows))):
+        most = lacking.index(max(lacking, default=0)) if any(lack > 0 for lack in lacking) else None
+        if most is None:
+            break
+        widths[most] += 1
+        lacking[most] -= 1
+    return widths
 
 
 def _print_row(console: Console, columns: Sequence[str], row: Sequence[str]) -> None:
