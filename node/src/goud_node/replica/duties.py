@@ -329,11 +329,13 @@ class Duties:
         self.seen.beat()
 
     def _complain(self, name: str, error: GoudError) -> None:
-        """Log a failure once, not at every repetition, and one that comes and goes once a minute."""
-        if self._complaints.get(name) != error.code:
-            self._complaints[name] = error.code
-            if self._complained.allows(f"{name} {error.code}"):
-                _log.warning("%s: %s", name, error)
+        """Log a failure when it begins, and once a minute while it lasts.
+
+        What is failing and what was logged are told apart: a failure that returns within the minute is logged after it.
+        """
+        self._complaints[name] = error.code
+        if self._complained.allows(f"{name} {error.code}"):
+            _log.warning("%s: %s", name, error)
 
 
 class Pulse:
