@@ -7,7 +7,6 @@ modification time are those remembered, and its last bytes, with that identity i
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass
@@ -15,10 +14,13 @@ from hashlib import sha256
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import IO, Any, Final, Self
+from typing import IO, Annotated, Final, Self
+
+from pydantic import TypeAdapter
 
 from goud_backup.repository.manifest import Part, StoredObject, canonical
 from goud_backup.settings import PACK_BELOW
+from goud_node.documents import FIRST, MOST_LISTING, ROW, Digest, Document, Malformed, Number, Text, read
 from goud_node.errors import ConfigurationError
 
 TAIL_BYTES: Final = 16 * 1024
@@ -114,6 +116,16 @@ class Cache:
             temporary.replace(self._path)
 
 
+class _Line(Document):
+    file: Annotated[tuple[Text, Number, int, int, Text], ROW]
+    parts: Annotated[list[Annotated[tuple[Digest, Number, Number, Digest], ROW]], FIRST]
+    objects: dict[Digest, Annotated[tuple[Number, Number, Text], ROW]]
+    read: bool = False
+
+
+_LINE: Final = TypeAdapter(_Line)
+
+
 def _line(identity: Identity, known: Known) -> bytes:
     document = {
         "file": [identity.name, identity.size, identity.inode, identity.modified_ns, identity.tail],
@@ -133,10 +145,12 @@ def _entries(path: Path) -> list[tuple[Identity, Known]]:
         check, _, body = line.partition(b" ")
         if sha256(body).hexdigest()[:16].encode() != check:
             continue  # torn by a crash, or damaged: the file is read again
-        document: dict[str, Any] = json.loads(body)
-        parts = tuple(Part(*part) for part in document["parts"])
-        objects = {name: StoredObject(*entry) for name, entry in document["objects"].items()}
+        try:
+            written = read(body, _LINE, MOST_LISTING)
+        except Malformed:
+            continue  # no release wrote it: the file is read again
+        parts = tuple(Part(*part) for part in written.parts)
+        objects = {name: StoredObject(*entry) for name, entry in written.objects.items()}
         # A release that did not read files through says nothing of it.
-        read = document.get("read") is True
-        found.append((Identity(*document["file"]), Known(parts, objects, read)))
+        found.append((Identity(*written.file), Known(parts, objects, written.read)))
     return found

@@ -18,8 +18,10 @@ from goud_backup.repository import layout, locks
 from goud_backup.repository import marks as marking
 from goud_backup.repository.manifest import Manifest, canonical
 from goud_backup.repository.marks import Clock, Mark
+from goud_backup.repository.records import MOST_LISTING, Check
 from goud_backup.repository.repository import Found, Repository, missing_of
 from goud_backup.repository.retention import Candidate, Policy, day, reasons_to_keep, recent_days, unneeded_segments
+from goud_backup.targets import whole
 from goud_node.errors import GoudError
 
 GRACE_SECONDS: Final = 24 * 3600.0
@@ -138,7 +140,7 @@ def _read(repository: Repository) -> _State:
     objects = repository.object_sizes()
     protected, checks, past = repository.kept(), repository.checks(), repository.abandoned_backups()
     candidates = [
-        _candidate(entry, checks.get(entry.id, {}), objects, kept=entry.id in protected, abandoned=entry.id in past)
+        _candidate(entry, checks.get(entry.id), objects, kept=entry.id in protected, abandoned=entry.id in past)
         for entry in manifests.good
     ]
     target = repository.target
@@ -148,9 +150,9 @@ def _read(repository: Repository) -> _State:
 
 
 def _candidate(
-    manifest: Manifest, check: dict[str, Any], objects: dict[str, int], *, kept: bool, abandoned: bool
+    manifest: Manifest, check: Check | None, objects: dict[str, int], *, kept: bool, abandoned: bool
 ) -> Candidate:
-    whole = not missing_of(dict(manifest.objects), objects) and check.get("ok") is not False
+    good = not missing_of(dict(manifest.objects), objects) and (check is None or check["ok"])
     return Candidate(
         manifest.id,
         manifest.sequence,
@@ -158,8 +160,8 @@ def _candidate(
         manifest.chain.height,
         manifest.chain.certified_height,
         kept,
-        whole,
-        whole and check.get("ok") is True and check.get("level") == "deep",
+        good,
+        good and check is not None and check["level"] == "deep",
         abandoned,
     )
 
@@ -225,7 +227,7 @@ def _steps(repository: Repository, state: _State, plan: Plan, now: Clock) -> lis
 
     def forget(key: str) -> None:
         # The copy first: whoever changes his mind within the grace period finds everything still there.
-        target.put(f"{layout.TRASH}{key}", target.get(key))
+        target.put(f"{layout.TRASH}{key}", whole(target, key, MOST_LISTING))
         target.delete(key)
 
     steps: list[Callable[[], None]] = [partial(target.delete, key) for key in plan.sweep]

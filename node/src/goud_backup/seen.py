@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Final
+
+from pydantic import TypeAdapter
 
 from goud_backup.repository.manifest import canonical
+from goud_node.documents import FIRST, MOST_LISTING, Document, Line, Malformed, Number, Seconds, read_file, shaped
 from goud_node.errors import StoreError
 from goud_node.store import durable
 
@@ -32,6 +34,21 @@ class Seen:
     looked: float
 
 
+class _Written(Document):
+    forks: Annotated[list[Line], FIRST]
+    key: Line
+    first: Number
+    last: Number
+    size: Number
+    digest: Line
+    recovery_ms: Number | None
+    looked: Seconds
+
+
+_ANY: Final[TypeAdapter[dict[str, Any]]] = TypeAdapter(dict[str, Any])
+_WRITTEN: Final = TypeAdapter(_Written)
+
+
 class Memory:
     """A small file, or none: then every run looks at everything since the newest backup."""
 
@@ -48,14 +65,15 @@ class Memory:
         if self._path is None:
             return None
         try:
-            document: dict[str, Any] = json.loads(self._path.read_bytes())
-            check = document.pop("sha256")
+            document = read_file(self._path, _ANY, MOST_LISTING)
+            check = document.pop("sha256", None)
             if sha256(canonical(document)).hexdigest() != check:
                 return None
-            return Seen(**{**document, "forks": tuple(document["forks"])})
+            written = shaped(document, _WRITTEN)
+            return Seen(**{**written.model_dump(), "forks": tuple(written.forks)})
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, Malformed) as error:
             _log.debug("%s says nothing: %s", self._path, error)
             return None
 

@@ -13,10 +13,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, TypeAdapter
 
 from goud_backup.errors import InUse, SourceError
 from goud_backup.source import held
+from goud_node.documents import Document, Line, Malformed, read_file
 from goud_node.errors import WrongChain
 from goud_node.store import durable, marker
 from goud_node.store.twin import RESTORED
@@ -32,6 +35,12 @@ _EXCHANGE: Final = 2
 _NOT_THERE: Final = {errno.EINVAL, errno.ENOSYS, errno.EXDEV, errno.ENOTSUP}
 
 
+def _below(path: str) -> str:
+    if path.startswith("/") or ".." in path.split("/"):
+        raise ValueError("it leads out of the data directory")
+    return path
+
+
 @dataclass(frozen=True)
 class Journal:
     """The last swap of a data directory: `aside` holds what was live before, empty when nothing was."""
@@ -40,6 +49,21 @@ class Journal:
     staged: str
     aside: str
     state: str
+
+
+class _Written(Document):
+    id: Line
+    staged: Annotated[Line, AfterValidator(_below)]
+    aside: Annotated[Line, AfterValidator(_below)]
+    state: Line
+
+
+class _Restored(Document):
+    id: Line
+
+
+_JOURNAL: Final = TypeAdapter(_Written)
+_RESTORED: Final = TypeAdapter(_Restored)
 
 
 @contextmanager
@@ -165,10 +189,10 @@ def read_journal(data_dir: Path) -> Journal | None:
     """None when nothing was ever restored here."""
     path = data_dir / JOURNAL
     try:
-        return Journal(**json.loads(path.read_text(encoding="utf-8")))
+        return Journal(**read_file(path, _JOURNAL).model_dump())
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
+    except Malformed as error:
         raise SourceError(f"{path} is damaged ({error}): look at the directory, then remove that file.") from error
 
 
@@ -213,7 +237,6 @@ def _finish(data_dir: Path, journal: Journal) -> None:
 
 def _restored_id(database: Path) -> str | None:
     try:
-        found = json.loads((database / RESTORED).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        return read_file(database / RESTORED, _RESTORED).id
+    except (FileNotFoundError, Malformed):
         return None
-    return str(found.get("id")) if isinstance(found, dict) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,12 +12,14 @@ from typing import Any, Final
 
 from goud_backup import plan as plans
 from goud_backup import pool, restore, staging
-from goud_backup.errors import Missing, NoSpace, TargetError, WrongIdentity
+from goud_backup.errors import Damaged, Missing, NoSpace, TargetError, WrongIdentity
 from goud_backup.repository import layout, locks
 from goud_backup.repository.history import all_of
 from goud_backup.repository.manifest import Manifest, StoredObject, check_certificates
+from goud_backup.repository.records import LATEST, Check, fetch
 from goud_backup.repository.repository import ARCHIVED, Repository, check_object
 from goud_backup.repository.segments import Header, Reference
+from goud_backup.targets import whole
 from goud_node.errors import GoudError, StoreFull
 
 _HINDRANCES: Final = (TargetError, NoSpace, StoreFull, WrongIdentity)
@@ -134,12 +135,12 @@ def _check_latest(repository: Repository, manifests: Sequence[Manifest], report:
     if not manifests or repository.target.stat(layout.LATEST) is None:
         return
     try:
-        document: dict[str, Any] = json.loads(repository.target.get(layout.LATEST))
-    except ValueError as error:
-        report.add(layout.LATEST, f"latest.json is damaged: {error}. The next backup writes it again.")
+        latest = fetch(repository.target, layout.LATEST, LATEST, "The next backup writes it again.")
+    except Damaged as error:
+        report.add(layout.LATEST, error)
         return
-    named = [one for one in manifests if one.id == document.get("id")]
-    if not named or named[0].sha256 != document.get("sha256"):
+    named = [one for one in manifests if one.id == latest.id]
+    if not named or named[0].sha256 != latest.sha256:
         report.add(layout.LATEST, "latest.json names a backup that is not there, or another one of that name.")
 
 
@@ -176,7 +177,7 @@ def _objects(
 
 def _look(repository: Repository, name: str, entry: StoredObject) -> str | None:
     try:
-        check_object(name, repository.target.get(layout.object_key(name)), entry.stored)
+        check_object(name, whole(repository.target, layout.object_key(name), layout.MOST_OBJECT), entry.stored)
     except GoudError as error:
         return _finding(error)
     return None
@@ -271,26 +272,30 @@ def _record(
     chosen: Manifest | None,
 ) -> None:
     """Note the result beside each backup."""
-    before = repository.checks()
+    unreadable: dict[str, str] = {}
+    before = repository.checks(unreadable)
+    for key, problem in unreadable.items():
+        report.add(key, problem)
     for manifest in manifests:
         damaged = bool(bad & set(manifest.objects))
         ok = not damaged and all(problem.thing != manifest.id for problem in report.problems)
         restored = chosen is not None and chosen.id == manifest.id
-        level = _level(before.get(manifest.id, {}), depth, ok=ok, restored=restored, damaged=damaged)
+        level = _level(before.get(manifest.id), depth, ok=ok, restored=restored, damaged=damaged)
         if level is not None:
             repository.put_check(manifest.id, ok=ok, level=level)
 
 
-def _level(earlier: dict[str, Any], depth: Depth, *, ok: bool, restored: bool, damaged: bool) -> str | None:
+def _level(earlier: Check | None, depth: Depth, *, ok: bool, restored: bool, damaged: bool) -> str | None:
     """How deep the look was that decides now; None when what is noted already says more."""
-    if not restored and earlier.get("level") == "deep" and earlier.get("ok") is not True:
+    deeply = earlier is not None and earlier["level"] == "deep"
+    if not restored and earlier is not None and deeply and not earlier["ok"]:
         # What a restore has found, only another restore takes back.
         return None
     looked = "data" if depth.data else "listing"
     if not ok:
         # A restore from damaged objects says no more than their hashes do: when they are whole again, that is over.
         return "deep" if restored and not damaged else looked
-    if restored or (depth.data and earlier.get("level") == "deep"):
+    if restored or (depth.data and deeply):
         return "deep"
     # A listing says too little to replace what a better look has found.
     return looked if depth.data else None
@@ -307,7 +312,7 @@ def quarantine(repository: Repository, report: Report, *, wait: float = 0.0) -> 
             name = layout.object_name(problem.thing)
             if name is None or repository.target.stat(problem.thing) is None:
                 continue
-            raw = repository.target.get(problem.thing)
+            raw = whole(repository.target, problem.thing, layout.MOST_OBJECT)
             if sha256(raw).hexdigest() == name:
                 continue
             lock.check()

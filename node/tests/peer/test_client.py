@@ -155,6 +155,8 @@ def breaks(_request: httpx.Request) -> httpx.Response:
     raise httpx.ReadError("cut")
 
 
+REFUSALS = ["future", "expired", "restarted", "replayed", "altered", "unknown", "audience", "overload"]
+"""None proves that the write was not taken: whoever is on the way can answer so, or send it once more later."""
 RECEIPT = json.dumps({"height": 5, "index": 0, "transaction_id": "a", "block_hash": "00" * 32}).encode()
 
 
@@ -174,7 +176,9 @@ RECEIPT = json.dumps({"height": 5, "index": 0, "transaction_id": "a", "block_has
         (signed(200, RECEIPT, key=NODE2), OutcomeUnknown),
         (signed(200, RECEIPT, request_id="another"), OutcomeUnknown),
         (lambda _: httpx.Response(200, content=RECEIPT), OutcomeUnknown),
-        (lambda _: httpx.Response(401, json={"detail": "no"}), Unavailable),
+        (lambda _: httpx.Response(401, json={"detail": "no"}), OutcomeUnknown),
+        *((signed(401, json.dumps({"reason": why}).encode()), OutcomeUnknown) for why in REFUSALS),
+        *((lambda _, why=why: httpx.Response(401, json={"reason": why}), OutcomeUnknown) for why in REFUSALS),
         (breaks, OutcomeUnknown),
     ],
 )

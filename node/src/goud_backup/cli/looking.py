@@ -19,6 +19,7 @@ from goud_backup.errors import Damaged
 from goud_backup.repository import layout, locks
 from goud_backup.repository.locks import read_holder
 from goud_backup.repository.manifest import Manifest
+from goud_backup.repository.records import Check
 from goud_backup.repository.repository import ARCHIVED, Repository
 from goud_backup.repository.segments import runs
 from goud_backup.settings import WORKERS
@@ -172,10 +173,10 @@ def _holder(repository: Repository, name: str) -> str | None:
     return None if holder is None else str(holder)
 
 
-def _verified(check: dict[str, Any] | None) -> str | None:
+def _verified(check: Check | None) -> str | None:
     if check is None:
         return None
-    return f"{'ok' if check.get('ok') else 'DAMAGED'} ({check.get('level')}, {check.get('at')})"
+    return f"{'ok' if check['ok'] else 'DAMAGED'} ({check['level']}, {check['at']})"
 
 
 def _age(manifest: Manifest) -> int:

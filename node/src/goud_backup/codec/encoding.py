@@ -43,6 +43,13 @@ def encode(plain: Bytes, sealer: Sealer | None) -> Encoded:
     return Encoded(sealer.seal(data), SEALED + encoding)
 
 
+def check_encoding(name: str) -> str:
+    """The encoding. Raises ValueError for one that this version does not know."""
+    if name not in ENCODINGS:
+        raise ValueError(f"the encoding {name[:40]!r} is unknown: it may need a newer goud-backup")
+    return name
+
+
 def decode(data: Bytes, encoding: str, size: int, opener: Opener | None, name: str) -> Bytes:
     """The `size` plain bytes. Raises Damaged or WrongIdentity, naming `name`."""
     if encoding not in ENCODINGS:

@@ -12,7 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import TypeAdapter
+
 from goud_backup.drill import page
+from goud_node.documents import Malformed, read_file
 from goud_node.errors import GoudError
 from goud_node.store import durable
 
@@ -21,6 +24,8 @@ _log = logging.getLogger(__name__)
 PASSED: Final = "passed"
 FAILED: Final = "failed"
 _HISTORY: Final = 30
+MOST_BYTES: Final = 1024 * 1024
+_DRILL: Final[TypeAdapter[dict[str, Any]]] = TypeAdapter(dict[str, Any])
 
 
 @dataclass
@@ -102,12 +107,9 @@ def history(folder: Path) -> list[dict[str, Any]]:
     found = []
     for path in sorted(folder.glob("drill-*.json"))[-_HISTORY:]:
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            found.append(read_file(path, _DRILL, MOST_BYTES))
+        except (OSError, Malformed) as error:
             _log.warning("%s is left out of the history: %s", path, error)
-            continue
-        if isinstance(document, dict):
-            found.append(document)
     return found
 
 

@@ -7,11 +7,14 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
+
+from pydantic import TypeAdapter
 
 from goud_backup.errors import Damaged
 from goud_backup.repository import layout
-from goud_node.chain.genesis import Genesis, Validator
+from goud_node.chain.genesis import MOST_BYTES, Genesis, Written
+from goud_node.documents import Document, Line, read
 from goud_node.errors import ConfigurationError
 
 AGE: Final = "age"
@@ -51,23 +54,33 @@ def new(genesis: Genesis, *, encrypted: bool, recipients: Iterable[str]) -> byte
     return json.dumps(document, indent=2, sort_keys=True).encode() + b"\n"
 
 
+class _Written(Document):
+    format: Line
+    id: Line
+    created: Line
+    chain_id: Line
+    genesis: Written
+    encryption: Literal["age", "none"]
+
+
+_WRITTEN: Final = TypeAdapter(_Written)
+
+
 def load(raw: bytes, url: str) -> Config:
     """Raises Damaged."""
     try:
-        return _parsed(json.loads(raw))
-    except (ValueError, KeyError, TypeError, ConfigurationError) as error:
+        return _parsed(read(raw, _WRITTEN, MOST_BYTES))
+    except (ValueError, ConfigurationError) as error:
         raise Damaged(
             f"{layout.CONFIG} in {url} is damaged ({error}). Copy it back from another copy of the repository: "
             "it never changes."
         ) from error
 
 
-def _parsed(document: dict[str, Any]) -> Config:
-    if document["format"] != layout.FORMAT:
-        raise ValueError(f"format {document['format']!r}, this version reads {layout.FORMAT}")
-    entry = document["genesis"]
-    validators = tuple(Validator(v["node_id"], bytes.fromhex(v["public_key"])) for v in entry["validators"])
-    genesis = Genesis(entry["name"], entry["created_ms"], validators)
-    if genesis.chain_id != document["chain_id"] or document["encryption"] not in {AGE, NONE}:
-        raise ValueError("the genesis document is not that of the chain id, or the encryption is unknown")
-    return Config(document["id"], genesis, document["encryption"], document["created"])
+def _parsed(written: _Written) -> Config:
+    if written.format != layout.FORMAT:
+        raise ValueError(f"format {written.format!r}, this version reads {layout.FORMAT}")
+    genesis = written.genesis.genesis()
+    if genesis.chain_id != written.chain_id:
+        raise ValueError("the genesis document is not that of the chain id")
+    return Config(written.id, genesis, written.encryption, written.created)

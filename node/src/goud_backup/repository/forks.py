@@ -5,15 +5,18 @@ Nothing is removed for that: a fork is one more object, written once, that names
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Annotated, Final, Literal
 
-from goud_backup.errors import Damaged
+from pydantic import Field, TypeAdapter
+
+from goud_backup.errors import Damaged, SourceError
 from goud_backup.repository.layout import FORMAT, fork_key
 from goud_backup.repository.manifest import canonical
+from goud_backup.repository.records import MOST_LISTING, parse
+from goud_node.documents import FIRST, Document, Line, Malformed, Number, require_bounds
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,18 @@ class Fork:
     created: str
     segments: tuple[str, ...]
     backups: tuple[str, ...]
+
+
+class _Written(Document):
+    format: Literal["goud-backup/1"]
+    height: Annotated[Number, Field(lt=10**12)]
+    hash: Line
+    created: Line
+    segments: Annotated[list[Line], FIRST]
+    backups: Annotated[list[Line], FIRST]
+
+
+_WRITTEN: Final = TypeAdapter(_Written)
 
 
 def dump(fork: Fork) -> tuple[str, bytes]:
@@ -39,18 +54,20 @@ def dump(fork: Fork) -> tuple[str, bytes]:
             "backups": sorted(fork.backups),
         }
     )
+    try:
+        require_bounds(raw, MOST_LISTING)
+    except Malformed as error:
+        raise SourceError(
+            f"The fork at block {fork.height} could not be read again: {error}. Make a backup with this history's "
+            "segments pruned first, or begin a new repository with `goud-backup init`."
+        ) from error
     return fork_key(fork.height, sha256(raw).hexdigest()), raw
 
 
 def load(raw: bytes | bytearray, key: str) -> Fork:
     """Raises Damaged: without it, an abandoned history could be taken for the present one."""
-    try:
-        document: dict[str, Any] = json.loads(raw)
-        document.pop("format")
-        segments, backups = tuple(document.pop("segments")), tuple(document.pop("backups"))
-        found = Fork(segments=segments, backups=backups, **document)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Damaged(f"{key} is damaged: {error!r}. Copy it back from another copy of the repository.") from error
+    written = parse(raw, key, _WRITTEN, "Copy it back from another copy of the repository.", MOST_LISTING)
+    found = Fork(written.height, written.hash, written.created, tuple(written.segments), tuple(written.backups))
     if dump(found)[0] != key:
         raise Damaged(f"{key} is damaged: its bytes do not have the SHA-256 in its name.")
     return found

@@ -19,9 +19,16 @@ LOCKS: Final = "locks/"
 TRASH: Final = "trash/"
 DAMAGED: Final = "damaged/"
 
+MOST_OBJECT: Final = 16 * 1024 * 1024
+"""Most bytes of an object or a segment, as it is stored and as it is unpacked: none was ever written with more than
+nine mebibytes."""
+
 _MANIFEST: Final = re.compile(r"manifests/(\d{8})-(\d{8}T\d{6}Z-[0-9a-f]{6})\.json")
 _OBJECT: Final = re.compile(r"objects/([0-9a-f]{2})/([0-9a-f]{64})")
+_FORK: Final = re.compile(r"forks/\d{12}-[0-9a-f]{64}\.json")
+_CHECK: Final = re.compile(r"checks/(\d{8}T\d{6}Z-[0-9a-f]{6})\.json")
 _SEGMENT: Final = re.compile(r"segments/(\d{12})-(\d{12})-([0-9a-f]{64})\.seg")
+OBJECT_NAME: Final = re.compile(r"[0-9a-f]{64}")
 BACKUP_ID: Final = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
 
 
@@ -56,6 +63,20 @@ def before_segments(first: int) -> str:
 
 def fork_key(height: int, name: str) -> str:
     return f"{FORKS}{height:012d}-{name}.json"
+
+
+def is_fork(key: str) -> bool:
+    return _FORK.fullmatch(key) is not None
+
+
+def check_key(backup_id: str) -> str:
+    return f"{CHECKS}{backup_id}.json"
+
+
+def checked(key: str) -> str | None:
+    """The id of the backup that a check is of; None for a key that is none of ours."""
+    found = _CHECK.fullmatch(key)
+    return found[1] if found else None
 
 
 def segment_parts(key: str) -> tuple[int, int, str] | None:

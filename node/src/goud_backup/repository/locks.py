@@ -7,7 +7,6 @@ object was watched, by a clock that never jumps, for longer than a living holder
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import secrets
@@ -16,17 +15,21 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Annotated, Final, Literal, Self
 from weakref import WeakSet
 
-from goud_backup.errors import Locked, LockLost, Missing, PreconditionFailed, TargetError, UnsafeStore
+from pydantic import Field, TypeAdapter
+
+from goud_backup.errors import Damaged, Locked, LockLost, Missing, PreconditionFailed, TargetError, UnsafeStore
 from goud_backup.repository.layout import LOCKS
 from goud_backup.repository.manifest import canonical
+from goud_backup.repository.records import fetch
 from goud_backup.targets import Target
+from goud_node.documents import Document, Line, Seconds
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +58,23 @@ class Holder:
 
     def __str__(self) -> str:
         return f"{self.purpose} on {self.host}, process {self.pid}, since {self.since}"
+
+
+class _Written(Document):
+    token: Line
+    purpose: Line
+    host: Line
+    pid: int
+    process: Annotated[str, Field(pattern=r"^([!-~]+ [!-~]+ [0-9]{1,9} [!-~]+)?$", max_length=1000)]
+    since: Line
+    renewed: Seconds
+
+
+class _Free(Document):
+    free: Literal[True]
+
+
+_CONTENT: Final[TypeAdapter[_Free | _Written]] = TypeAdapter(_Free | _Written)
 
 
 class Lock:
@@ -196,7 +216,7 @@ class Lock:
         return True
 
     def _write(self, holder: Holder | None, version: str | None) -> None:
-        self._me = Holder(**{**asdict(self._me), "renewed": time.time()})
+        self._me = replace(self._me, renewed=time.time())
         document = canonical(asdict(self._me) if holder is not None else _FREE)
         if version is None:
             stat = self._target.put(self._key, document, if_absent=True)
@@ -222,24 +242,24 @@ class Lock:
 
 
 def read_holder(target: Target, key: str) -> tuple[Holder | None, str | None]:
-    """Who holds the lock (None: nobody) and the version of its object (None: there is none)."""
+    """Who holds the lock (None: nobody) and the version of its object (None: there is none).
+
+    One that cannot be read protects nobody, or no host could work on the repository any more.
+    """
     for _ in range(5):
         before = target.stat(key)
         if before is None:
             return None, None
         try:
-            document = json.loads(target.get(key))
+            found: _Free | _Written = fetch(target, key, _CONTENT, "It protects nobody: it is taken as free.")
         except Missing:
             continue
-        except ValueError:
-            document = {}
+        except Damaged as error:
+            _log.warning("%s", error)
+            found = _Free(free=True)
         after = target.stat(key)
         if after is not None and after.version == before.version:
-            try:
-                return Holder(**document), before.version
-            except TypeError:
-                # Free, or unreadable: a damaged lock protects nobody.
-                return None, before.version
+            return Holder(**found.model_dump()) if isinstance(found, _Written) else None, before.version
     raise TargetError(f"{key} in {target.url} changes all the time. Try again.")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from hashlib import sha256
@@ -15,13 +15,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from goud_backup.codec.encoding import ENCODINGS, GZIP, decode, encode
 from goud_backup.codec.sealing import Opener, Sealer
-from goud_backup.errors import Damaged, NotVerified
-from goud_backup.repository.layout import BACKUP_ID, FORMAT
+from goud_backup.errors import Damaged, NotVerified, SourceError
+from goud_backup.repository.layout import BACKUP_ID, FORMAT, MOST_OBJECT, OBJECT_NAME
 from goud_node.chain.certificate import Certificate
 from goud_node.chain.genesis import Genesis
+from goud_node.documents import FEW, FIRST, MOST_LISTING, ROW, Malformed, Number, Text, read, require_bounds, shaped
 from goud_node.errors import GoudError
 
-_MOST_LISTING: Final = 1 << 30
 _PATH: Final = re.compile(r"chain_id|(?:rocksdb|secrets)/[^/\0]{1,255}")
 
 
@@ -105,13 +105,13 @@ class Manifest:
         name = f"The list of files of backup {self.id}"
         sealed = base64.b64decode(self.sealed_files or "")
         size = self.totals["listing_bytes"]
-        if not 0 <= size <= _MOST_LISTING:
-            raise Damaged(f"{name} claims to have {size} bytes.")
+        if not 0 <= size <= MOST_LISTING:
+            raise Damaged(f"{name} claims to have {size} bytes: it was replaced. Use another backup.")
         plain = decode(sealed, f"sealed+{GZIP}", size, opener, name)
         try:
-            return _files(json.loads(bytes(plain)))
-        except (ValueError, KeyError, TypeError) as error:
-            raise Damaged(f"{name} is damaged: {error!r}.") from error
+            return _files(read(plain, _FILES, MOST_LISTING))
+        except ValueError as error:
+            raise Damaged(f"{name} is damaged: {error}. Use another backup, or another copy of this one.") from error
 
 
 def sealed(manifest: Manifest, sealer: Sealer | None) -> Manifest:
@@ -133,8 +133,7 @@ def _iso_8601(text: str) -> str:
     return text
 
 
-_Text = Annotated[str, Field(max_length=10_000)]
-_Number = Annotated[int, Field(ge=0, lt=1 << 53)]
+_Size = Annotated[int, Field(ge=0, le=MOST_OBJECT)]
 _Name = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _Time = Annotated[str, Field(max_length=64), AfterValidator(_iso_8601)]
 _MOST_MS: Final = 253_370_764_800_000
@@ -157,16 +156,24 @@ def dump(manifest: Manifest) -> tuple[bytes, str]:
     """The bytes to store, and the manifest's hash in hex."""
     document = _document(manifest)
     digest = sha256(canonical(document)).hexdigest()
-    return canonical({**document, "sha256": digest}), digest
+    raw = canonical({**document, "sha256": digest})
+    try:
+        require_bounds(raw, MOST_LISTING)
+    except Malformed as error:
+        raise SourceError(f"The manifest of {manifest.id} could not be read again: {error}. Too many files.") from error
+    return raw, digest
 
 
 def load(raw: bytes | bytearray, key: str) -> Manifest:
     """Raises Damaged naming `key` for anything that is not exactly what was written."""
     try:
+        require_bounds(raw, MOST_LISTING)
         document = json.loads(bytes(raw))
         told = document.pop("sha256")
+    except Malformed as error:
+        raise Damaged(f"{key} is not a manifest: {error}. Use another backup.") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise Damaged(f"{key} is no manifest: it is damaged or cut short ({error!r}).") from error
+        raise Damaged(f"{key} is not a manifest: it is damaged or cut short ({error!r:.200}).") from error
     found = sha256(canonical(document)).hexdigest()
     if told != found or canonical({**document, "sha256": told}) != bytes(raw):
         raise Damaged(f"{key} is damaged: its content has the hash {found}, it says {told}.")
@@ -226,34 +233,40 @@ def _document(manifest: Manifest) -> dict[str, Any]:
 
 class _WrittenFile(BaseModel):
     model_config = ConfigDict(strict=True)
-    path: _Text
-    size: _Number
-    mode: _Number
-    parts: list[tuple[_Name, _Number, _Number, _Name]]
+    path: Text
+    size: Number
+    mode: Number
+    parts: Annotated[list[Annotated[tuple[_Name, Number, Number, _Name], ROW]], FIRST]
 
 
 class _Written(BaseModel):
     """What a manifest is made of, each value of its kind and within bounds, before any of it is used."""
 
     model_config = ConfigDict(strict=True)
-    repository: _Text
-    id: _Text
-    sequence: _Number
-    previous: dict[_Text, _Text] | None
-    started: _Text
+    repository: Text
+    id: Text
+    sequence: Number
+    previous: Annotated[dict[Text, Text], FEW] | None
+    started: Text
     created: _Time
-    chain: dict[_Text, _Text | _Number | None]
-    keys: dict[_Text, _Number]
-    source: dict[_Text, _Text]
-    versions: dict[_Text, _Text]
-    totals: dict[_Text, _Number]
-    objects: dict[_Name, tuple[_Number, _Number, _Text]]
-    files: list[_WrittenFile] | None = None
+    chain: Annotated[dict[Text, Text | Number | None], FEW]
+    keys: Annotated[dict[Text, Number], FEW]
+    source: Annotated[dict[Text, Text], FEW]
+    versions: Annotated[dict[Text, Text], FEW]
+    totals: Annotated[dict[Text, Number], FEW]
+    objects: dict[str, Any]
+    files: list[Any] | None = None
     sealed_files: str | None = None
 
 
+_WRITTEN: Final = TypeAdapter(_Written)
+_OBJECT: Final[TypeAdapter[tuple[int, int, str]]] = TypeAdapter(Annotated[tuple[_Size, _Size, Text], ROW])
+_FILE: Final = TypeAdapter(_WrittenFile)
+_FILES: Final[TypeAdapter[Sequence[object]]] = TypeAdapter(list[Any])
+
+
 def _parsed(document: dict[str, Any], digest: str) -> Manifest:
-    _Written.model_validate_json(canonical(document))
+    written = shaped(document, _WRITTEN)
     wanted = {"files", "bytes", "new_bytes"} | ({"listing_bytes"} if document.get("files") is None else set())
     if not wanted <= set(document["totals"]) or not 0 <= document["chain"]["tip_ms"] < _MOST_MS:
         raise ValueError("its totals or its time are missing or beyond bounds")
@@ -261,10 +274,11 @@ def _parsed(document: dict[str, Any], digest: str) -> Manifest:
     previous = document["previous"]
     if not BACKUP_ID.fullmatch(document["id"]):
         raise ValueError(f"{document['id']!r} is no backup id")
-    objects = {name: StoredObject(*entry) for name, entry in document["objects"].items()}
+    objects = {name: StoredObject(*shaped(entry, _OBJECT, name)) for name, entry in written.objects.items()}
+    if not all(OBJECT_NAME.fullmatch(name) for name in objects):
+        raise ValueError("an object does not have the name of one")
     if any(entry.encoding not in ENCODINGS for entry in objects.values()):
         raise ValueError("an object has an unknown encoding")
-    files = document.get("files")
     return Manifest(
         repository=document["repository"],
         id=document["id"],
@@ -278,7 +292,7 @@ def _parsed(document: dict[str, Any], digest: str) -> Manifest:
         versions=document["versions"],
         totals=document["totals"],
         objects=objects,
-        files=None if files is None else _files(files),
+        files=None if written.files is None else _files(written.files),
         sealed_files=document.get("sealed_files"),
         sha256=digest,
     )
@@ -289,14 +303,14 @@ def _file_document(entry: FileEntry) -> dict[str, Any]:
     return {"path": entry.path, "size": entry.size, "mode": entry.mode, "parts": parts}
 
 
-def _files(documents: list[dict[str, Any]]) -> tuple[FileEntry, ...]:
-    check_paths(document["path"] for document in documents)
-    return tuple(_file(document) for document in documents)
+def _files(documents: Sequence[object]) -> tuple[FileEntry, ...]:
+    entries = tuple(_file(shaped(document, _FILE, "files")) for document in documents)
+    check_paths(entry.path for entry in entries)
+    return entries
 
 
-def _file(document: dict[str, Any]) -> FileEntry:
-    parts = tuple(Part(*part) for part in document["parts"])
-    path = document["path"]
-    if sum(part.length for part in parts) != document["size"]:
-        raise ValueError(f"the parts of {path} do not make its size")
-    return FileEntry(path, document["size"], document["mode"], parts)
+def _file(written: _WrittenFile) -> FileEntry:
+    parts = tuple(Part(*part) for part in written.parts)
+    if sum(part.length for part in parts) != written.size:
+        raise ValueError(f"the parts of {written.path} do not make its size")
+    return FileEntry(written.path, written.size, written.mode, parts)

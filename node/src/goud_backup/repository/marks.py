@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Final
+
+from pydantic import Field, TypeAdapter
 
 from goud_backup.errors import Damaged
 from goud_backup.repository import layout
 from goud_backup.repository.manifest import canonical
+from goud_backup.repository.records import MOST_LISTING, fetch
 from goud_backup.targets import Target
+from goud_node.documents import ROW, Document, Line, Malformed, Seconds, shaped
+
+_MOST: Final = 100_000
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,18 @@ class Mark:
         return self if now.boot == self.boot else replace(mark(now), before=self.age(now))
 
 
+class _Written(Document):
+    marks: dict[str, Any]
+    store: dict[str, Any] = Field(default_factory=dict)
+
+
+_WRITTEN: Final = TypeAdapter(_Written)
+_FIRST: Final[TypeAdapter[tuple[float, float, str]]] = TypeAdapter(Annotated[tuple[Seconds, Seconds, Line], ROW])
+_MORE: Final[TypeAdapter[tuple[float | None, float]]] = TypeAdapter(
+    Annotated[tuple[Seconds | None, Annotated[Seconds, Field(ge=0)]], ROW]
+)
+
+
 def mark(now: Clock) -> Mark:
     """A new one."""
     return Mark(now.wall, now.uptime, now.boot, now.store)
@@ -80,19 +98,22 @@ def load(target: Target) -> dict[str, Mark]:
     """By key. Raises Damaged."""
     if target.stat(layout.MARKS) is None:
         return {}
+    remedy = "Remove it: marks begin anew, nothing is lost."
+    written = fetch(target, layout.MARKS, _WRITTEN, remedy, MOST_LISTING)
     try:
-        document: dict[str, Any] = json.loads(target.get(layout.MARKS))
-        more = document.get("store", {})
-        return {key: Mark(*entry, *more.get(key, ())) for key, entry in document["marks"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Damaged(
-            f"{layout.MARKS} in {target.url} is damaged ({error!r}). Remove it: marks begin anew, nothing is lost."
-        ) from error
+        return {key: _mark(key, entry, written.store.get(key)) for key, entry in written.marks.items()}
+    except Malformed as error:
+        raise Damaged(f"{layout.MARKS} in {target.url} is damaged: {error}. {remedy}") from error
+
+
+def _mark(key: str, entry: object, more: object) -> Mark:
+    first = shaped(entry, _FIRST, key)
+    return Mark(*first) if more is None else Mark(*first, *shaped(more, _MORE, key))
 
 
 def store(target: Target, marks: Mapping[str, Mark]) -> None:
-    """Replace all of them."""
-    entries = {key: astuple(entry) for key, entry in sorted(marks.items())}
+    """Replace all of them. What one document does not hold is marked by a later run."""
+    entries = {key: astuple(entry) for key, entry in islice(sorted(marks.items()), _MOST)}
     document = {
         "format": layout.FORMAT,
         "marks": {key: entry[:3] for key, entry in entries.items()},

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any, Final
+from typing import Final
 
 from goud_backup.codec.encoding import GZIP, SEALED, Bytes, decode
 from goud_backup.codec.sealing import Opener, Sealer, check_recipients
@@ -34,8 +33,9 @@ from goud_backup.repository.config import AGE, Config
 from goud_backup.repository.forks import Fork
 from goud_backup.repository.locks import BACKUP, Lock
 from goud_backup.repository.manifest import Manifest, StoredObject, canonical
-from goud_backup.targets import Target
-from goud_node.chain.genesis import Genesis
+from goud_backup.repository.records import CHECK, MOST_LISTING, Check, fetch
+from goud_backup.targets import Target, whole
+from goud_node.chain.genesis import MOST_BYTES, Genesis
 from goud_node.errors import ConfigurationError, WrongChain
 
 _log = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ class Repository:
         Raises Missing, Damaged or WrongIdentity naming it.
         """
         key = layout.object_key(name)
-        raw = self.target.get(key)
+        raw = whole(self.target, key, layout.MOST_OBJECT)
         if entry.encoding == GZIP or len(raw) != entry.stored:
             # A gzip stream has bytes, and may be followed by some, that its content does not depend on.
             check_object(name, raw, entry.stored)
@@ -154,7 +154,7 @@ class Repository:
 
     def read_manifest(self, key: str) -> Manifest:
         """Raises Damaged for one that was altered, misnamed or swapped for another repository's, WrongChain."""
-        found = manifests.load(self.target.get(key), key)
+        found = manifests.load(whole(self.target, key, MOST_LISTING), key)
         if found.chain.id != self.config.chain_id:
             raise WrongChain(
                 f"{key} belongs to chain {found.chain.id}, the repository {self.url} to {self.config.chain_id}: it was "
@@ -233,7 +233,7 @@ class Repository:
             self.target.put(key, raw, if_absent=True)
         except (PreconditionFailed, AccessRefused):
             # An answer that was lost and repeated finds its own write.
-            if self.target.stat(key) is None or bytes(self.target.get(key)) != raw:
+            if self.target.stat(key) is None or bytes(whole(self.target, key, MOST_LISTING)) != raw:
                 raise
         try:
             self._confirm([held], key)
@@ -259,7 +259,9 @@ class Repository:
 
     def read_fork(self, key: str) -> Fork:
         """Raises Damaged, Missing."""
-        return forked.load(self.target.get(key), key)
+        if not layout.is_fork(key):
+            raise Damaged(f"{key} in {self.url} does not have the name of a fork. Move it away, or correct its name.")
+        return forked.load(whole(self.target, key, MOST_LISTING), key)
 
     def abandoned_backups(self) -> set[str]:
         """Ids of backups that a fork left behind: still whole, no longer the chain's present history."""
@@ -286,16 +288,20 @@ class Repository:
         raw = self.target.get(segment.key, 0, shipped.HEAD_BYTES)
         return self._own(shipped.read_header(raw, segment)[0], segment)
 
+    def raw_segment(self, segment: shipped.Reference) -> bytes | bytearray:
+        """As it is stored. Raises Missing, Damaged."""
+        return whole(self.target, segment.key, layout.MOST_OBJECT)
+
     def read_segment(
         self, segment: shipped.Reference, opener: Opener | None
     ) -> tuple[shipped.Header, list[shipped.Pair]]:
         """Raises Missing, Damaged, WrongIdentity, WrongChain, naming the segment."""
-        header, pairs = shipped.read(self.target.get(segment.key), segment, opener)
+        header, pairs = shipped.read(self.raw_segment(segment), segment, opener)
         return self._own(header, segment), pairs
 
     def check_segment(self, segment: shipped.Reference, opener: Opener | None) -> shipped.Header:
         """Raises what `read_segment` raises; a sealed one is checked by its hash alone where there is no key."""
-        raw = self.target.get(segment.key)
+        raw = self.raw_segment(segment)
         header, _ = shipped.check(raw, segment)
         if opener is not None or not header.encoding.startswith(SEALED):
             header, pairs = shipped.read(raw, segment, opener)
@@ -313,23 +319,32 @@ class Repository:
         """Ids of the backups that are marked `keep`."""
         return {stat.key.removeprefix(layout.KEEPS) for stat in self.target.list(layout.KEEPS)}
 
-    def checks(self) -> dict[str, dict[str, Any]]:
-        """The last verification of each backup: {id: {"ok", "level", "at", …}}. An unreadable record says nothing."""
-        found: dict[str, dict[str, Any]] = {}
-        for stat in self.target.list(layout.CHECKS):
-            try:
-                document = json.loads(self.target.get(stat.key))
-            except (Missing, ValueError):
+    def checks(self, unreadable: dict[str, str] | None = None) -> dict[str, Check]:
+        """The last verification of each backup, by id.
+
+        Raises Damaged for one that cannot be read, as it may have said that its backup is damaged; with `unreadable`
+        it is noted there, by key.
+        """
+        found: dict[str, Check] = {}
+        for key in [stat.key for stat in self.target.list(layout.CHECKS)]:
+            backup_id = layout.checked(key)
+            if backup_id is None:
                 continue
-            if isinstance(document, dict):
-                found[stat.key.removeprefix(layout.CHECKS).removesuffix(".json")] = document
+            try:
+                found[backup_id] = fetch(self.target, key, CHECK, "Run `goud-backup verify`: it writes it anew.")
+            except Missing:
+                continue  # removed since it was listed
+            except Damaged as error:
+                if unreadable is None:
+                    raise
+                unreadable[key] = str(error)
         return found
 
     def put_check(self, backup_id: str, *, ok: bool, level: str) -> None:
         """Note a verification: retention never counts a damaged backup as the last good one."""
         at = datetime.now(UTC).isoformat(timespec="seconds")
         document = {"id": backup_id, "ok": ok, "level": level, "at": at}
-        self.target.put(f"{layout.CHECKS}{backup_id}.json", canonical(document))
+        self.target.put(layout.check_key(backup_id), canonical(document))
 
     def set_aside(self) -> int:
         """Set room aside that a prune gives up first when the disk is full; the bytes that could be."""
@@ -385,7 +400,7 @@ def initialize(target: Target, genesis: Genesis, *, encrypted: bool, recipients:
 def open_repository(target: Target, genesis: Genesis | None = None) -> Repository:
     """Raises RepositoryMissing, Damaged, and WrongChain when it is not that of `genesis`."""
     try:
-        raw = target.get(layout.CONFIG)
+        raw = whole(target, layout.CONFIG, MOST_BYTES)
     except Missing as error:
         raise RepositoryMissing(
             f"{target.url} is no repository: {layout.CONFIG} is not there. Correct the URL, mount the disk, or make a "

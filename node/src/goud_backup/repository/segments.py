@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import count
-from typing import Any, Final
+from typing import Annotated, Final, Literal
 
-from goud_backup.codec.encoding import decode, encode
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
+
+from goud_backup.codec.encoding import check_encoding, decode, encode
 from goud_backup.codec.sealing import Opener, Sealer
 from goud_backup.errors import Damaged
-from goud_backup.repository.layout import FORMAT, segment_key, segment_parts
+from goud_backup.repository.layout import FORMAT, MOST_OBJECT, segment_key, segment_parts
 from goud_backup.repository.manifest import canonical
+from goud_backup.repository.records import parse
 from goud_backup.targets import Stat
 from goud_node.chain import encoding
 from goud_node.chain.block import Block
 from goud_node.chain.certificate import Certificate
 from goud_node.chain.genesis import Genesis
 from goud_node.chain.rules import check_alone, check_block
+from goud_node.documents import Digest, Document, Line, Number
 from goud_node.errors import InvalidBlock
 
 MAGIC: Final = b"goudseg1"
@@ -27,7 +30,8 @@ HEAD_BYTES: Final = 4096
 """Enough of a segment's beginning to read its header."""
 MOST_BLOCKS: Final = 4096
 """Most blocks of one segment: one that holds block *h* begins at most so many below."""
-_MOST_BYTES: Final = 64 * 1024 * 1024
+
+_REMEDY: Final = "Copy it back from another copy of the repository, or remove it and ship its blocks again."
 
 Pair = tuple[Block, Certificate]
 
@@ -43,19 +47,27 @@ class Reference:
     size: int
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(Document):
     """What is readable without a key. Hashes in hex, times in Unix milliseconds, heights inclusive."""
 
-    chain: str
-    first: int
-    last: int
-    previous_hash: str
-    last_hash: str
-    first_ms: int
-    last_ms: int
-    encoding: str
-    size: int
+    chain: Line
+    first: Number
+    last: Number
+    previous_hash: Digest
+    last_hash: Digest
+    first_ms: Number
+    last_ms: Number
+    encoding: Annotated[str, AfterValidator(check_encoding)]
+    size: Annotated[int, Field(ge=0, le=MOST_OBJECT)]
+
+
+class _Written(Header):
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal["goud-backup/1"]
+
+
+_WRITTEN: Final = TypeAdapter(_Written)
 
 
 def reference(stat: Stat) -> Reference | None:
@@ -97,21 +109,12 @@ def build(pairs: Sequence[Pair], sealer: Sealer | None, avoided: Container[str] 
 def read_header(raw: bytes | bytearray, segment: Reference) -> tuple[Header, int]:
     """The header and where the payload begins. Raises Damaged naming the segment."""
     length = int.from_bytes(raw[8:12], "big")
-    if bytes(raw[:8]) != MAGIC or len(raw) < 12 + length:
-        raise Damaged(f"{segment.key} is no segment: it is damaged or cut short.")
-    try:
-        header = _header(json.loads(bytes(raw[12 : 12 + length])))
-    except (ValueError, KeyError, TypeError) as error:
-        raise Damaged(f"The header of {segment.key} is damaged: {error!r}.") from error
+    if bytes(raw[:8]) != MAGIC or not 0 < length <= min(len(raw), HEAD_BYTES) - 12:
+        raise Damaged(f"{segment.key} is not a segment: it is damaged or cut short. {_REMEDY}")
+    header = parse(raw[12 : 12 + length], f"The header of {segment.key}", _WRITTEN, _REMEDY)
     if (header.first, header.last) != (segment.first, segment.last):
         raise Damaged(f"{segment.key} says it holds blocks {header.first} to {header.last}: it was renamed or altered.")
     return header, 12 + length
-
-
-def _header(document: dict[str, Any]) -> Header:
-    if document.pop("format") != FORMAT:
-        raise ValueError("unknown format")
-    return Header(**document)
 
 
 def check(raw: bytes | bytearray, segment: Reference) -> tuple[Header, int]:
@@ -124,8 +127,6 @@ def check(raw: bytes | bytearray, segment: Reference) -> tuple[Header, int]:
 def read(raw: bytes | bytearray, segment: Reference, opener: Opener | None) -> tuple[Header, list[Pair]]:
     """Every block with its certificate. Hash and shape are checked here, rules and signatures by who appends them."""
     header, start = check(raw, segment)
-    if not 0 <= header.size <= _MOST_BYTES:
-        raise Damaged(f"{segment.key} claims to hold {header.size} bytes.")
     plain = decode(memoryview(raw)[start:], header.encoding, header.size, opener, segment.key)
     try:
         rows = [encoding.record(row, (bytes, bytes)) for row in encoding.decode(bytes(plain))]

@@ -10,6 +10,7 @@ from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from goud_backup.codec.encoding import Bytes
+from goud_backup.errors import Damaged
 from goud_node.errors import ConfigurationError
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
@@ -50,7 +51,10 @@ class Target(Protocol):
         ...
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes | bytearray:
-        """The bytes, or `length` of them from `start` (fewer at the end). Raises Missing."""
+        """The bytes, or `length` of them from `start` (fewer at the end). Raises Missing.
+
+        Never more than `length`, whatever the store sends: `whole` is for what may be larger than anybody wants.
+        """
         ...
 
     def stat(self, key: str) -> Stat | None:
@@ -85,6 +89,17 @@ class Target(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+def whole(target: Target, key: str, most: int) -> bytes | bytearray:
+    """All of an object of at most `most` bytes. Raises Missing, and Damaged for a larger one, which is not read."""
+    data = target.get(key, 0, most + 1)
+    if len(data) > most:
+        raise Damaged(
+            f"{key} in {target.url} has more than {most} bytes, which no release writes there: it was replaced. Copy "
+            "it back from another copy of the repository, or remove it."
+        )
+    return data
 
 
 def check_key(key: str) -> str:

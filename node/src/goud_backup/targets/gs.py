@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
@@ -83,12 +84,19 @@ class GsTarget:
             try:
                 # A checksum can be compared only for whole objects; ours is checked in either case.
                 whole = None if start or length is not None else "crc32c"
-                data: bytes = self._blob(key).download_as_bytes(
-                    start=start or None, end=end, raw_download=True, checksum=whole, timeout=_SECONDS, retry=_PATIENCE
+                data = _Content(key, length)
+                self._blob(key).download_to_file(
+                    data,
+                    start=start or None,
+                    end=end,
+                    raw_download=True,
+                    checksum=whole,
+                    timeout=_SECONDS,
+                    retry=_PATIENCE,
                 )
             except exceptions.RequestRangeNotSatisfiable:
                 return b""
-        return data
+        return data.getvalue()
 
     def stat(self, key: str) -> Stat | None:
         with self._failing("look at", key):
@@ -154,6 +162,20 @@ class GsTarget:
             ) from error
         except (exceptions.GoogleAPIError, requests.exceptions.RequestException) as error:
             raise TargetError(f"{where}: {error}. Check the network; nothing was half-written.") from error
+
+
+class _Content(io.BytesIO):
+    """What is received of an object: never more than was asked for, whatever the store sends."""
+
+    def __init__(self, key: str, most: int | None) -> None:
+        super().__init__()
+        self._key = key
+        self._most = most
+
+    def write(self, data: Any, /) -> int:
+        if self._most is not None and self.tell() + len(data) > self._most:
+            raise TargetError(f"The store sends more of {self._key} than it was asked for: it is not usable.")
+        return super().write(data)
 
 
 def _stat(key: str, blob: Any) -> Stat:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -220,6 +221,7 @@ class _Reading:
         self._client = client
         self._place = place
         self._start = start
+        self._most = math.inf if length is None else length
         self._end = "" if length is None else str(start + length - 1)
         self._version: str | None = None
 
@@ -233,7 +235,7 @@ class _Reading:
                 return None
             raise
         with closing(answer["Body"]) as body:
-            if rest and "ContentRange" not in answer:
+            if "ContentRange" not in answer and self._start + len(self.data):
                 raise TargetError(f"The store answers a part of {self._place['Key']} with all of it: it is not usable.")
             if self._version not in {None, answer["ETag"]}:
                 self._version, self.data = None, bytearray()
@@ -242,6 +244,10 @@ class _Reading:
             try:
                 for chunk in body.iter_chunks(_CHUNK):
                     self.data += chunk
+                    if len(self.data) > self._most:
+                        raise TargetError(
+                            f"The store sends more of {self._place['Key']} than it was asked for: it is not usable."
+                        )
             except (BotoCoreError, HTTPError, OSError) as error:
                 return error
         return None

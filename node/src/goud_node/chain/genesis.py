@@ -8,13 +8,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Final
+
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from goud_node.chain import encoding
 from goud_node.chain.block import NO_HASH, Block, Header, merkle_root
 from goud_node.chain.keys import PUBLIC_KEY_BYTES
+from goud_node.documents import FEW, Document, Line, Malformed, read_file
 from goud_node.errors import ConfigurationError
 
+MOST_BYTES: Final = 1024 * 1024
+"""Most bytes of a genesis document as JSON."""
 _NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -121,6 +126,29 @@ class Genesis:
         return self._block
 
 
+class _Validator(Document):
+    node_id: Line
+    public_key: Annotated[str, Field(pattern=r"^([0-9a-fA-F]{2})*$", max_length=1000)]
+
+
+class Written(Document):
+    """The document as JSON, keys in hex."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(max_length=10_000)]
+    created_ms: Annotated[int, Field(gt=-(1 << 53), lt=1 << 53)]
+    validators: Annotated[list[_Validator], FEW]
+
+    def genesis(self) -> Genesis:
+        """Raises ConfigurationError when it makes no sense."""
+        members = tuple(Validator(one.node_id, bytes.fromhex(one.public_key)) for one in self.validators)
+        return Genesis(self.name, self.created_ms, members)
+
+
+_WRITTEN: Final = TypeAdapter(Written)
+
+
 def dump(genesis: Genesis, path: Path) -> None:
     """Write the document as JSON, keys in hex. An existing file is never replaced: ConfigurationError."""
     document = {
@@ -142,26 +170,8 @@ def dump(genesis: Genesis, path: Path) -> None:
 def load(path: Path) -> Genesis:
     """Read a JSON genesis document. Raises ConfigurationError naming the file and what is wrong in it."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        return read_file(path, _WRITTEN, MOST_BYTES).genesis()
     except OSError as error:
         raise ConfigurationError(f"Cannot read the genesis document {path}: {error.strerror}.") from error
-    except ValueError as error:
-        raise ConfigurationError(f"The genesis document {path} is not JSON: {error}.") from error
-    try:
-        return _parse(document)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigurationError(f"The genesis document {path} is incomplete or mistyped: {error!r}.") from error
-
-
-def _parse(document: dict[str, Any]) -> Genesis:
-    name, created_ms = document["name"], document["created_ms"]
-    if type(name) is not str or type(created_ms) is not int:
-        raise TypeError("name must be a string and created_ms an integer")
-    unknown = set(document) - {"name", "created_ms", "validators"}
-    if unknown:
-        raise ValueError(f"unknown fields {sorted(unknown)}")
-    validators = tuple(
-        Validator(node_id=str(entry["node_id"]), public_key=bytes.fromhex(entry["public_key"]))
-        for entry in document["validators"]
-    )
-    return Genesis(name, created_ms, validators)
+    except Malformed as error:
+        raise ConfigurationError(f"The genesis document {path} is incomplete or mistyped: {error}.") from error

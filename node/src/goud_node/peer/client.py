@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,12 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import httpx
+from pydantic import TypeAdapter
 
 from goud_node import clock, errors
 from goud_node.chain import encoding
 from goud_node.chain.block import Block
 from goud_node.chain.certificate import Certificate
 from goud_node.chain.ledger import Epoch, Receipt
+from goud_node.documents import Malformed, read
 from goud_node.errors import InvalidBlock, NotLeader, OutcomeUnknown, Unavailable
 from goud_node.peer.addresses import ByAddress
 from goud_node.peer.directory import Peer
@@ -30,6 +31,7 @@ _log = logging.getLogger(__name__)
 _CONNECT_SECONDS: Final = 1.0
 _PART_BYTES: Final = 64 * 1024
 _MOST_DOCUMENT_BYTES: Final = 64 * 1024
+_OBJECT: Final[TypeAdapter[dict[str, Any]]] = TypeAdapter(dict[str, Any])
 _MISSES: Final = 2
 """Polls without an answer after which a peer counts as unreachable."""
 
@@ -101,12 +103,9 @@ class Answer:
     def document(self) -> dict[str, Any]:
         """The body as a JSON object. Raises PeerError."""
         try:
-            found = json.loads(self.body)
-        except (ValueError, RecursionError) as error:
-            raise PeerError(f"the answer is not JSON: {error}", sent=True) from error
-        if not isinstance(found, dict):
-            raise PeerError("the answer is no JSON object", sent=True)
-        return found
+            return read(self.body, _OBJECT)
+        except Malformed as error:
+            raise PeerError(f"the answer is not a JSON object: {error}", sent=True) from error
 
 
 class PeerClient:
@@ -282,7 +281,8 @@ class PeerClient:
             # Refused before it was read: signed only if this node's key is known there, and its clock is what is wrong.
             clock_ms = _clock_of(answer.document()) if refused_here is None else None
             reason = content[:300].decode(errors="replace")
-            raise PeerError(f"it refuses this node: {reason}", sent=False, clock_ms=clock_ms)
+            # Whoever is on the way can answer so to a write that has been taken, or have it taken afterwards.
+            raise PeerError(f"it refuses this node: {reason}", sent=True, clock_ms=clock_ms)
         if refused_here is not None:
             raise PeerError(f"its answer is not signed by it: {refused_here}", sent=True) from refused_here
         return answer

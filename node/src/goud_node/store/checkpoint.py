@@ -15,10 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
+from typing import Final
 
+from pydantic import TypeAdapter
 from rocksdict import Checkpoint
 
 from goud_node import clock
+from goud_node.documents import Document, Line, Malformed, Seconds, read_file
 from goud_node.errors import StoreError
 from goud_node.store import durable, floor
 from goud_node.store.database import RocksStore
@@ -36,6 +39,15 @@ class CheckpointInfo:
     id: str
     expires_at: float
     files: dict[str, int]
+
+
+class _Lease(Document):
+    expires_at: Seconds
+    boot_id: Line | None = None
+    runs_until: Seconds = 0.0
+
+
+_LEASE: Final = TypeAdapter(_Lease)
 
 
 class Checkpoints:
@@ -148,11 +160,11 @@ class Checkpoints:
 
     def _remaining(self, path: Path) -> float:
         try:
-            lease = json.loads(path.read_bytes())
-            if "boot_id" not in lease:
-                return float(lease["expires_at"]) - time.time()  # of an earlier release
-            return float(lease["runs_until"]) - self._running() if lease["boot_id"] == self._boot_id() else 0.0
-        except (OSError, ValueError, KeyError, TypeError):
+            lease = read_file(path, _LEASE)
+            if lease.boot_id is None:
+                return lease.expires_at - time.time()  # of an earlier release
+            return lease.runs_until - self._running() if lease.boot_id == self._boot_id() else 0.0
+        except (OSError, Malformed):
             # An unreadable lease protects nothing: space must not stay pinned because a file is damaged.
             return 0.0
 
