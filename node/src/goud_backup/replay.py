@@ -26,6 +26,8 @@ _BATCH_BYTES: Final = 4 * 1024 * 1024
 _READERS: Final = 16
 """Small segments take their time on the way, not here: so many are read at once, however few cores there are."""
 
+_AHEAD_BYTES: Final = 64 * 1024 * 1024
+
 Row = tuple[Block, Certificate | None]
 
 
@@ -33,7 +35,11 @@ def rows_of_segments(
     repository: Repository, segments: Sequence[Reference], opener: Opener | None, upto: int
 ) -> Iterator[Row]:
     """The blocks of consecutive segments up to a height. Raises what reading a segment raises, naming it."""
-    for _, pairs in pool.ahead(lambda one: repository.read_segment(one, opener), segments, _READERS):
+    largest = max((one.size for one in segments), default=0)
+    readers = max(1, min(_READERS, _AHEAD_BYTES // max(1, largest)))
+    # Only what is stored is held for all of them: what it unpacks to may be much more.
+    for one, raw in pool.ahead(lambda one: (one, repository.raw_segment(one)), segments, readers):
+        _, pairs = repository.read_segment(one, opener, raw)
         yield from ((block, certificate) for block, certificate in pairs if block.height <= upto)
 
 

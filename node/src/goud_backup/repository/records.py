@@ -7,11 +7,12 @@ from typing import Final, Literal, TypeVar
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
-from goud_backup.errors import Damaged
+from goud_backup.errors import Damaged, Missing
+from goud_backup.repository import layout
 from goud_backup.targets import Target, whole
 from goud_node.documents import MOST_BYTES, MOST_LISTING, Document, Line, Malformed, read
 
-__all__ = ["CHECK", "LATEST", "MOST_LISTING", "Check", "Latest", "fetch", "parse"]
+__all__ = ["CHECK", "LATEST", "MOST_LISTING", "Check", "Latest", "fetch", "parse", "read_checks"]
 
 T = TypeVar("T")
 
@@ -46,3 +47,25 @@ def parse(raw: bytes | bytearray, name: str, shape: TypeAdapter[T], remedy: str,
         return read(raw, shape, most)
     except Malformed as error:
         raise Damaged(f"{name} is damaged: {error}. {remedy}") from error
+
+
+def read_checks(target: Target, unreadable: dict[str, str] | None) -> dict[str, Check]:
+    """The last verification of each backup, by id.
+
+    Raises Damaged for one that cannot be read, as it may have said that its backup is damaged; with `unreadable` it is
+    noted there, by key.
+    """
+    found: dict[str, Check] = {}
+    for key in [stat.key for stat in target.list(layout.CHECKS)]:
+        backup_id = layout.checked(key)
+        if backup_id is None:
+            continue
+        try:
+            found[backup_id] = fetch(target, key, CHECK, "Run `goud-backup verify`: it writes it anew.")
+        except Missing:
+            continue  # removed since it was listed
+        except Damaged as error:
+            if unreadable is None:
+                raise
+            unreadable[key] = str(error)
+    return found

@@ -33,7 +33,7 @@ from goud_backup.repository.config import AGE, Config
 from goud_backup.repository.forks import Fork
 from goud_backup.repository.locks import BACKUP, Lock
 from goud_backup.repository.manifest import Manifest, StoredObject, canonical
-from goud_backup.repository.records import CHECK, MOST_LISTING, Check, fetch
+from goud_backup.repository.records import MOST_LISTING, Check, read_checks
 from goud_backup.targets import Target, whole
 from goud_node.chain.genesis import MOST_BYTES, Genesis
 from goud_node.errors import ConfigurationError, WrongChain
@@ -293,10 +293,10 @@ class Repository:
         return whole(self.target, segment.key, layout.MOST_OBJECT)
 
     def read_segment(
-        self, segment: shipped.Reference, opener: Opener | None
+        self, segment: shipped.Reference, opener: Opener | None, raw: bytes | bytearray | None = None
     ) -> tuple[shipped.Header, list[shipped.Pair]]:
-        """Raises Missing, Damaged, WrongIdentity, WrongChain, naming the segment."""
-        header, pairs = shipped.read(self.raw_segment(segment), segment, opener)
+        """Raises Missing, Damaged, WrongIdentity, WrongChain, naming the segment. `raw`: when it has been read before."""
+        header, pairs = shipped.read(self.raw_segment(segment) if raw is None else raw, segment, opener)
         return self._own(header, segment), pairs
 
     def check_segment(self, segment: shipped.Reference, opener: Opener | None) -> shipped.Header:
@@ -320,25 +320,8 @@ class Repository:
         return {stat.key.removeprefix(layout.KEEPS) for stat in self.target.list(layout.KEEPS)}
 
     def checks(self, unreadable: dict[str, str] | None = None) -> dict[str, Check]:
-        """The last verification of each backup, by id.
-
-        Raises Damaged for one that cannot be read, as it may have said that its backup is damaged; with `unreadable`
-        it is noted there, by key.
-        """
-        found: dict[str, Check] = {}
-        for key in [stat.key for stat in self.target.list(layout.CHECKS)]:
-            backup_id = layout.checked(key)
-            if backup_id is None:
-                continue
-            try:
-                found[backup_id] = fetch(self.target, key, CHECK, "Run `goud-backup verify`: it writes it anew.")
-            except Missing:
-                continue  # removed since it was listed
-            except Damaged as error:
-                if unreadable is None:
-                    raise
-                unreadable[key] = str(error)
-        return found
+        """The last verification of each backup, by id: see `read_checks`."""
+        return read_checks(self.target, unreadable)
 
     def put_check(self, backup_id: str, *, ok: bool, level: str) -> None:
         """Note a verification: retention never counts a damaged backup as the last good one."""
