@@ -295,7 +295,7 @@ class Repository:
     def read_segment(
         self, segment: shipped.Reference, opener: Opener | None, raw: bytes | bytearray | None = None
     ) -> tuple[shipped.Header, list[shipped.Pair]]:
-        """Raises Missing, Damaged, WrongIdentity, WrongChain, naming the segment. `raw`: when it has been read before."""
+        """Raises Missing, Damaged, WrongIdentity, WrongChain, naming the segment. `raw`: what was read of it before."""
         header, pairs = shipped.read(self.raw_segment(segment) if raw is None else raw, segment, opener)
         return self._own(header, segment), pairs
 
