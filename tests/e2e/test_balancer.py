@@ -23,7 +23,7 @@ def nodes() -> FakeNodes:
 
 @pytest.fixture
 def client(cluster: Cluster, nodes: FakeNodes, tmp_path: Path) -> Iterator[httpx.Client]:
-    with balanced(cluster, nodes, tmp_path) as url, httpx.Client(base_url=url, trust_env=False, timeout=20) as client:
+    with balanced(cluster, nodes, tmp_path) as url, httpx.Client(base_url=url, trust_env=False, timeout=30) as client:
         yield client
 
 
@@ -47,10 +47,15 @@ CASES = [
     Case(["lost", "503"], KEYED, 504, "outcome-unknown", 2),
     Case(["lost", "lost", "503"], KEYED, 504, "outcome-unknown", 3),
     Case(["gone"], KEYED, 504, "outcome-unknown", 1),
-    Case(["lost"] * 9, KEYED, 502, "load-balancer-502", 4),
+    Case(["lost"] * 9, KEYED, 504, "outcome-unknown", 3),
+    Case(["silent"], KEYED, 200, "by-the-node", 2),
+    Case(["silent", "silent"], KEYED, 200, "by-the-node", 3),
+    Case(["silent"] * 9, KEYED, 504, "outcome-unknown", 3),
+    Case(["silent", "503"], KEYED, 504, "outcome-unknown", 2),
+    Case(["silent"], {}, 504, "outcome-unknown", 1),
     Case(["503"], KEYED, 503, "by-the-node", 1),
     Case(["503"], {}, 503, "by-the-node", 1),
-    Case(["lost"], {}, 502, "load-balancer-502", 1),
+    Case(["lost"], {}, 504, "outcome-unknown", 1),
 ]
 
 
@@ -71,6 +76,23 @@ def test_a_write_is_refused_only_when_it_did_not_happen(
         assert document["status"] == case.status
         assert reply.headers["Retry-After"]
         assert "Nothing was done" not in document["detail"]
+
+
+@pytest.mark.parametrize(
+    ("orders", "status", "code"),
+    [
+        (["lost"] * 9, 502, "load-balancer-502"),
+        (["silent"] * 9, 504, "load-balancer-504"),
+        (["silent"], 200, "by-the-node"),
+    ],
+)
+def test_a_read_is_repeated_and_its_error_is_no_unknown_outcome(
+    client: httpx.Client, nodes: FakeNodes, orders: list[str], status: int, code: str
+) -> None:
+    nodes.orders[:] = orders
+    reply = client.get("/api/stats")
+    assert (reply.status_code, reply.json()["code"]) == (status, code)
+    assert len(nodes.served) == min(3, len(orders) + 1)
 
 
 @pytest.mark.parametrize("orders", [["503"], ["lost", "503"]])

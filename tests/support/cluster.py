@@ -200,6 +200,14 @@ class Cluster:
         return wait_until("all nodes to have the same height", level, within=within)
 
 
+def reported(output: str) -> list[dict[str, str]]:
+    """The rows of the last table of a verb's report, from the file that `output` names: on a screen cells wrap."""
+    path = re.search(r"^report: (.+)$", output, re.MULTILINE)
+    assert path is not None, output
+    rows: list[dict[str, str]] = json.loads((ROOT / path[1]).read_text(encoding="utf-8"))["reports"][-1]["rows"]
+    return rows
+
+
 def succeed(cluster: Cluster, verb: str, *arguments: str) -> str:
     """Run a verb that must succeed; what it printed."""
     recap = cluster.playbook(verb, *arguments)

@@ -21,8 +21,8 @@ from tests.support.cluster import EDGE, Cluster, wait_until
 class FakeNodes:
     """Three listeners on loopback. `orders` is what becomes of the next requests, whoever gets them; then all is well.
 
-    An order is a status, `lost` (the request is read, the connection ends without an answer), or `gone` (the same, and
-    no node listens any more).
+    An order is a status, `lost` (the request is read, the connection ends without an answer), `gone` (the same, and no
+    node listens any more), or `silent` (the request is read, and no answer comes).
     """
 
     orders: list[str] = field(default_factory=list)
@@ -64,6 +64,8 @@ class FakeNodes:
                 for listener in self.listeners:
                     listener.shutdown(socket.SHUT_RDWR)
                     listener.close()
+            elif order == "silent":
+                reader.read()  # until the other side gives up
             elif order != "lost":
                 connection.sendall(answer(order))
 

@@ -120,7 +120,11 @@ class Settings(DataDirectory):
         default=512 * 1024, ge=1024, le=512 * 1024, description="Largest collection accepted, as compact JSON."
     )
     submit_deadline_seconds: float = Field(
-        default=10.0, gt=0, le=120, description="Longest a write waits for its block before it answers 503."
+        default=3.5,
+        gt=0,
+        le=120,
+        description="Longest a write waits for its block, from its arrival on, before it answers 503 (it did not "
+        "happen) or 504 (it may have). Longer than an election takes.",
     )
     min_height_wait_seconds: float = Field(
         default=2.0, ge=0, le=30, description="Longest a read waits for the height named by its Goud-Min-Height header."

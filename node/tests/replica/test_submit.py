@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import pytest
@@ -44,7 +46,7 @@ class ScriptedPeers:
         raise NotImplementedError
 
     async def heights(self) -> Mapping[str, int]:
-        raise NotImplementedError
+        return {}
 
     def clocks(self) -> Mapping[str, Reading]:
         raise NotImplementedError
@@ -119,6 +121,10 @@ async def _at_once(_height: int) -> None:
     return None
 
 
+async def _never(_height: int) -> None:
+    await asyncio.Event().wait()
+
+
 def happens_later(replica: Replica, event: str) -> None:
     """What befalls the node itself while the write is under way."""
     duties = cast("Any", replica)._duties
@@ -168,6 +174,52 @@ async def test_a_definite_refusal_leaves_no_doubt(behaviour: str) -> None:
     # Nobody is asked at the deadline, whose answer would then be missing.
     _, outcome = await outcome_of([behaviour] * 1000, "leaderless", 0.02)
     assert isinstance(outcome, Unavailable)
+
+
+@pytest.mark.parametrize("forward", [True, False])
+async def test_a_deadline_that_passes_while_the_block_is_chosen_leaves_a_doubt(*, forward: bool) -> None:
+    """The disk is slow, so the write is in nobody's answer yet, and in the block that will be ordered."""
+    genesis = Genesis("submit", 0, (Validator("n1", KEYS["n1"].public),))
+    store, writer = MemoryStore(), ThreadPoolExecutor(1)
+    ledger = Ledger(store, genesis)
+    sequencer = Sequencer(EmbeddedKv(store, executor=writer), genesis.chain_id, "n1")
+    options = replace(OPTIONS, alone=True)
+    replica = Replica(
+        ledger,
+        sequencer,
+        ScriptedPeers([]),
+        KEYS["n1"],
+        "n1",
+        clock=lambda: 0,
+        validator=True,
+        options=options,
+        executor=writer,
+    )
+    running = asyncio.create_task(replica.run())
+    released = threading.Event()
+    try:
+        await replica.submit(ENTRIES[0].raw, within=10)
+        writer.submit(released.wait)
+        with pytest.raises(OutcomeUnknown):
+            await replica.submit(ENTRIES[1].raw, forward=forward)
+        released.set()
+        assert (await replica.submit(ENTRIES[1].raw, within=10)).height == 2
+        assert ledger.height == 2, "the first try was ordered, and the same bytes are applied once"
+    finally:
+        released.set()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        writer.shutdown()
+
+
+async def test_a_receipt_counts_although_its_block_has_not_arrived_here() -> None:
+    """The deadline passes while this node waits for its own copy: the write is in the chain all the same."""
+    replica = replica_of(ScriptedPeers(["ordered"]))
+    cast("Any", replica)._events.reached = _never
+    try:
+        assert await replica.submit(ENTRIES[0].raw) == RECEIPT
+    finally:
+        cast("Any", replica)._executor.shutdown()
 
 
 async def test_a_forward_follows_the_leader_when_it_changes() -> None:

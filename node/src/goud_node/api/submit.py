@@ -12,9 +12,10 @@ from goud_node.problems import ProblemError, retry_after
 
 _FULL_SECONDS = 10.0
 """RocksDB recovers by itself some seconds after space was freed; until then the node calls itself full."""
-_GRACE_SECONDS = 2.0
-_QUORUM_SECONDS = 1.0
+_QUORUM_SECONDS = 2.0
+"""Longer than the load balancer waits before it asks another node: that one may have a quorum."""
 _QUORUM_RETRY_SECONDS = 2
+_PAUSE_SECONDS = 0.05
 
 
 def disk_fault(context: Context) -> str | None:
@@ -40,18 +41,14 @@ async def submit(context: Context, transaction: bytes) -> Receipt:
     if fault is not None:
         raise ProblemError(507, "disk-full", fault)
     started = time.perf_counter()
+    # One budget from the arrival on: who asks again elsewhere after it must not wait for the sum of several.
+    deadline = time.monotonic() + context.settings.submit_deadline_seconds
     await _quorum(context)
     try:
-        # The replica keeps the deadline itself; this one only bounds repeats after an answer that was lost.
-        async with asyncio.timeout(context.settings.submit_deadline_seconds + _GRACE_SECONDS):
-            receipt = await _until_known(context, transaction)
+        receipt = await _until_known(context, transaction, deadline)
     except StoreFull:
         context.full_until = time.monotonic() + _FULL_SECONDS
         raise
-    except TimeoutError:
-        raise OutcomeUnknown(
-            "The write had no answer in time and may still be applied: repeat it with the same Idempotency-Key."
-        ) from None
     context.metrics.commit_latency.observe(time.perf_counter() - started)
     return receipt
 
@@ -68,19 +65,21 @@ async def _quorum(context: Context) -> None:
                 "it is back.",
                 headers=retry_after(_QUORUM_RETRY_SECONDS),
             )
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(_PAUSE_SECONDS)
 
 
-async def _until_known(context: Context, transaction: bytes) -> Receipt:
+async def _until_known(context: Context, transaction: bytes, deadline: float) -> Receipt:
     """Submit the same bytes until it is known whether they were applied; they are applied once."""
-    unknown = False
+    doubt: OutcomeUnknown | None = None
     while True:
         try:
-            return await context.replica.submit(transaction)
-        except OutcomeUnknown:
-            unknown = True
+            return await context.replica.submit(transaction, within=deadline - time.monotonic())
+        except OutcomeUnknown as error:
+            doubt = error
         except Unavailable:
             # "Surely did not happen" is about this attempt; an earlier one may have.
-            if not unknown:
+            if doubt is None:
                 raise
-        await asyncio.sleep(0.05)
+        if time.monotonic() + _PAUSE_SECONDS >= deadline:
+            raise doubt
+        await asyncio.sleep(_PAUSE_SECONDS)

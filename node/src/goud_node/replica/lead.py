@@ -59,10 +59,17 @@ async def propose(
         raise OutcomeUnknown(f"block {core.unresolved.height} is not settled")
     now_ms = core.clock()
     _check_clock(core, now_ms)
-    # Thousands of look-ups and hashes: the loop must not wait for them.
-    batch, block = await core.disk(partial(_choose, core, waiting, now_ms))
+    # Any of them may be in the block: whoever gives up while it is chosen must not be told that nothing happened.
+    core.unsure = frozenset(entry.raw for entry in waiting)
+    try:
+        # Thousands of look-ups and hashes: the loop must not wait for them.
+        batch, block = await core.disk(partial(_choose, core, waiting, now_ms))
+    except BaseException:
+        core.unsure = frozenset()
+        raise
     answer(batch)
     if block is None:
+        core.unsure = frozenset()
         return batch
     core.unresolved, core.doubtful = block, False
     core.unsure = frozenset(block.transactions)

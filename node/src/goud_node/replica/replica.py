@@ -96,28 +96,31 @@ class Replica:
                 # Writes that were begun are finished; without waiting here, in case this task was cancelled.
                 self._executor.shutdown(wait=False)
 
-    async def submit(self, transaction: bytes, *, forward: bool = True) -> Receipt:
+    async def submit(self, transaction: bytes, *, forward: bool = True, within: float | None = None) -> Receipt:
         """Have an encoded transaction ordered once, and return where it stands in the chain.
 
+        `within` is what is left of the deadline, in seconds; all of it unless given.
         The peer server calls it with `forward=False`: then a node that does not lead raises `NotLeader` at once.
         Raises `InvalidTransaction` and its kinds, `Unavailable` (it did not happen) or `OutcomeUnknown` (it may have;
         the same bytes may be submitted again, and are applied once).
         """
         decoded = transactions.decode(transaction)
         attempt = _Attempt(transaction, decoded, forward)
+        seconds = self._core.options.submit_deadline if within is None else within
         self._submitting += 1
         try:
-            async with asyncio.timeout(self._core.options.submit_deadline):
+            async with asyncio.timeout(seconds):
                 while True:
                     receipt = await self._attempt(attempt)
                     if receipt is not None:
                         return receipt
                     await self._duties.seen.wait(self._core.options.poll_interval)
         except TimeoutError as error:
-            seconds = self._core.options.submit_deadline
+            if attempt.receipt is not None:
+                return attempt.receipt  # it happened; only this node's own copy of the block was still awaited
             if attempt.doubtful or transaction in self._core.unsure:
-                raise OutcomeUnknown(f"no answer within {seconds:g} s; submit the same request again") from error
-            raise Unavailable(f"no proposer took it within {seconds:g} s; is there a majority?") from error
+                raise OutcomeUnknown(f"no answer within {seconds:.1f} s; submit the same request again") from error
+            raise Unavailable(f"no proposer took it within {seconds:.1f} s; is there a majority?") from error
         except (OutcomeUnknown, IdempotencyConflict, AlreadyExists):
             raise  # the ledger says what is taken, and would have said otherwise had an earlier try been applied
         except GoudError as error:
@@ -264,7 +267,7 @@ class Replica:
             return None
         finally:
             call.cancel()
-        attempt.doubtful = doubtful
+        attempt.doubtful, attempt.receipt = doubtful, receipt
         if self._core.ledger.height < receipt.height:
             # Read your writes: the answer waits until this node holds the block too, but never for long.
             try:
@@ -284,7 +287,7 @@ class Replica:
             mine = None
         if mine is None or (mine.height, mine.index) != (receipt.height, receipt.index):
             _log.warning("the receipt of %s is refused: block %d holds no such write", leader, receipt.height)
-            attempt.doubtful = True
+            attempt.doubtful, attempt.receipt = True, None
             return mine
         return mine
 
@@ -302,8 +305,10 @@ class _Attempt:
     """What is remembered between the tries of one submission.
 
     `doubtful`: an answer was lost or is still awaited, so only a receipt can end the doubt.
+    `receipt`: the proposer's, whose block has not arrived here yet.
     """
 
     def __init__(self, raw: bytes, transaction: Transaction, forward: bool) -> None:
         self.raw, self.transaction, self.forward = raw, transaction, forward
         self.doubtful = False
+        self.receipt: Receipt | None = None
