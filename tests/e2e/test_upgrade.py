@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cluster import NODE1, NODES, ROOT, Cluster, succeed
+from tests.support.cluster import NODE1, NODES, PEER_NETWORK, ROOT, Cluster, succeed
 from tests.support.workload import Account, lost, writing
 
 pytestmark = pytest.mark.restores
 WHEELS = sorted((ROOT / "tests/fixtures").glob("release-*/goud_node-*.whl"))
+EVERYWHERE = "0.0.0.0"  # noqa: S104 - within a container
 PATIENCE = 5.0
 """Seconds within which a client that repeats under its own key has its answer."""
 
@@ -30,18 +31,41 @@ def images(cluster: Cluster) -> set[str]:
     return {cluster.container(node).attrs["Image"] for node in NODES}
 
 
+def layout_of_before() -> str:
+    """What inventories said when peers asked each other on any network: listen on all, and name no network."""
+    peers = [{"node_id": node, "url": f"http://{node}:9000"} for node in NODES]
+    return json.dumps({"chain_node_peer_host": EVERYWHERE, "chain_node_peers": peers})
+
+
+def listening(cluster: Cluster) -> set[str]:
+    """Where the nodes' peer interfaces listen, without the nodes' names."""
+    hosts = set()
+    for node in NODES:
+        (host,) = (
+            word for word in cluster.container(node).attrs["Config"]["Env"] if word.startswith("GOUD_PEER_HOST=")
+        )
+        hosts.add(host.removeprefix("GOUD_PEER_HOST=").removeprefix(f"{node}."))
+    return hosts
+
+
 @pytest.mark.parametrize("wheel", WHEELS, ids=lambda wheel: wheel.parent.name)
-def test_an_upgrade_and_the_way_back_lose_nothing(cluster: Cluster, wheel: Path) -> None:
+def test_the_way_back_and_an_upgrade_lose_nothing(cluster: Cluster, wheel: Path) -> None:
     (present,) = images(cluster)
     earlier = image_of(wheel)
+    # The engine's own image stays: it is not part of a node's release.
+    back = ("-e", f"chain_node_image={earlier}", "-e", f"chain_backup_image={present}", "-e", layout_of_before())
     try:
         with writing(3) as writers:
-            for image in (earlier, present, earlier):
-                # The engine's own image stays: it is not part of a node's release.
-                succeed(cluster, "deploy", "-e", f"chain_node_image={image}", "-e", f"chain_backup_image={present}")
-                assert images(cluster) == {image}
+            # Opened first: nodes of the earlier release ask their peers on the public network.
+            succeed(cluster, "deploy", "-e", f"chain_node_peer_host={EVERYWHERE}")
+            assert (images(cluster), listening(cluster)) == ({present}, {EVERYWHERE})
+            succeed(cluster, "deploy", *back)
+            assert (images(cluster), listening(cluster)) == ({earlier}, {EVERYWHERE})
+            # Two rounds: to the new addresses, then away from the public network.
+            succeed(cluster, "deploy", timeout=1200)
+            assert (images(cluster), listening(cluster)) == ({present}, {PEER_NETWORK})
     finally:
-        succeed(cluster, "deploy")
+        succeed(cluster, "deploy", timeout=1200)
     cluster.wait_level()
     for writer in writers:
         assert len(writer.acknowledged) > 100, "no load, no proof"

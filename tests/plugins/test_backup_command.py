@@ -24,9 +24,11 @@ from goud_backup.targets import open_target
 COMMAND = documentation.ROOT / "roles/chain_backup/files/goud-backup.sh"
 ENGINE = """#!{python}
 import json, os, sys
-if sys.argv[1] == "run":
-    print(json.dumps(sys.argv[1:]))
-elif sys.argv[1:3] == ["container", "inspect"]:
+with open(os.environ["CALLS"], "a") as calls:
+    print(json.dumps(sys.argv[1:]), file=calls)
+if os.environ["REFUSED"] in sys.argv[1:3]:
+    sys.exit(1)
+if sys.argv[1:3] == ["container", "inspect"]:
     print("true")
 """
 
@@ -42,24 +44,41 @@ def mounts(words: list[str]) -> dict[str, str]:
     return sources
 
 
-@pytest.mark.parametrize(
-    "odd", ["plain", "with space", "a,b", 'a "quote", b', "an 'apostrophe'", "{{ x }}", "ümläut", "$HOME"]
-)
-def test_every_path_is_mounted_as_it_is(tmp_path: Path, odd: str) -> None:
+Calls = list[list[str]]
+
+
+def run(tmp_path: Path, odd: str = "home", refused: str = "nothing", **more: str) -> tuple[int, Calls]:
+    """Exit status of the command, and what it asked of the engine, the questions apart."""
     home = tmp_path / odd
     (home / "config").mkdir(parents=True)
     command = Path(shutil.copy(COMMAND, home / "goud-backup"))
     command.chmod(command.stat().st_mode | stat.S_IXUSR)
     words = {"container": "node1", "volume": "node1_data", "image": "node", "network": "n", "directory": f"{home}/repo"}
     words |= {"metrics": f"{home}/metrics", "scratch": f"{home}/scratch", "memory": "1g", "cpus": "1", "label": "l=x"}
-    quoted = {name: "'" + value.replace("'", "'\"'\"'") + "'" for name, value in words.items()}
+    quoted = {name: "'" + value.replace("'", "'\"'\"'") + "'" for name, value in (words | more).items()}
     (home / "config/command").write_text("".join(f"{name}={value}\n" for name, value in quoted.items()))
-    engine = tmp_path / "docker"
+    engine, calls = tmp_path / "docker", tmp_path / "calls"
     engine.write_text(ENGINE.replace("{python}", sys.executable))
     engine.chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "GOUD_BACKUP_INCOMING": f"{home}/incoming"}
-    done = subprocess.run([command, "status"], env=environment, check=True, capture_output=True, text=True)
-    assert mounts(json.loads(done.stdout)) == {
+    environment |= {"CALLS": str(calls), "REFUSED": refused}
+    done = subprocess.run([command, "status"], env=environment, check=False, capture_output=True, text=True)
+    asked = [json.loads(line) for line in calls.read_text().splitlines()]
+    return done.returncode, [call for call in asked if call[1] != "inspect"]
+
+
+def word_after(call: list[str], option: str) -> str:
+    return call[call.index(option) + 1]
+
+
+@pytest.mark.parametrize(
+    "odd", ["plain", "with space", "a,b", 'a "quote" b', "an 'apostrophe'", "{{ x }}", "ümläut", "$HOME"]
+)
+def test_every_path_is_mounted_as_it_is(tmp_path: Path, odd: str) -> None:
+    home = tmp_path / odd
+    status, (created, started) = run(tmp_path, odd)
+    assert (status, created[0], started[0]) == (0, "create", "start")
+    assert mounts(created) == {
         "/data": "node1_data",
         "/etc/goud-backup": f"{home}/config",
         "/var/cache/goud-backup": f"{home}/cache",
@@ -69,6 +88,22 @@ def test_every_path_is_mounted_as_it_is(tmp_path: Path, odd: str) -> None:
         f"{home}/repo": f"{home}/repo",
         "/incoming": f"{home}/incoming",
     }
+
+
+def test_the_network_of_the_peers_is_joined_before_anything_runs(tmp_path: Path) -> None:
+    status, (created, joined, started) = run(tmp_path, peer_network="peers")
+    name = word_after(created, "--name")
+    assert (status, word_after(created, "--network")) == (0, "n")
+    assert joined == ["network", "connect", "peers", name]
+    assert started == ["start", "--attach", name]
+
+
+@pytest.mark.parametrize("refused", ["create", "connect"])
+def test_a_container_that_cannot_run_is_removed(tmp_path: Path, refused: str) -> None:
+    status, calls = run(tmp_path, refused=refused, peer_network="peers")
+    assert status != 0
+    assert all(call[0] != "start" for call in calls)
+    assert calls[-1] == ["rm", "--force", word_after(calls[0], "--name")]
 
 
 NAMES = ["plain", "with space", "a+b", "{{ x }}", "ümläut", 'a "quote"']

@@ -208,8 +208,8 @@ def reported(output: str) -> list[dict[str, str]]:
     return rows
 
 
-def succeed(cluster: Cluster, verb: str, *arguments: str) -> str:
+def succeed(cluster: Cluster, verb: str, *arguments: str, timeout: float = 600) -> str:
     """Run a verb that must succeed; what it printed."""
-    recap = cluster.playbook(verb, *arguments)
+    recap = cluster.playbook(verb, *arguments, timeout=timeout)
     assert recap.returncode == 0, recap.output
     return recap.output

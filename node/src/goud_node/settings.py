@@ -95,7 +95,9 @@ class Settings(DataDirectory):
 
     http_host: str = Field(default="127.0.0.1", description="Address of the public HTTP interface.")
     http_port: int = Field(default=8080, ge=0, le=65535, description="Port of the public HTTP interface; 0 picks one.")
-    peer_host: str = Field(default="127.0.0.1", description="Address of the signed peer interface.")
+    peer_host: str = Field(
+        default="127.0.0.1", description="Address or name on which the signed peer interface listens."
+    )
     peer_port: int = Field(default=9000, ge=0, le=65535, description="Port of the signed peer interface; 0 picks one.")
 
     jwt_secret_file: Path | None = Field(

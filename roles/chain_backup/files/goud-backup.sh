@@ -6,7 +6,7 @@
 set -eu
 
 home=$(dirname "$(readlink -f "$0")")
-container='' volume='' image='' network='' user='' memory='' cpus='' label='' directory='' metrics='' scratch='' authority=''
+container='' volume='' image='' network='' peer_network='' user='' memory='' cpus='' label='' directory='' metrics='' scratch='' authority=''
 # shellcheck source=/dev/null
 . "$home/config/command"
 
@@ -69,10 +69,17 @@ fi
 if [ -n "${GOUD_BACKUP_INCOMING:-}" ]; then # a directory with an archive, or with the identity that decrypts
     set -- --mount "$(bind "$GOUD_BACKUP_INCOMING" /incoming)" "$@"
 fi
+terminal=''
 if [ -t 0 ] && [ -t 1 ]; then
+    terminal=--interactive
     set -- --interactive --tty "$@"
 fi
-exec docker run --rm --name "${container:-goud}-backup-$$" --label "$label" --hostname "$(hostname)" --network "$network" \
+# Created, joined, started: older engines take one network at creation.
+name=${container:-goud}-backup-$$
+trap 'docker rm --force "$name" >/dev/null 2>&1' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+docker create --rm --name "$name" --label "$label" --hostname "$(hostname)" --network "$network" \
     --user "$user" --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges \
     --memory "$memory" --cpus "$limit" --cpu-shares 256 --log-driver none --env-file "$home/config/environment" \
     --mount "$(bind "$home/config" /etc/goud-backup ,readonly)" \
@@ -80,4 +87,9 @@ exec docker run --rm --name "${container:-goud}-backup-$$" --label "$label" --ho
     --mount "$(bind "$home/reports" /var/lib/goud-backup/reports)" \
     --mount "$(bind "$metrics" /var/lib/goud-backup/metrics)" \
     --mount "$(bind "$scratch" /var/lib/goud-backup/scratch)" \
-    "$@"
+    "$@" >/dev/null
+if [ -n "$peer_network" ]; then
+    docker network connect "$peer_network" "$name"
+fi
+trap - EXIT INT TERM HUP
+exec docker start --attach ${terminal:+"$terminal"} "$name"

@@ -93,7 +93,8 @@ class Parts:
 
 def start(node: Node, http: socket.socket, peer: socket.socket) -> Parts:
     """Start every part, serving on two listening sockets."""
-    public, private = Listener(node.api, http, node.settings), Listener(node.peer_api, peer, node.settings)
+    public = Listener(node.api, http, node.settings)
+    private = Listener(node.peer_api, peer, node.settings, host=node.settings.peer_host)
     work = {
         "the peer interface": private.run(),
         "the replica": node.replica.run(),

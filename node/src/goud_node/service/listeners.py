@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
+import logging
 import socket
 from collections.abc import Iterator
+from typing import Final
 
+import httpx
 import uvicorn
 from starlette.types import ASGIApp
 
 from goud_node.errors import ConfigurationError, GoudError
+from goud_node.peer.addresses import Addresses
 from goud_node.settings import Settings
+from goud_node.telemetry import Seldom
+
+_log = logging.getLogger(__name__)
+_LOOK_SECONDS: Final = 1.0
+_NAME_SECONDS: Final = 5.0
 
 
 class PortInUse(GoudError):
@@ -59,10 +69,14 @@ class Server(uvicorn.Server):
 
 
 class Listener:
-    """One application on one socket."""
+    """One application on one address.
 
-    def __init__(self, app: ASGIApp, sock: socket.socket, settings: Settings) -> None:
-        config = uvicorn.Config(
+    With `host`, the name or address that was asked for, it follows: a container that is put back on a network may get
+    another address there, and a socket on the former one hears nobody any more.
+    """
+
+    def __init__(self, app: ASGIApp, sock: socket.socket, settings: Settings, host: str | None = None) -> None:
+        self._config = uvicorn.Config(
             app,
             loop="none",
             http="httptools",
@@ -77,12 +91,55 @@ class Listener:
             timeout_keep_alive=75,
             timeout_graceful_shutdown=max(1, round(settings.shutdown_seconds)),
         )
-        self._server = Server(config)
+        self._server = Server(self._config)
         self._sock = sock
+        self._host = host
+        self._stopping = False
 
     async def run(self) -> None:
         """Serve until `stop`; requests in flight are finished, bounded by the setting."""
-        await self._server.serve(sockets=[self._sock])
+        async with asyncio.TaskGroup() as group:
+            following = group.create_task(self._follow())
+            while not self._stopping:
+                serving = self._sock
+                await self._server.serve(sockets=[serving])
+                if self._sock is serving:
+                    break
+                self._server = Server(self._config)
+            following.cancel()
 
     def stop(self) -> None:
+        self._stopping = True
         self._server.should_exit = True
+
+    async def _follow(self) -> None:
+        if self._host is None:
+            return
+        seldom = Seldom()
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            if self._server.should_exit:
+                continue
+            lost, port = self._sock.getsockname()[:2]
+            if present(lost):
+                continue
+            try:
+                addresses = await Addresses().of(self._host, _NAME_SECONDS)
+                self._sock = bind(addresses[0], port, "GOUD_PEER_PORT")
+            except (httpx.TransportError, GoudError) as error:
+                if seldom.allows(lost):
+                    _log.warning("this machine has no address %s any more, and no other to listen on: %s", lost, error)
+                continue
+            _log.warning("this machine has no address %s any more: listening on %s", lost, address(self._sock))
+            self._server.should_exit = True
+
+
+def present(host: str) -> bool:
+    """Whether this machine has an address; True where that cannot be found out."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((host, 0))
+    except OSError as error:
+        return error.errno != errno.EADDRNOTAVAIL
+    return True
