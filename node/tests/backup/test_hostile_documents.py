@@ -217,3 +217,10 @@ def test_more_blocks(repository: Repository, data: Path, tmp_path: Path) -> None
     made = backup(repository, data, tmp_path / "cache")
     repository.put_check(made.id, ok=True, level="data")
     assert repository.checks()[made.id]["ok"]
+
+
+def test_as_many_marks_as_are_written_are_read_again(repository: Repository) -> None:
+    now = marks.clock(repository.target)
+    many = {layout.object_key(f"{number:064x}"): marks.mark(now) for number in range(100_000)}
+    marks.store(repository.target, many)
+    assert len(marks.load(repository.target)) > 10_000

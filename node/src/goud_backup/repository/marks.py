@@ -18,7 +18,8 @@ from goud_backup.repository.records import MOST_LISTING, fetch
 from goud_backup.targets import Target
 from goud_node.documents import ROW, Document, Line, Malformed, Seconds, shaped
 
-_MOST: Final = 100_000
+_MOST: Final = 40_000
+"""Below what one document may hold, MOST_LISTING: each takes some 300 bytes."""
 
 
 @dataclass(frozen=True)
