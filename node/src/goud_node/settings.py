@@ -132,7 +132,12 @@ class Settings(DataDirectory):
         default=2.0, ge=0, le=30, description="Longest a read waits for the height named by its Goud-Min-Height header."
     )
     disk_full_percent: float = Field(
-        default=95.0, gt=0, le=100, description="File-system use above which the node is not ready and refuses writes."
+        default=95.0,
+        gt=0,
+        le=100,
+        description="File-system use above which the node is not ready and refuses writes. However large the disk, "
+        "2 GiB free are enough; and what the database needs to resume (5 % of the disk, at most 64 MiB) is always "
+        "asked for.",
     )
     volume_refresh_seconds: float = Field(
         default=5.0, ge=0, description="Age after which volume figures are measured again."

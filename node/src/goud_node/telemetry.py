@@ -53,6 +53,8 @@ class Snapshot:
     disk_used_mb: int
     disk_capacity: int
     disk_free: int
+    disk_needed: int
+    disk_full: bool
     rocksdb_present: bool
     sst_files: int
     accounts: int
@@ -103,6 +105,8 @@ def _gauges(now: Snapshot) -> Iterator[tuple[str, str, float]]:
     yield "goud_volume_disk_used_mb", "Mebibytes this node's database occupies.", now.disk_used_mb
     yield "goud_volume_disk_capacity_bytes", "Size of the file system that holds the data.", now.disk_capacity
     yield "goud_volume_disk_free_bytes", "Bytes of that file system still available.", now.disk_free
+    yield "goud_volume_disk_needed_bytes", "Bytes that must be available, or writes are refused.", now.disk_needed
+    yield "goud_volume_disk_full", "1 while this node refuses writes for want of disk space.", now.disk_full
     yield "goud_volume_rocksdb_present", "1 when the data directory holds a database.", now.rocksdb_present
     yield "goud_volume_sst_files", "Live sorted string table files.", now.sst_files
     yield "goud_chain_length", "Blocks of the chain on this node, genesis included.", now.chain_length

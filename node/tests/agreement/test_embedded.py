@@ -73,6 +73,31 @@ async def test_what_the_disk_refused_did_not_happen() -> None:
     assert await kv.grant(60) != old
 
 
+@pytest.mark.parametrize("leases", [0, 1, 3])
+@pytest.mark.parametrize("expired", [False, True])
+async def test_a_full_disk_is_read_and_what_it_refused_did_not_happen_while_leases_live(
+    leases: int, expired: bool
+) -> None:
+    store, now = FullStore(), [0.0]
+    kv = EmbeddedKv(store, monotonic=lambda: now[0])
+    await kv.txn([], [Put(A, b"1")])
+    for number in range(leases):
+        await kv.txn([], [Put(b"/leased/%d" % number, b"", await kv.grant(5))])
+    store.full = True
+    now[0] += 6 if expired else 0
+    assert [found.value for found in await kv.range(A)] == [b"1"]
+    for _ in range(2):
+        with pytest.raises(StoreFull):
+            await kv.txn([], [Put(A, b"2"), Put(B, b"2")])
+        assert [found.value for found in await kv.range(A)] == [b"1"]
+        assert await kv.range(B) == []
+    assert [found.value for found in await EmbeddedKv(store).range(A)] == [b"1"], "a restart reads it as well"
+    store.full = False
+    await kv.txn([], [Put(B, b"3")])
+    assert await kv.range(b"/leased/", b"/leased0") == []
+    assert [found.value for found in await EmbeddedKv(store).range(A, b"/c")] == [b"1", b"3"]
+
+
 async def test_a_damaged_log_is_named() -> None:
     store = MemoryStore()
     await EmbeddedKv(store).txn([], [Put(A, b"1")])

@@ -22,7 +22,7 @@ from goud_node.errors import (
     Unavailable,
 )
 from goud_node.replica.events import SlowSubscriber
-from goud_node.replica.types import Options
+from goud_node.replica.types import Hooks, Options
 
 from .trio import NAMES, Shared, Trio, Writers, account
 
@@ -169,6 +169,40 @@ async def test_a_full_disk_gives_the_lead_away_and_recovers(trio: Trio, monkeypa
     await trio.until(trio.agreed)
     assert (await trio.replica(name).submit(account("full"))).height == receipt.height
     assert trio.replica(name).status.halted is None
+
+
+async def test_a_follower_with_a_full_disk_does_not_blame_the_quorum(
+    trio: Trio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, proposer = followers(trio)[0], trio.proposer()
+    assert proposer is not None
+
+    def full(*_: object) -> None:
+        raise StoreFull("no space left")
+
+    replica = trio.replica(name)
+    with monkeypatch.context() as patch:
+        patch.setattr(trio.members[name].ledger, "append", full)
+        await trio.replica(proposer).submit(account("not-followed"))
+        await asyncio.sleep(1.5 * replica._core.options.quorum_timeout)
+        status = replica.status
+        assert (status.quorum, status.halted) == (True, None)
+        assert status.height < trio.members[proposer].ledger.height
+    await trio.until(trio.agreed)
+
+
+async def test_a_proposer_short_of_space_gives_the_lead_away_before_a_write_fails(
+    trio: Trio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = trio.proposer()
+    assert name is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(trio.replica(name)._duties, "_hooks", Hooks(shortage=lambda: "the disk is full"))
+        await trio.until(lambda: trio.proposer() not in (None, name))
+        for number in range(20):
+            await trio.replica(name).submit(account(f"forwarded-{number}"))
+            assert trio.proposer() != name
+    await trio.until(trio.agreed)
 
 
 async def test_a_wiped_node_refills_from_peers(trio: Trio) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from goud_node.api import submit
-from goud_node.errors import StoreFull
+from goud_node.errors import OutcomeUnknown, StoreFull
 from goud_node.replica.clocks import Verdict
+from node.tests.conftest import wait_for
 
 from .support import Account, Live, assert_problem
 
@@ -27,6 +26,8 @@ GUIDE = {
 DESIGN = {
     "goud_volume_disk_capacity_bytes",
     "goud_volume_disk_free_bytes",
+    "goud_volume_disk_needed_bytes",
+    "goud_volume_disk_full",
     "goud_block_creation_seconds",
     "goud_commit_latency_seconds",
     "goud_proposer",
@@ -127,28 +128,56 @@ def test_a_full_disk_is_red_and_refuses_writes_only(
     http: httpx.Client, live: Live, account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = live.node.api.state.context
-    full = replace(context.volume(), free_bytes=context.volume().capacity_bytes // 100)
-    monkeypatch.setattr(context, "volume", lambda: full)
+    room = context.room()
+    full = replace(room, free=room.needed - 1)
+    monkeypatch.setattr(context, "room", lambda: full)
     assert assert_problem(http.get("/readyz"), 503, "not-ready")["failed"] == ["disk"]
     assert http.get("/readyz", params={"for": "reads"}).status_code == 200
-    assert_problem(account.store("x", 1), 507, "disk-full")
+    problem = assert_problem(account.store("x", 1), 507, "disk-full")
+    assert problem["path"] == str(live.node.settings.data_dir)
+    assert (problem["free_bytes"], problem["needed_bytes"]) == (room.needed - 1, room.needed)
     assert_problem(http.post("/api/accounts"), 507, "disk-full")
+    assert scrape(http)["goud_volume_disk_full"] == 1
     assert account.http.get("/api/collections").status_code == 200
 
 
-def test_a_write_that_failed_for_space_keeps_the_check_red_for_a_while(
-    http: httpx.Client, live: Live, account: Account, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def full(_transaction: bytes) -> None:
-        raise StoreFull("The file system is full.")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(live.node.replica, "submit", full)
-        assert_problem(account.store("x", 1), 507, "disk-full")
+def test_a_refused_write_keeps_the_check_red_until_one_succeeds(http: httpx.Client, live: Live) -> None:
+    store = live.node.store
+    store.refused = True
     assert assert_problem(http.get("/readyz"), 503, "not-ready")["failed"] == ["disk"]
-    live.node.api.state.context.full_until = time.monotonic()
-    assert http.get("/readyz").status_code == 200
-    assert submit.disk_fault(live.node.api.state.context) is None
+    wait_for(lambda: http.get("/readyz").status_code == 200)
+    assert not store.refused
+    assert scrape(http)["goud_volume_disk_full"] == 0
+
+
+def test_a_node_behind_for_want_of_space_names_the_disk_alone(
+    http: httpx.Client, live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = live.node.api.state.context
+    full = replace(context.room(), free=0)
+    monkeypatch.setattr(context, "room", lambda: full)
+    pretend(monkeypatch, live, synced=False, lag=100)
+    assert assert_problem(http.get("/readyz"), 503, "not-ready")["failed"] == ["disk"]
+    reads = assert_problem(http.get("/readyz", params={"for": "reads"}), 503, "not-ready")
+    assert reads["failed"] == ["synced"], "what it serves is old, so no balancer should send reads here"
+    assert "disk" in reads["detail"]
+
+
+@pytest.mark.parametrize("full_at_once", [True, False])
+def test_a_write_that_meets_a_full_disk_is_refused_or_unknown(
+    live: Live, account: Account, monkeypatch: pytest.MonkeyPatch, full_at_once: bool
+) -> None:
+    failures: list[Exception] = [StoreFull("the disk of /data is full")]
+    if not full_at_once:
+        failures.insert(0, OutcomeUnknown("the answer was lost"))
+
+    async def submit(_transaction: bytes, **_limits: float) -> None:
+        raise failures.pop(0)
+
+    monkeypatch.setattr(live.node.replica, "submit", submit)
+    answer = account.store("x", 1)
+    problem = assert_problem(answer, *((507, "disk-full") if full_at_once else (504, "outcome-unknown")))
+    assert "the disk of /data is full" in problem["detail"]
 
 
 def test_health_has_the_guides_fields(http: httpx.Client, live: Live, account: Account) -> None:

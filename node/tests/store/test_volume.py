@@ -35,8 +35,6 @@ def test_figures_match_the_files_on_disk(store: RocksStore, tmp_path: Path) -> N
     assert metrics.mount_path == str(tmp_path)
     disk = os.statvfs(tmp_path)
     assert metrics.capacity_bytes == disk.f_blocks * disk.f_frsize
-    assert 0 < metrics.free_bytes < metrics.capacity_bytes
-    assert 0 < metrics.used_fraction < 1
 
 
 def test_figures_are_measured_again_only_after_their_age(store: RocksStore, tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ _RECORDS_END = b"record0"
 class EmbeddedKv:
     """A `Kv` for one process. Writes are durable when a call returns.
 
-    Leases live by the monotonic clock and never survive a restart: what hung on one is deleted when opened, because
-    the database lock proves that the process that held it is gone.
+    Leases live by the monotonic clock and never survive a restart: what hung on one is ignored when opened, because
+    the database lock proves that the process that held it is gone. So the end of a lease needs no write of its own: the
+    next transaction deletes what hung on it.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class EmbeddedKv:
     async def txn(self, compares: Sequence[Compare], then: Sequence[Operation]) -> Txn:
         """Apply and persist before answering; an error of the store leaves memory as it was on disk."""
         async with self._lock:
-            await self._expire()
+            self._expire()
             outcome = self._machine.txn(compares, then)
             await self._persist()
             return outcome
@@ -52,9 +53,9 @@ class EmbeddedKv:
     async def range(
         self, start: bytes, end: bytes | None = None, limit: int = 0, *, keys_only: bool = False
     ) -> list[KeyValue]:
-        """Read the current state."""
+        """Read the current state; the store is not written, so this works on a full disk."""
         async with self._lock:
-            await self._expire()
+            self._expire()
             return self._machine.range(start, end, limit, keys_only=keys_only)
 
     async def grant(self, ttl: int) -> int:
@@ -66,7 +67,7 @@ class EmbeddedKv:
     async def keep_alive(self, lease: int) -> bool:
         """Renew; False when it has expired."""
         async with self._lock:
-            await self._expire()
+            self._expire()
             if lease not in self._deadlines:
                 return False
             ttl = self._deadlines[lease][1]
@@ -78,7 +79,7 @@ class EmbeddedKv:
         async with self._lock:
             self._deadlines.pop(lease, None)
             self._machine.revoke(lease)
-            await self._persist()
+            self._wake()
 
     async def changes(self, start: bytes, end: bytes) -> AsyncIterator[None]:
         """Yield after every write: with one process there is no need to look at the keys."""
@@ -104,30 +105,25 @@ class EmbeddedKv:
         try:
             raw = self._store.get(Family.SEQUENCER, _REVISION)
             machine.revision = 1 if raw is None else int(cbor2.loads(raw))
-            stale: list[bytes] = []
             for key, value in self._store.scan(Family.SEQUENCER, _RECORD, _RECORDS_END):
                 record = Record(*cbor2.loads(value))
+                name = key[len(_RECORD) :]
                 if record.lease:
-                    stale.append(key)
+                    machine.changed.add(name)
                 else:
-                    machine.restore(key[len(_RECORD) :], record)
+                    machine.restore(name, record)
         except (cbor2.CBORDecodeError, TypeError, ValueError) as error:
             raise CorruptStore(f"the embedded log cannot be read ({error}); restore this node from a backup") from error
-        if stale:
-            batch = Batch()
-            for key in stale:
-                batch.delete(Family.SEQUENCER, key)
-            self._store.write(batch)
         return machine
 
-    async def _expire(self) -> None:
+    def _expire(self) -> None:
         now = self._monotonic()
         gone = [lease for lease, (deadline, _) in self._deadlines.items() if deadline <= now]
         for lease in gone:
             del self._deadlines[lease]
             self._machine.revoke(lease)
         if gone:
-            await self._persist()
+            self._wake()
 
     async def _persist(self) -> None:
         machine = self._machine
@@ -151,5 +147,8 @@ class EmbeddedKv:
             self._deadlines.clear()
             raise
         machine.changed.clear()
+        self._wake()
+
+    def _wake(self) -> None:
         for event in self._wakeups:
             event.set()

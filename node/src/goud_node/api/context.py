@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Protocol
 
 from fastapi import Depends, Header, Request
@@ -17,6 +17,7 @@ from goud_node.problems import ProblemError, retry_after
 from goud_node.replica.replica import Replica
 from goud_node.settings import Settings
 from goud_node.store.schema import SCHEMA_VERSION
+from goud_node.store.space import Room
 from goud_node.store.volume import MIB, VolumeMetrics
 from goud_node.telemetry import Metrics, Snapshot
 
@@ -56,10 +57,9 @@ class Context:
     tokens: Tokens
     metrics: Metrics
     volume: Callable[[], VolumeMetrics]
+    room: Callable[[], Room]
     version: str
     wall: Callable[[], float] = time.time
-    full_until: float = field(default=0.0)
-    """Monotonic time until which a refused write for want of space keeps the disk check red."""
 
     @property
     def live_peers(self) -> int:
@@ -67,7 +67,7 @@ class Context:
 
     def snapshot(self) -> Snapshot:
         """The node's state for a scrape."""
-        status, state, volume = self.replica.status, self.ledger.state, self.volume()
+        status, state, volume, room = self.replica.status, self.ledger.state, self.volume(), self.room()
         views = self.peers.views()
         return Snapshot(
             node_id=self.settings.node_id,
@@ -92,7 +92,9 @@ class Context:
             disk_used=volume.disk_used_bytes,
             disk_used_mb=volume.disk_used_bytes // MIB,
             disk_capacity=volume.capacity_bytes,
-            disk_free=volume.free_bytes,
+            disk_free=room.free,
+            disk_needed=room.needed,
+            disk_full=room.shortage is not None,
             rocksdb_present=volume.rocksdb_present,
             sst_files=volume.sst_file_count,
             accounts=state.accounts,

@@ -13,7 +13,6 @@ from goud_node import problems
 from goud_node.api import schemas
 from goud_node.api.context import Context, context_of
 from goud_node.api.strict import StrictRoute
-from goud_node.api.submit import disk_fault
 from goud_node.errors import GoudError
 from goud_node.replica.types import Status
 from goud_node.store.schema import SCHEMA_VERSION
@@ -55,6 +54,9 @@ async def readyz(
             # Nobody can be ahead of a node that was level when the quorum was lost.
             found["synced"] = _check(True, f"Height {status.height}; nothing is ordered without a quorum.")
     failed = [name for name, check in found.items() if not check["ok"]]
+    if "disk" in failed and found["quorum"]["ok"]:
+        # What cannot be written cannot be followed: that is no fault of its own.
+        failed = [name for name in failed if name != "synced"]
     if not failed:
         return JSONResponse({"status": "ready", "checks": found})
     detail = "; ".join(f"{name}: {found[name]['detail']}" for name in failed)
@@ -118,7 +120,8 @@ async def metrics(request: Request) -> Response:
                 "rocksdb_present": volume.rocksdb_present,
                 "sst_file_count": volume.sst_file_count,
                 "disk_capacity_bytes": volume.capacity_bytes,
-                "disk_free_bytes": volume.free_bytes,
+                "disk_free_bytes": now.disk_free,
+                "disk_needed_bytes": now.disk_needed,
             },
         }
     )
@@ -138,13 +141,14 @@ async def prometheus(request: Request) -> Response:
 def checks(context: Context) -> dict[str, dict[str, Any]]:
     """Every readiness check by name: whether it holds, and what was found."""
     status = context.replica.status
-    disk = disk_fault(context)
+    shortage = context.room().shortage
+    waiting = " Wait while it catches up." if shortage is None else " It follows again once its disk has space."
     return {
         "store": _store(context, status),
-        "disk": _check(disk is None, disk or "There is space."),
+        "disk": _check(shortage is None, shortage or "There is space."),
         "synced": _check(
             status.synced,
-            f"Height {status.height}, {status.lag} behind." + ("" if status.synced else " Wait while it catches up."),
+            f"Height {status.height}, {status.lag} behind." + ("" if status.synced else waiting),
         ),
         "quorum": _check(
             status.quorum,

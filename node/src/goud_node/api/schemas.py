@@ -66,6 +66,7 @@ class VolumeFigures(BaseModel):
     sst_file_count: int
     disk_capacity_bytes: int
     disk_free_bytes: int
+    disk_needed_bytes: int = Field(description="Below that many free bytes writes are refused (507 `disk-full`).")
 
 
 class MetricsDocument(BaseModel):

@@ -10,45 +10,28 @@ from goud_node.chain.ledger import Receipt
 from goud_node.errors import OutcomeUnknown, StoreFull, Unavailable
 from goud_node.problems import ProblemError, retry_after
 
-_FULL_SECONDS = 10.0
-"""RocksDB recovers by itself some seconds after space was freed; until then the node calls itself full."""
 _QUORUM_SECONDS = 2.0
 """Longer than the load balancer waits before it asks another node: that one may have a quorum."""
 _QUORUM_RETRY_SECONDS = 2
 _PAUSE_SECONDS = 0.05
 
 
-def disk_fault(context: Context) -> str | None:
-    """Why this node must not take writes for want of disk space, or None."""
-    volume = context.volume()
-    used = 100 * volume.used_fraction
-    if used > context.settings.disk_full_percent:
-        return (
-            f"The file system of {volume.mount_path} is {used:.1f} % full; the limit is "
-            f"{context.settings.disk_full_percent:g} %. Grow the disk."
-        )
-    if time.monotonic() < context.full_until:
-        return f"A write failed for want of space on {volume.mount_path}: free space or grow the disk."
-    return None
-
-
 async def submit(context: Context, transaction: bytes) -> Receipt:
     """Where the transaction stands in the chain, once it is durable.
 
-    Raises the replica's errors: Unavailable when it surely did not happen, OutcomeUnknown when it may have.
+    Raises the replica's errors: Unavailable and StoreFull when it surely did not happen, OutcomeUnknown when it may
+    have.
     """
-    fault = disk_fault(context)
-    if fault is not None:
-        raise ProblemError(507, "disk-full", fault)
+    room = context.room()
+    if room.shortage is not None:
+        raise ProblemError(
+            507, "disk-full", room.shortage, path=str(room.path), free_bytes=room.free, needed_bytes=room.needed
+        )
     started = time.perf_counter()
     # One budget from the arrival on: who asks again elsewhere after it must not wait for the sum of several.
     deadline = time.monotonic() + context.settings.submit_deadline_seconds
     await _quorum(context)
-    try:
-        receipt = await _until_known(context, transaction, deadline)
-    except StoreFull:
-        context.full_until = time.monotonic() + _FULL_SECONDS
-        raise
+    receipt = await _until_known(context, transaction, deadline)
     context.metrics.commit_latency.observe(time.perf_counter() - started)
     return receipt
 
@@ -76,6 +59,13 @@ async def _until_known(context: Context, transaction: bytes, deadline: float) ->
             return await context.replica.submit(transaction, within=deadline - time.monotonic())
         except OutcomeUnknown as error:
             doubt = error
+        except StoreFull as error:
+            if doubt is None:
+                raise
+            # Nobody takes it before there is space: waiting longer would not tell more.
+            raise OutcomeUnknown(
+                f"{error} This write was under way and may still be applied: repeat it with the same Idempotency-Key."
+            ) from error
         except Unavailable:
             # "Surely did not happen" is about this attempt; an earlier one may have.
             if doubt is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -61,6 +62,8 @@ class Core:
     """The epoch that the log was in at that reading."""
     readings: int = 0
     """How many readings of the log were remembered."""
+    heard: float = float("-inf")
+    """Monotonic time of the log's latest answer, whatever became of it here."""
     signed: int = 0
     """Countersignatures were published up to this height, in this life."""
     reported: int | None = None
@@ -99,6 +102,7 @@ class Core:
 
         Of two readings under way at once, the older may arrive last: then it must not take the newer one back.
         """
+        self.heard = time.monotonic()
         if before not in (None, self.readings) and self._is_older(state):
             return
         self.readings += 1

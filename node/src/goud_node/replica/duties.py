@@ -18,6 +18,7 @@ from goud_node.errors import (
     NotLeader,
     OutcomeUnknown,
     StoreError,
+    StoreFull,
     Unavailable,
     WrongChain,
 )
@@ -48,7 +49,6 @@ class Duties:
         self.stopped = asyncio.Event()
         self.seen = Pulse()
         self._wake = asyncio.Event()
-        self._quorum_seen = float("-inf")
         self._hold_off = float("-inf")
         self._yield_until = float("-inf")
         self._full_batch = False  # of signatures or certificates: there is more to do
@@ -63,7 +63,12 @@ class Duties:
     @property
     def quorum(self) -> bool:
         """Whether the log answered a linearizable read lately."""
-        return time.monotonic() - self._quorum_seen < self.core.options.quorum_timeout
+        return time.monotonic() - self.core.heard < self.core.options.quorum_timeout
+
+    @property
+    def shortage(self) -> str | None:
+        """Why this node can write nothing for want of space, or None."""
+        return self._hooks.shortage()
 
     def request_hand_over(self) -> None:
         """End the present term after the block in flight, and let others go first for a while."""
@@ -118,8 +123,7 @@ class Duties:
                 self._halt(error)
                 return
             except StoreError as error:
-                self._complain(name, error)
-                self._hold_off = time.monotonic() + 2 * self.core.options.lease_ttl
+                self._stand_back(name, error)
                 await asyncio.sleep(1)
             else:
                 self._complaints.pop(name, None)
@@ -136,7 +140,6 @@ class Duties:
             await steps.follow(self.core)
         finally:
             self.seen.beat()
-        self._quorum_seen = time.monotonic()
         self._check_term(asked)
         leader = self.core.leader
         if leader is not None and leader.node_id != self.core.node_id:
@@ -179,7 +182,7 @@ class Duties:
     async def _lead(self) -> None:
         core = self.core
         patient = self.draining or time.monotonic() < max(self._hold_off, self._yield_until)
-        if patient or core.lag or core.epoch is None or not self.quorum:
+        if patient or core.lag or core.epoch is None or not self.quorum or self.shortage:
             return
         began = time.monotonic()
         self.ending = False
@@ -268,7 +271,7 @@ class Duties:
         if batch.chosen:
             self._hooks.created(time.monotonic() - began)
             self._hooks.batched(float(len(batch.chosen)))
-        self._quorum_seen = time.monotonic()
+        core.heard = time.monotonic()
         return True
 
     async def _renew(self, term: Term, valid_from: float) -> None:
@@ -292,6 +295,7 @@ class Duties:
             self._full_since = None
             _log.warning("the log's space was reclaimed")
         self._watch_clock()
+        self._watch_disk()
         if not self.leading:
             return
         await lead.trim(self.core)
@@ -310,10 +314,21 @@ class Duties:
         if self.leading and not verdict.may_propose:
             self._end_soon()
 
+    def _watch_disk(self) -> None:
+        """Give up the lead before a write fails, if there is anybody to take it."""
+        if self.leading and not self.core.options.alone and self.shortage:
+            self._end_soon()
+
     def _note_full(self, error: CoordinationFull) -> None:
         if self._full_since is None:
             self._full_since = time.monotonic()
             _log.warning("%s", error)
+
+    def _stand_back(self, name: str, error: StoreError) -> None:
+        self._hold_off = time.monotonic() + 2 * self.core.options.lease_ttl
+        # The watch of the disk logs a shortage, once for all loops.
+        if not isinstance(error, StoreFull) or self.shortage is None:
+            self._complain(name, error)
 
     def _refuse(self, error: EpochMismatch) -> None:
         if self.core.epoch is None and str(error) != self.refusal:

@@ -24,6 +24,7 @@ from goud_node.errors import (
     InvalidTransaction,
     NotLeader,
     OutcomeUnknown,
+    StoreFull,
     Unavailable,
 )
 from goud_node.replica import steps
@@ -101,8 +102,8 @@ class Replica:
 
         `within` is what is left of the deadline, in seconds; all of it unless given.
         The peer server calls it with `forward=False`: then a node that does not lead raises `NotLeader` at once.
-        Raises `InvalidTransaction` and its kinds, `Unavailable` (it did not happen) or `OutcomeUnknown` (it may have;
-        the same bytes may be submitted again, and are applied once).
+        Raises `InvalidTransaction` and its kinds, `Unavailable` or `StoreFull` (it did not happen), or `OutcomeUnknown`
+        (it may have; the same bytes may be submitted again, and are applied once).
         """
         decoded = transactions.decode(transaction)
         attempt = _Attempt(transaction, decoded, forward)
@@ -120,6 +121,7 @@ class Replica:
                 return attempt.receipt  # it happened; only this node's own copy of the block was still awaited
             if attempt.doubtful or transaction in self._core.unsure:
                 raise OutcomeUnknown(f"no answer within {seconds:.1f} s; submit the same request again") from error
+            self._refuse_when_full()
             raise Unavailable(f"no proposer took it within {seconds:.1f} s; is there a majority?") from error
         except (OutcomeUnknown, IdempotencyConflict, AlreadyExists):
             raise  # the ledger says what is taken, and would have said otherwise had an earlier try been applied
@@ -223,6 +225,8 @@ class Replica:
             receipt = None  # its account may be in a block that has not arrived here
         if receipt is not None:
             return receipt
+        if self._core.options.alone:
+            self._refuse_when_full()
         leader = None if self._core.leader is None else self._core.leader.node_id
         if not attempt.forward:
             raise NotLeader("this node is not the proposer", leader)
@@ -290,6 +294,11 @@ class Replica:
             attempt.doubtful, attempt.receipt = True, None
             return mine
         return mine
+
+    def _refuse_when_full(self) -> None:
+        shortage = self._duties.shortage
+        if shortage is not None:
+            raise StoreFull(shortage)
 
     def _led_by_another_than(self, leader: str) -> bool:
         if self._duties.leading:

@@ -103,10 +103,15 @@ def _ignore_number(_value: float) -> None:
     return None
 
 
+def _no_shortage() -> str | None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """Where measurements go: called in the event loop, must return at once."""
+    """Where measurements go, and come from: called in the event loop, must return at once."""
 
+    shortage: Callable[[], str | None] = field(default=_no_shortage)  # why nothing can be written for want of space
     committed: Callable[[float], None] = field(default=_ignore_number)  # seconds of the ordering transaction
     created: Callable[[float], None] = field(default=_ignore_number)  # seconds from batch to durable block
     batched: Callable[[float], None] = field(default=_ignore_number)  # transactions in the block

@@ -101,6 +101,7 @@ def start(node: Node, http: socket.socket, peer: socket.socket) -> Parts:
         "the public interface": public.run(),
         "the event stream": node.broadcaster.run(),
         "the peer watch": node.peers.watch(node.settings.peer_poll_seconds),
+        "the disk watch": node.disk.run(),
         "the checkpoint sweep": node.checkpoints.sweep_forever(),
     }
     return Parts(public, private, {name: asyncio.create_task(task, name=name) for name, task in work.items()})

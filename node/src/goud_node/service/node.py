@@ -24,11 +24,13 @@ from goud_node.peer.tokens import OPERATOR, Signer, Verifier
 from goud_node.replica.replica import Replica
 from goud_node.replica.types import Hooks, Options
 from goud_node.service import ordering
+from goud_node.service.disk import DiskWatch
 from goud_node.service.identity import Identity
 from goud_node.settings import Settings
 from goud_node.store import RocksStore
 from goud_node.store.checkpoint import Checkpoints
 from goud_node.store.schema import SchemaPolicy
+from goud_node.store.space import Space
 from goud_node.store.volume import Volume
 from goud_node.telemetry import Metrics
 
@@ -48,6 +50,7 @@ class Node:
     metrics: Metrics
     checkpoints: OperatorCheckpoints
     broadcaster: Broadcaster
+    disk: DiskWatch
     api: FastAPI
     peer_api: FastAPI
 
@@ -89,6 +92,7 @@ def _assemble(settings: Settings, identity: Identity, store: RocksStore, ledger:
     peers = PeerClient(
         identity.peers, identity.genesis.chain_id, signer, verifier, forward_seconds=settings.submit_deadline_seconds
     )
+    space = Space(store, settings.data_dir, settings.disk_full_percent)
     replica = Replica(
         ledger,
         Sequencer(kv, identity.genesis.chain_id, settings.node_id),
@@ -106,6 +110,7 @@ def _assemble(settings: Settings, identity: Identity, store: RocksStore, ledger:
             committed=metrics.coordination.observe,
             created=metrics.block_creation.observe,
             batched=metrics.batch.observe,
+            shortage=space.shortage,
         ),
         executor=executor,
     )
@@ -119,6 +124,7 @@ def _assemble(settings: Settings, identity: Identity, store: RocksStore, ledger:
         tokens=tokens,
         metrics=metrics,
         volume=Volume(store, settings.data_dir, max_age=settings.volume_refresh_seconds).metrics,
+        room=space.room,
         version=__version__,
     )
     metrics.watch(context.snapshot)
@@ -146,6 +152,7 @@ def _assemble(settings: Settings, identity: Identity, store: RocksStore, ledger:
         metrics=metrics,
         checkpoints=checkpoints,
         broadcaster=broadcaster,
+        disk=DiskWatch(space, executor),
         api=create_app(context, broadcaster),
         peer_api=create_peer_app(peer_context),
     )

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 _TABLE = re.compile(r"^ (\d+):\d+\[", re.MULTILINE)
 _ENTRIES = re.compile(r"# entries=(\d+)")
+_STALLED = "Write stall"
+_STALL_SECONDS = 0.005
 SCAN_ROWS = 512
 SCAN_BYTES = 4 * 1024 * 1024
 
@@ -48,6 +51,11 @@ class RocksStore:
         self._handles = {family: database.get_column_family_handle(family.value) for family in Family}
         self._synced = WriteOptions()
         self._synced.sync = True
+        # A write that would have to wait fails at once instead, because it would wait inside the library, which holds
+        # the interpreter's lock meanwhile: on a full disk the whole process would stand still until space is freed.
+        self._synced.no_slowdown = True
+        self.refused = False
+        """Whether the last write failed for want of space. Only a write that succeeds shows that this is over."""
 
     @classmethod
     def create(cls, path: Path) -> RocksStore:
@@ -116,8 +124,10 @@ class RocksStore:
         if not read_only:
             holding.take(path)
         try:
+            capacity = tuning.capacity_of(path)
+            options = tuning.database_options(create=create, capacity=capacity)
             with classified(path):
-                database = Rdict(str(path), tuning.database_options(create=create), tuning.family_options(), access)
+                database = Rdict(str(path), options, tuning.family_options(capacity=capacity), access)
         except BaseException:
             if not read_only:
                 holding.leave(path)
@@ -203,7 +213,17 @@ class RocksStore:
     def write(self, batch: Batch) -> None:
         if self._read_only:
             raise StoreError(f"{self.path} was opened read-only.")
-        changes = WriteBatch(raw_mode=True)
+        try:
+            while not self._wrote(batch):
+                time.sleep(_STALL_SECONDS)
+        except StoreFull:
+            self.refused = True
+            raise
+        self.refused = False
+
+    def _wrote(self, batch: Batch) -> bool:
+        """Write, unless the database has to catch up first; then nothing was written."""
+        changes = WriteBatch(raw_mode=True)  # the library takes each only once
         handles = self._handles
         if not handles:
             raise self._closed()
@@ -213,7 +233,13 @@ class RocksStore:
             else:
                 changes.put(key, value, handles[family])
         with classified(self.path):
-            self.database.write(changes, self._synced)
+            try:
+                self.database.write(changes, self._synced)
+            except Exception as error:
+                if _STALLED not in str(error):
+                    raise
+                return False
+        return True
 
     def flush(self) -> None:
         """Write every family's memory to files. The library's own flush covers only the default family."""
@@ -295,11 +321,17 @@ class RocksStore:
             if not self._read_only:
                 self.flush()
                 floor.raise_to(self.path, self.sequence_number())
-        except StoreFull as error:
-            # Nothing is lost: what was acknowledged is synced in the log, and the next open replays it.
+        except StoreError as error:
+            self._excuse(error)
             logger.warning("closed without flushing: %s", error)
         finally:
             self._release()
+
+    def _excuse(self, error: StoreError) -> None:
+        """Nothing is lost on a full disk: what was acknowledged is synced in the log, and the next open replays it."""
+        # A log file that a write failed on refuses everything later for that reason, whatever the present error says.
+        if not (isinstance(error, StoreFull) or self.refused):
+            raise error
 
     def _check_freshness(self) -> None:
         """A MANIFEST cut back to the creation looks like a new database; files it no longer names tell otherwise."""
@@ -318,9 +350,15 @@ class RocksStore:
         self._families.clear()
         self._handles.clear()
         gc.collect()
-        if database is not None:
+        if database is None:
+            return
+        try:
+            # The library flushes once more, and is closed whether that succeeds or not.
             with classified(self.path):
                 database.close()
+        except StoreError as error:
+            self._excuse(error)
+        finally:
             if not self._read_only:
                 holding.leave(self.path)
             _give_back(self.path)

@@ -34,8 +34,8 @@ def translate(path: Path, text: str, family: Family | None = None) -> StoreError
     """The error for one of the library's messages."""
     if "No space left on device" in text:
         return StoreFull(
-            f"The file system of {path} is full: nothing was written ({text}). "
-            "Free at least 100 MB or grow the disk; writes resume by themselves within seconds."
+            f"The disk of {path} is full: nothing was written ({text}). "
+            "Free space on it or grow it; writes then resume by themselves within seconds."
         )
     if "lock" in text.lower() and "LOCK" in text:
         return StoreError(f"{path} is in use by another process ({text}). Stop that process first.")

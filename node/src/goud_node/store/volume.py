@@ -20,7 +20,7 @@ MIB = 1024 * 1024
 class VolumeMetrics:
     """`disk_used_bytes` counts this database's files in use, `disk_used_mb` is that in MiB.
 
-    Capacity and free are the file system's, in bytes.
+    The capacity is the file system's, in bytes; what is free of it, `space` measures.
     """
 
     disk_used_bytes: int
@@ -29,12 +29,6 @@ class VolumeMetrics:
     rocksdb_present: bool
     sst_file_count: int
     capacity_bytes: int
-    free_bytes: int
-
-    @property
-    def used_fraction(self) -> float:
-        """Share of the file system that is not free for us, 0 to 1: what the disk thresholds look at."""
-        return 1 - self.free_bytes / self.capacity_bytes if self.capacity_bytes else 0.0
 
 
 class Volume:
@@ -79,7 +73,6 @@ class Volume:
             rocksdb_present=(self._store.path / "CURRENT").is_file(),
             sst_file_count=len(files),
             capacity_bytes=disk.f_blocks * disk.f_frsize,
-            free_bytes=disk.f_bavail * disk.f_frsize,
         )
 
 
