@@ -18,7 +18,7 @@ from goud_backup.errors import Damaged, SecretsRefused, TargetError
 from goud_backup.identity import Cache, Identity, Known, identify
 from goud_backup.progress import Progress, Silent
 from goud_backup.reading import read_through
-from goud_backup.repository import locks
+from goud_backup.repository import locks, rot
 from goud_backup.repository.history import History
 from goud_backup.repository.manifest import Chain, FileEntry, Manifest, Part, StoredObject, check_paths, sealed
 from goud_backup.repository.repository import Repository, missing_of, new_backup_id
@@ -145,7 +145,7 @@ class _Run:
             ThreadPoolExecutor(1, thread_name_prefix="read-through") as beside,
         ):
             history.require(examination)
-            draft = _Draft(self._collect(), self._repository.object_sizes())
+            draft = _Draft(self._collect(), rot.present_objects(self._repository))
             self._recognise(draft)
             unread = [file for file in draft.files if file.known is None or not file.known.read]
             names, height = {file.file.name for file in unread}, examination.facts.height

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Final
 
 from goud_backup.errors import LockLost, NotVerified
-from goud_backup.repository import layout, locks
+from goud_backup.repository import layout, locks, rot
 from goud_backup.repository import marks as marking
 from goud_backup.repository.manifest import Manifest, canonical
 from goud_backup.repository.marks import Clock, Mark
@@ -139,8 +139,10 @@ def _read(repository: Repository) -> _State:
         )
     objects = repository.object_sizes()
     protected, checks, past = repository.kept(), repository.checks(), repository.abandoned_backups()
+    damaged = rot.noted(checks.values())
+    sound = {name: size for name, size in objects.items() if name not in damaged}
     candidates = [
-        _candidate(entry, checks.get(entry.id), objects, kept=entry.id in protected, abandoned=entry.id in past)
+        _candidate(entry, checks.get(entry.id), sound, kept=entry.id in protected, abandoned=entry.id in past)
         for entry in manifests.good
     ]
     target = repository.target

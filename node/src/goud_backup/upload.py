@@ -10,10 +10,11 @@ from hashlib import sha256
 from pathlib import Path
 
 from goud_backup import pool
-from goud_backup.codec.encoding import RAW, encode
+from goud_backup.codec.encoding import RAW, Bytes, encode
 from goud_backup.codec.sealing import Sealer
-from goud_backup.errors import SourceError
+from goud_backup.errors import AccessRefused, Damaged, SourceError
 from goud_backup.progress import Progress
+from goud_backup.repository import layout, rot
 from goud_backup.repository.manifest import Part, StoredObject
 from goud_backup.repository.repository import Repository
 from goud_backup.settings import PACK_BELOW, PART_BYTES
@@ -90,12 +91,27 @@ class Uploader:
         name = sha256(encoded.data).hexdigest()
         fresh = self._present.get(name) != len(encoded.data)
         if fresh:
-            self._repository.put_object(name, encoded.data)
+            self._put(name, encoded.data)
             with self._lock:
                 self._present[name] = len(encoded.data)
         self._progress.advance(len(plain))
         entry = StoredObject(len(encoded.data), len(plain), encoded.encoding)
         return Made(unit, name, entry, tuple(self._parts(unit, plain, name, encoded.encoding)), fresh)
+
+    def _put(self, name: str, data: Bytes) -> None:
+        if self._present.get(name) != rot.DAMAGED:
+            self._repository.put_object(name, data)
+            return
+        # What is stored under that name is left alone otherwise, and its size is right.
+        key = layout.object_key(name)
+        try:
+            self._repository.target.put(key, data)
+        except AccessRefused as error:
+            raise Damaged(
+                f"{key} in {self._repository.url} is damaged, and this host may not replace it, so no backup was "
+                "recorded. Run `goud-backup verify --quarantine` with a credential that may remove objects, then "
+                f"`goud-backup create` again. ({error})"
+            ) from error
 
     def _parts(self, unit: Unit, plain: memoryview, name: str, encoding: str) -> Iterator[Part]:
         at = 0

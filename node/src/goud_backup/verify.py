@@ -77,7 +77,7 @@ def verify(repository: Repository, depth: Depth, tools: restore.Tools) -> Report
     _forks(repository, report)
     manifests = _manifests(repository, report)
     objects = {name: entry for manifest in manifests for name, entry in manifest.objects.items()}
-    bad = _objects(repository, objects, report, depth, tools)
+    bad, rotten = _objects(repository, objects, report, depth, tools)
     _segments(repository, report, depth, tools)
     _whole(repository, report)
     chosen: Manifest | None = None
@@ -87,7 +87,10 @@ def verify(repository: Repository, depth: Depth, tools: restore.Tools) -> Report
     finally:
         # What the hashes told holds, whatever kept the restore to scratch from being done.
         if depth.record:
-            _record(repository, manifests, report, bad, depth=depth, chosen=chosen)
+            before = _checks(repository, report)
+            _record(repository, manifests, report, bad, rotten=rotten, before=before, depth=depth, chosen=chosen)
+            if depth.data:
+                _take_back(repository, before, {one.id for one in manifests}, set(objects) - rotten)
     return report
 
 
@@ -146,8 +149,8 @@ def _check_latest(repository: Repository, manifests: Sequence[Manifest], report:
 
 def _objects(
     repository: Repository, objects: dict[str, StoredObject], report: Report, depth: Depth, tools: restore.Tools
-) -> set[str]:
-    """Names of the objects that are missing or damaged."""
+) -> tuple[set[str], set[str]]:
+    """Names of the objects that are missing or damaged; and of those which only a look at their bytes shows to be."""
     present = repository.object_sizes()
     bad: dict[str, str] = {}
     for name, entry in objects.items():
@@ -157,6 +160,7 @@ def _objects(
             bad[name] = "it is in an archive storage class, where it cannot be read before it was brought back"
         elif present[name] != entry.stored:
             bad[name] = f"it has {present[name]} bytes where {entry.stored} were stored: it was cut short or replaced"
+    listed = set(bad)
     if depth.data:
         readable = [(name, entry) for name, entry in sorted(objects.items()) if name not in bad]
         tools.progress.stage("bytes", sum(entry.stored for _, entry in readable))
@@ -172,7 +176,7 @@ def _objects(
     report.objects = len(objects)
     for name, problem in sorted(bad.items()):
         report.add(layout.object_key(name), problem)
-    return set(bad)
+    return set(bad), set(bad) - listed
 
 
 def _look(repository: Repository, name: str, entry: StoredObject) -> str | None:
@@ -262,27 +266,46 @@ def _deep(repository: Repository, report: Report, depth: Depth, tools: restore.T
     return manifest
 
 
+def _checks(repository: Repository, report: Report) -> dict[str, Check]:
+    unreadable: dict[str, str] = {}
+    before = repository.checks(unreadable)
+    for key, problem in unreadable.items():
+        report.add(key, problem)
+    return before
+
+
 def _record(
     repository: Repository,
     manifests: Sequence[Manifest],
     report: Report,
     bad: set[str],
     *,
+    rotten: set[str],
+    before: Mapping[str, Check],
     depth: Depth,
     chosen: Manifest | None,
 ) -> None:
     """Note the result beside each backup."""
-    unreadable: dict[str, str] = {}
-    before = repository.checks(unreadable)
-    for key, problem in unreadable.items():
-        report.add(key, problem)
     for manifest in manifests:
         damaged = bool(bad & set(manifest.objects))
         ok = not damaged and all(problem.thing != manifest.id for problem in report.problems)
         restored = chosen is not None and chosen.id == manifest.id
-        level = _level(before.get(manifest.id), depth, ok=ok, restored=restored, damaged=damaged)
+        earlier = before.get(manifest.id)
+        level = _level(earlier, depth, ok=ok, restored=restored, damaged=damaged)
+        known = set() if earlier is None else set(earlier.get("damaged", ()))
+        names = rotten & set(manifest.objects) if depth.data else known
         if level is not None:
-            repository.put_check(manifest.id, ok=ok, level=level)
+            repository.put_check(manifest.id, ok=ok, level=level, damaged=names)
+        elif earlier is not None and names != known:
+            repository.put_check(manifest.id, ok=earlier["ok"], level=earlier["level"], damaged=names)
+
+
+def _take_back(repository: Repository, before: Mapping[str, Check], present: set[str], sound: set[str]) -> None:
+    """What was noted beside a backup that is gone counts until the object is found whole for another."""
+    for backup_id, check in before.items():
+        known = set(check.get("damaged", ()))
+        if backup_id not in present and known & sound:
+            repository.put_check(backup_id, ok=check["ok"], level=check["level"], damaged=known - sound)
 
 
 def _level(earlier: Check | None, depth: Depth, *, ok: bool, restored: bool, damaged: bool) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final, Literal, TypeVar
+from typing import Annotated, Final, Literal, NotRequired, TypeVar
 
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 from goud_backup.errors import Damaged, Missing
 from goud_backup.repository import layout
 from goud_backup.targets import Target, whole
-from goud_node.documents import MOST_BYTES, MOST_LISTING, Document, Line, Malformed, read
+from goud_node.documents import FIRST, MOST_BYTES, MOST_LISTING, Digest, Document, Line, Malformed, read
 
 __all__ = ["CHECK", "LATEST", "MOST_LISTING", "Check", "Latest", "fetch", "parse", "read_checks"]
 
@@ -25,15 +25,20 @@ class Latest(Document):
 
 
 class Check(TypedDict):
-    """The last verification of a backup: how deep it looked, what it found, and when."""
+    """The last verification of a backup: how deep it looked, what it found, and when.
+
+    `damaged` names objects whose bytes were wrong, which a list of the store cannot show: any backup may need them.
+    """
 
     ok: bool
     level: Literal["listing", "data", "deep"]
     at: Line
+    damaged: NotRequired[Annotated[list[Digest], FIRST]]
 
 
 LATEST: Final = TypeAdapter(Latest)
 CHECK: Final = TypeAdapter(Check)
+_REMEDY: Final = "Run `goud-backup verify`: it writes it anew."
 
 
 def fetch(target: Target, key: str, shape: TypeAdapter[T], remedy: str, most: int = MOST_BYTES) -> T:
@@ -61,7 +66,7 @@ def read_checks(target: Target, unreadable: dict[str, str] | None) -> dict[str, 
         if backup_id is None:
             continue
         try:
-            found[backup_id] = fetch(target, key, CHECK, "Run `goud-backup verify`: it writes it anew.")
+            found[backup_id] = fetch(target, key, CHECK, _REMEDY, MOST_LISTING)
         except Missing:
             continue  # removed since it was listed
         except Damaged as error:

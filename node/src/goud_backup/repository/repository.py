@@ -323,10 +323,10 @@ class Repository:
         """The last verification of each backup, by id: see `read_checks`."""
         return read_checks(self.target, unreadable)
 
-    def put_check(self, backup_id: str, *, ok: bool, level: str) -> None:
+    def put_check(self, backup_id: str, *, ok: bool, level: str, damaged: Iterable[str] = ()) -> None:
         """Note a verification: retention never counts a damaged backup as the last good one."""
         at = datetime.now(UTC).isoformat(timespec="seconds")
-        document = {"id": backup_id, "ok": ok, "level": level, "at": at}
+        document = {"id": backup_id, "ok": ok, "level": level, "at": at, "damaged": sorted(damaged)}
         self.target.put(layout.check_key(backup_id), canonical(document))
 
     def set_aside(self) -> int:

@@ -1,0 +1,51 @@
+"""Objects that a verification found damaged: the store lists them like whole ones, so only what was noted tells.
+
+A note counts until a verification finds the object whole, whichever backup it was noted beside, and also when that
+backup is gone: others may need the object.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from hashlib import sha256
+from typing import Final
+
+from goud_backup.errors import AccessRefused, Missing
+from goud_backup.repository import layout
+from goud_backup.repository.records import Check
+from goud_backup.repository.repository import Repository
+from goud_backup.targets import whole
+
+_log = logging.getLogger(__name__)
+
+DAMAGED: Final = -2
+"""Instead of the size of an object whose bytes are wrong: it counts as missing."""
+
+
+def noted(checks: Iterable[Check]) -> set[str]:
+    """The names of all objects that verifications found damaged."""
+    return {name for check in checks for name in check.get("damaged", ())}
+
+
+def present_objects(repository: Repository) -> dict[str, int]:
+    """What the store has, with the sizes; DAMAGED for what was noted and has not been stored anew since."""
+    present = repository.object_sizes()
+    unreadable: dict[str, str] = {}
+    suspects = noted(repository.checks(unreadable).values())
+    for problem in unreadable.values():
+        _log.warning("what a verification found is not known: %s", problem)
+    for name in sorted(suspects & set(present)):
+        if present[name] >= 0 and not _is_whole(repository, name):
+            _log.warning("%s is damaged and will not be relied on", layout.object_key(name))
+            present[name] = DAMAGED
+    return present
+
+
+def _is_whole(repository: Repository, name: str) -> bool:
+    try:
+        raw = whole(repository.target, layout.object_key(name), layout.MOST_OBJECT)
+    except (AccessRefused, Missing):
+        # A host that may not read it cannot tell that somebody has stored it anew.
+        return False
+    return sha256(raw).hexdigest() == name

@@ -1,0 +1,144 @@
+"""A damaged object counts against every backup that needs it, and no new one relies on it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pyrage
+import pytest
+
+from goud_backup import restore as restoring
+from goud_backup import verify as verifying
+from goud_backup.codec.sealing import Opener
+from goud_backup.errors import AccessRefused, Damaged
+from goud_backup.plan import Wish
+from goud_backup.prune import prune
+from goud_backup.repository import layout
+from goud_backup.repository.manifest import Manifest, dump
+from goud_backup.repository.repository import Repository
+from goud_backup.repository.retention import Policy
+from goud_backup.targets.file import FileTarget
+
+from .support import backup, grow, make_repository, redone, restore
+
+IDENTITY = pyrage.x25519.Identity.generate()
+RECIPIENTS = (str(IDENTITY.to_public()),)
+TOOLS = restoring.Tools(Opener([IDENTITY]))
+NEWEST = Policy(days=0)
+EVERY_KIND = pytest.mark.parametrize("recipients", [(), RECIPIENTS], ids=["plain", "sealed"])
+EVERY_CACHE = pytest.mark.parametrize("forget", [False, True], ids=["known", "cache lost"])
+
+
+class World:
+    """A backup that stays whole, and one after it of other files whose largest object rots."""
+
+    def __init__(self, folder: Path, recipients: tuple[str, ...]) -> None:
+        self.folder, self.recipients = folder, recipients
+        self.repository = make_repository(folder / "r", recipients)
+        grow(folder / "data", 30, size=3000)
+        self.first = self.create()
+        shutil.rmtree(folder / "data")
+        grow(folder / "data", 40, size=3000)
+        self.second = self.create()
+        fresh = set(self.second.objects) - set(self.first.objects)
+        self.rotten = max(fresh, key=lambda name: self.second.objects[name].stored)
+        self.rot()
+
+    def create(self) -> Manifest:
+        backup(self.repository, self.folder / "data", self.folder / "cache", self.recipients)
+        return self.repository.find("latest")
+
+    def rot(self) -> None:
+        key = layout.object_key(self.rotten)
+        raw = bytearray(self.repository.target.get(key))
+        raw[len(raw) // 2] ^= 1
+        self.repository.target.put(key, bytes(raw))
+
+    def verify(self, *, data: bool = True) -> verifying.Report:
+        return verifying.verify(self.repository, verifying.Depth(data=data), restoring.Tools(None))
+
+    def restored(self, backup_id: str) -> int:
+        shutil.rmtree(self.folder / "out", ignore_errors=True)
+        return restore(self.repository, self.folder / "out", Wish(backup_id, exact=True), TOOLS).height
+
+
+def relying(world: World) -> Manifest:
+    """A backup beside the damaged one that needs the same object: made while the verification was under way."""
+    repository = world.repository
+    body = json.loads(dump(world.second)[0])
+    body |= {"sequence": world.second.sequence + 1, "id": f"{world.second.id[:-6]}ffffff"}
+    repository.target.put(layout.manifest_key(body["sequence"], body["id"]), redone(body))
+    return repository.find(body["id"])
+
+
+def sweep(repository: Repository) -> None:
+    for _ in range(3):
+        prune(repository, NEWEST, grace=0)
+
+
+@EVERY_KIND
+@EVERY_CACHE
+def test_the_next_backup_stores_it_anew(tmp_path: Path, recipients: tuple[str, ...], forget: bool) -> None:
+    world = World(tmp_path, recipients)
+    assert not world.verify().ok
+    if forget:
+        shutil.rmtree(tmp_path / "cache")
+    grow(tmp_path / "data", 5)
+    third = world.create()
+    assert world.restored(third.id) == 45
+    sweep(world.repository)
+    assert world.restored("latest") == 45
+
+
+@EVERY_KIND
+def test_a_host_that_may_not_replace_it_refuses_by_name_or_stores_another(
+    tmp_path: Path, recipients: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path, recipients)
+    world.verify()
+    put = FileTarget.put
+
+    def only_new(self: FileTarget, key: str, data: bytes, *, if_absent: bool = False, **more: object) -> object:
+        if key.startswith(layout.OBJECTS) and not if_absent:
+            raise AccessRefused(f"{key} may not be replaced")
+        return put(self, key, data, if_absent=if_absent, **more)  # type: ignore[arg-type]  # as it was called
+
+    monkeypatch.setattr(FileTarget, "put", only_new)
+    if recipients:
+        assert world.restored(world.create().id) == 40
+        return
+    before = world.repository.manifest_keys()
+    with pytest.raises(Damaged, match=f"{world.rotten}.*--quarantine"):
+        world.create()
+    assert world.repository.manifest_keys() == before
+    monkeypatch.undo()
+    verifying.quarantine(world.repository, world.verify())
+    assert world.restored(world.create().id) == 40
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["noted beside a backup", "noted beside one that is gone"])
+def test_a_backup_that_needs_it_is_never_the_last_good_one(tmp_path: Path, gone: bool) -> None:
+    world = World(tmp_path, ())
+    world.verify()
+    third = relying(world)
+    if gone:
+        world.repository.target.delete(layout.manifest_key(world.second.sequence, world.second.id))
+    sweep(world.repository)
+    assert world.restored(world.first.id) == 30
+    world.verify(data=False)
+    sweep(world.repository)
+    assert world.restored(world.first.id) == 30, "a list of the store takes nothing back"
+    world.rot()  # the same bit again: somebody copied the object back
+    world.verify()
+    assert "last good" in prune(world.repository, NEWEST, grace=0).keep[third.id]
+
+
+@pytest.mark.parametrize("level", ["data", "deep"])
+def test_it_is_noted_beside_what_a_restore_has_found(tmp_path: Path, level: str) -> None:
+    world = World(tmp_path, ())
+    world.repository.put_check(world.second.id, ok=False, level=level)
+    world.verify()
+    check = world.repository.checks()[world.second.id]
+    assert (check["ok"], check["level"], check.get("damaged")) == (False, level, [world.rotten])
