@@ -26,7 +26,7 @@ import typer
 import uvloop
 
 from goud_node.agreement.embedded import EmbeddedKv
-from goud_node.agreement.sequencer import Sequencer, Tail, Term
+from goud_node.agreement.sequencer import Sequencer, State, Tail, Term
 from goud_node.chain.block import Block, build
 from goud_node.chain.genesis import Genesis, Validator
 from goud_node.chain.keys import SigningKey
@@ -194,7 +194,7 @@ async def follower(folder: Path) -> Heartbeat:
     kv = EmbeddedKv(MemoryStore())
     log = Sequencer(kv, GENESIS.chain_id, "n1")
     epoch = Epoch(1, 0, GENESIS.block().hash)
-    await log.begin_epoch(epoch, None)
+    await log.begin_epoch(epoch, State(None, None, None))
     term = await log.campaign(epoch, 60)
     if term is None:
         raise RuntimeError("the log elects nobody")

@@ -9,7 +9,7 @@ import pytest
 
 from goud_node.agreement.embedded import EmbeddedKv
 from goud_node.agreement.kv import Compare, Operation, Txn
-from goud_node.agreement.sequencer import Sequencer
+from goud_node.agreement.sequencer import Sequencer, State
 from goud_node.chain.ledger import Epoch
 from goud_node.errors import OutcomeUnknown, Unavailable
 from goud_node.store.memory import MemoryStore
@@ -43,7 +43,7 @@ class Leases(EmbeddedKv):
 async def test_a_lost_campaign_keeps_no_lease() -> None:
     kv = Leases()
     first, second = (Sequencer(kv, GENESIS.chain_id, name) for name in ("n1", "n2"))
-    await first.begin_epoch(EPOCH, None)
+    await first.begin_epoch(EPOCH, State(None, None, None))
     term = await first.campaign(EPOCH, 60)
     assert term is not None
     assert await second.campaign(EPOCH, 60) is None
@@ -54,7 +54,7 @@ async def test_a_campaign_whose_request_was_lost_keeps_no_lease() -> None:
     """It may arrive yet: on a lease that has ended it makes nobody a leader who does not know of it."""
     kv = Leases()
     log = Sequencer(kv, GENESIS.chain_id, "n1")
-    await log.begin_epoch(EPOCH, None)
+    await log.begin_epoch(EPOCH, State(None, None, None))
     kv.losing = True
     assert await log.campaign(EPOCH, 60) is None
     assert kv.held == set()
@@ -63,9 +63,10 @@ async def test_a_campaign_whose_request_was_lost_keeps_no_lease() -> None:
 async def test_an_epoch_begins_in_place_of_the_one_that_was_read_only() -> None:
     _, log, _ = await begin()
     second = Epoch(2, 0, GENESIS.block().hash)
-    await log.begin_epoch(second, EPOCH)
+    before = await log.state()
+    await log.begin_epoch(second, before)
     with pytest.raises(Unavailable, match="another epoch stands"):
-        await log.begin_epoch(Epoch(3, 0, GENESIS.block().hash), EPOCH)
+        await log.begin_epoch(Epoch(3, 0, GENESIS.block().hash), before)
     assert (await log.state()).epoch == second
 
 

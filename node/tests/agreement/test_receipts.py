@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from goud_node.chain.ledger import Receipt
-from goud_node.errors import OutcomeUnknown
+from goud_node.chain.ledger import Epoch, Receipt
+from goud_node.chain.transactions import decode
+from goud_node.errors import OutcomeUnknown, Unavailable
 from goud_node.replica.types import Options
 
 from .trio import NAMES, Shared, Trio, account
@@ -59,5 +61,51 @@ async def test_a_false_receipt_is_no_acknowledgement(
         else:
             with pytest.raises(OutcomeUnknown):
                 await follower.replica.submit(account("lied-about"))
+    finally:
+        await trio.close()
+
+
+async def never(_height: int) -> None:
+    await asyncio.Event().wait()
+
+
+async def test_a_follower_that_lags_believes_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    trio = Trio(Shared(), Options(submit_deadline=5.0))
+    for name in NAMES:
+        trio.start(name)
+    try:
+        await trio.until(trio.proposer)
+        follower = next(member for member in trio.members.values() if member.name != trio.proposer())
+        assert follower.replica is not None
+        monkeypatch.setattr("goud_node.replica.replica._CATCH_UP_SECONDS", 0.1)
+        monkeypatch.setattr(follower.replica._events, "reached", never)
+        receipt = await follower.replica.submit(account("not-here-yet"))
+        await trio.until(trio.agreed)
+        assert receipt == follower.ledger.admissible(decode(account("not-here-yet")))
+    finally:
+        await trio.close()
+
+
+async def test_an_epoch_drops_no_block_that_was_ordered_meanwhile() -> None:
+    """The log moves on between the reading and the transaction, or has moved on beyond this node's own tip."""
+    trio = Trio(Shared(), Options(submit_deadline=5.0))
+    for name in NAMES:
+        trio.start(name)
+    try:
+        await trio.until(trio.proposer)
+        await trio.replica(NAMES[0]).submit(account("first"))
+        await trio.until(trio.agreed)
+        member = trio.members[NAMES[0]]
+        assert member.replica is not None
+        sequencer = member.replica._core.sequencer
+        before = await sequencer.state()
+        tip = member.ledger.tip
+        receipt = await trio.replica(NAMES[0]).submit(account("meanwhile"))
+        with pytest.raises(Unavailable, match="moved on"):
+            await sequencer.begin_epoch(Epoch(2, tip.height, tip.hash), before)
+        after = await sequencer.state()
+        assert after.epoch == before.epoch
+        assert after.head is not None
+        assert after.head.height == receipt.height
     finally:
         await trio.close()

@@ -8,7 +8,7 @@ import pytest
 
 from goud_node.agreement.embedded import EmbeddedKv
 from goud_node.agreement.kv import KeyValue, Put
-from goud_node.agreement.sequencer import HeightTrimmed, Sequencer, Term
+from goud_node.agreement.sequencer import HeightTrimmed, Sequencer, State, Term
 from goud_node.chain.block import Block, build
 from goud_node.chain.genesis import Genesis, Validator
 from goud_node.chain.keys import SigningKey
@@ -30,7 +30,7 @@ def after(block: Block, label: str) -> Block:
 async def begin() -> tuple[EmbeddedKv, Sequencer, Term]:
     kv = EmbeddedKv(MemoryStore())
     log = Sequencer(kv, GENESIS.chain_id, "n1")
-    await log.begin_epoch(EPOCH, None)
+    await log.begin_epoch(EPOCH, State(None, None, None))
     term = await log.campaign(EPOCH, 60)
     assert term is not None
     return kv, log, term
@@ -74,7 +74,7 @@ async def test_a_slow_link_carries_fewer_blocks_at_a_time(fit: int, limit: int) 
     kv = SlowLink(MemoryStore())
     kv.most = 1 << 30
     log = Sequencer(kv, GENESIS.chain_id, "n1")
-    await log.begin_epoch(EPOCH, None)
+    await log.begin_epoch(EPOCH, State(None, None, None))
     term = await log.campaign(EPOCH, 60)
     assert term is not None
     blocks = [GENESIS.block()]
@@ -150,8 +150,9 @@ async def test_signatures_and_progress_belong_to_their_epoch() -> None:
     assert await log.signatures(1, 5) == {1: {"n1": b"s1"}, 2: {"n1": b"s2"}}
     assert await log.progress() == {"n1": 0}
     new = Epoch(2, 0, GENESIS.block().hash)
-    await log.begin_epoch(new, EPOCH)
-    await log.begin_epoch(new, EPOCH)
+    before = await log.state()
+    await log.begin_epoch(new, before)
+    await log.begin_epoch(new, before)
     assert await log.progress() == {}
     assert not await log.countersign(EPOCH, {}, 9)
     assert not await log.trim(EPOCH, 9)
@@ -159,7 +160,7 @@ async def test_signatures_and_progress_belong_to_their_epoch() -> None:
     with pytest.raises(NotLeader):
         await log.commit(term, after(GENESIS.block(), "old"))
     with pytest.raises(Unavailable):
-        await log.begin_epoch(Epoch(2, 0, bytes(32)), EPOCH)
+        await log.begin_epoch(Epoch(2, 0, bytes(32)), before)
     with pytest.raises(GoudError):
         await log.countersign(new, dict.fromkeys(range(101), b""), 0)
 

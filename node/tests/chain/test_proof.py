@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from goud_node.agreement.embedded import EmbeddedKv
-from goud_node.agreement.sequencer import Sequencer
+from goud_node.agreement.sequencer import Sequencer, State
 from goud_node.chain import encoding, proof
 from goud_node.chain.certificate import Certificate, countersign
 from goud_node.chain.indexes import account_key, collection_key, height_key, key_hash_key
@@ -264,7 +264,7 @@ def ordered() -> MemoryStore:
         kv = EmbeddedKv(store)
         sequencer = Sequencer(kv, GENESIS.chain_id, "node1")
         epoch = Epoch(2, 1, CHAIN[0].hash)
-        await sequencer.begin_epoch(epoch, None)
+        await sequencer.begin_epoch(epoch, State(None, None, None))
         term = await sequencer.campaign(epoch, 60)
         assert term is not None
         for block in [*CHAIN[1:], block_after(CHAIN[-1].header, [], at=90_000)]:

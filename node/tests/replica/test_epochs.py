@@ -8,7 +8,7 @@ import pytest
 
 from goud_node.agreement.embedded import EmbeddedKv
 from goud_node.agreement.kv import Compare, Operation, Txn
-from goud_node.agreement.sequencer import Sequencer
+from goud_node.agreement.sequencer import Sequencer, State
 from goud_node.chain.block import Block, build
 from goud_node.chain.certificate import Certificate
 from goud_node.chain.ledger import Epoch, Ledger
@@ -42,7 +42,7 @@ async def old_log(*, trimmed: int = 0, height: int = HEAD, epoch: Epoch = FIRST)
     """A log that lived through a restore: the epoch's blocks up to `height`, less the trimmed ones; nobody leads."""
     kv = EmbeddedKv(MemoryStore())
     log = log_of(kv, "n2")
-    await log.begin_epoch(epoch, None)
+    await log.begin_epoch(epoch, State(None, None, None))
     term = await log.campaign(epoch, 60)
     assert term is not None
     for block, _ in PAIRS[epoch.base_height : height]:
@@ -190,7 +190,7 @@ async def test_a_contradiction_is_for_the_operator_to_decide(length: int, trimme
 async def test_a_block_in_the_log_that_breaks_the_rules_is_a_contradiction() -> None:
     kv = EmbeddedKv(MemoryStore())
     log = log_of(kv, "n2")
-    await log.begin_epoch(FIRST, None)
+    await log.begin_epoch(FIRST, State(None, None, None))
     term = await log.campaign(FIRST, 60)
     assert term is not None
     forged = build(GENESIS.block().header, [ENTRIES[0].raw], proposer="n2", key=KEYS["n3"], timestamp_ms=1)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -17,7 +18,15 @@ from goud_node.agreement.embedded import EmbeddedKv
 from goud_node.agreement.sequencer import Leader, Sequencer
 from goud_node.chain.genesis import Genesis, Validator
 from goud_node.chain.ledger import Epoch, Ledger, Receipt
-from goud_node.errors import CoordinationFull, Draining, GoudError, NotLeader, OutcomeUnknown, Unavailable
+from goud_node.errors import (
+    ConflictingBlock,
+    CoordinationFull,
+    Draining,
+    GoudError,
+    NotLeader,
+    OutcomeUnknown,
+    Unavailable,
+)
 from goud_node.replica.clocks import Reading
 from goud_node.replica.queue import Queue, Submission
 from goud_node.replica.replica import Replica
@@ -113,16 +122,12 @@ def replica_of(peers: ScriptedPeers) -> Replica:
         core.leader = Leader("n3", 2, 2)
 
     peers.change_leader = change
-    cast("Any", replica)._events.reached = _at_once
+    cast("Any", replica)._borne_out = _borne_out
     return replica
 
 
-async def _at_once(_height: int) -> None:
-    return None
-
-
-async def _never(_height: int) -> None:
-    await asyncio.Event().wait()
+async def _borne_out(_attempt: object, receipt: Receipt) -> Receipt:
+    return receipt  # test_receipts.py is about those that are not
 
 
 def happens_later(replica: Replica, event: str) -> None:
@@ -176,9 +181,9 @@ async def test_a_definite_refusal_leaves_no_doubt(behaviour: str) -> None:
     assert isinstance(outcome, Unavailable)
 
 
-@pytest.mark.parametrize("forward", [True, False])
-async def test_a_deadline_that_passes_while_the_block_is_chosen_leaves_a_doubt(*, forward: bool) -> None:
-    """The disk is slow, so the write is in nobody's answer yet, and in the block that will be ordered."""
+@asynccontextmanager
+async def leading() -> AsyncIterator[tuple[Replica, Ledger, ThreadPoolExecutor]]:
+    """A proposer on its own, at height 1, and the thread that writes for it."""
     genesis = Genesis("submit", 0, (Validator("n1", KEYS["n1"].public),))
     store, writer = MemoryStore(), ThreadPoolExecutor(1)
     ledger = Ledger(store, genesis)
@@ -196,30 +201,69 @@ async def test_a_deadline_that_passes_while_the_block_is_chosen_leaves_a_doubt(*
         executor=writer,
     )
     running = asyncio.create_task(replica.run())
-    released = threading.Event()
     try:
         await replica.submit(ENTRIES[0].raw, within=10)
-        writer.submit(released.wait)
-        with pytest.raises(OutcomeUnknown):
-            await replica.submit(ENTRIES[1].raw, forward=forward)
-        released.set()
-        assert (await replica.submit(ENTRIES[1].raw, within=10)).height == 2
-        assert ledger.height == 2, "the first try was ordered, and the same bytes are applied once"
+        yield replica, ledger, writer
     finally:
-        released.set()
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         writer.shutdown()
 
 
-async def test_a_receipt_counts_although_its_block_has_not_arrived_here() -> None:
-    """The deadline passes while this node waits for its own copy: the write is in the chain all the same."""
-    replica = replica_of(ScriptedPeers(["ordered"]))
-    cast("Any", replica)._events.reached = _never
+@pytest.mark.parametrize("forward", [True, False])
+async def test_a_deadline_that_passes_while_the_block_is_chosen_leaves_a_doubt(*, forward: bool) -> None:
+    """The disk is slow, so the write is in nobody's answer yet, and in the block that will be ordered."""
+    released = threading.Event()
+    async with leading() as (replica, ledger, writer):
+        writer.submit(released.wait)
+        try:
+            with pytest.raises(OutcomeUnknown):
+                await replica.submit(ENTRIES[1].raw, forward=forward)
+        finally:
+            released.set()
+        assert (await replica.submit(ENTRIES[1].raw, within=10)).height == 2
+        assert ledger.height == 2, "the first try was ordered, and the same bytes are applied once"
+
+
+async def test_a_node_that_halts_while_a_block_is_chosen_does_not_order_it() -> None:
+    released = threading.Event()
+    async with leading() as (replica, ledger, writer):
+        writer.submit(released.wait)
+        try:
+            write = asyncio.create_task(replica.submit(ENTRIES[1].raw, within=10))
+            async with asyncio.timeout(10):
+                while ENTRIES[1].raw not in cast("Any", replica)._core.unsure:  # noqa: ASYNC110  # nobody tells when
+                    await asyncio.sleep(0.01)
+            cast("Any", replica)._duties._halt(ConflictingBlock("another block"))
+            with pytest.raises(OutcomeUnknown):
+                await write
+        finally:
+            released.set()
+        await asyncio.to_thread(writer.submit(lambda: None).result)
+        await asyncio.sleep(0.2)
+        assert ledger.height == 1
+
+
+@pytest.mark.parametrize("height", [-5, 0, 1, 10**18])
+@pytest.mark.parametrize("within", [0.2, 1.0])
+async def test_a_receipt_that_nothing_bears_out_leaves_a_doubt(
+    monkeypatch: pytest.MonkeyPatch, height: int, within: float
+) -> None:
+    """Neither this node nor the log holds the block: the write may be in the chain, and may be the proposer's lie."""
+    monkeypatch.setattr("goud_node.replica.replica._CATCH_UP_SECONDS", 0.3)
+    peers = ScriptedPeers(["ordered"])
+    monkeypatch.setattr(peers, "_ordered", lambda: _answered(replace(RECEIPT, height=height)))
+    replica = replica_of(peers)
+    monkeypatch.delattr(replica, "_borne_out")
     try:
-        assert await replica.submit(ENTRIES[0].raw) == RECEIPT
+        with pytest.raises(OutcomeUnknown):
+            await replica.submit(ENTRIES[0].raw, within=within)
     finally:
         cast("Any", replica)._executor.shutdown()
+
+
+async def _answered(receipt: Receipt) -> Receipt:
+    return receipt
 
 
 async def test_a_forward_follows_the_leader_when_it_changes() -> None:

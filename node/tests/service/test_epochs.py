@@ -17,7 +17,7 @@ import pytest
 from goud_node.agreement.embedded import EmbeddedKv
 from goud_node.agreement.etcd import EtcdKv
 from goud_node.agreement.kv import Delete, Kv, Txn
-from goud_node.agreement.sequencer import Sequencer
+from goud_node.agreement.sequencer import Sequencer, State
 from goud_node.chain import genesis as genesis_document
 from goud_node.chain.block import Block, build
 from goud_node.chain.keys import SigningKey
@@ -135,7 +135,7 @@ def test_a_contradiction_is_refused_unless_told(make_settings: MakeSettings, epo
         async def order(block: Block) -> None:
             log = Sequencer(EmbeddedKv(store), ledger.genesis.chain_id, settings.node_id)
             first = Epoch(1, 0, ledger.tip.hash)
-            await log.begin_epoch(first, None)
+            await log.begin_epoch(first, State(None, None, None))
             term = await log.campaign(first, 60)
             assert term is not None
             await log.commit(term, block)

@@ -103,20 +103,27 @@ class Sequencer:
         except (cbor2.CBORDecodeError, TypeError, ValueError) as error:
             raise CorruptStore(f"the control keys of the log cannot be read: {error}") from error
 
-    async def begin_epoch(self, new: Epoch, previous: Epoch | None) -> None:
-        """Replace `previous` by `new`: head moves to its base and everything ordered before is dropped from the log.
+    async def begin_epoch(self, new: Epoch, previous: State) -> None:
+        """Replace the epoch of `previous` by `new`: head moves to its base, and what was ordered before is dropped.
 
-        Idempotent. Raises Unavailable when another epoch stands there.
+        Idempotent. Raises Unavailable when another epoch stands there, or when a block was ordered after `previous` was
+        read: it may have been acknowledged.
         """
-        if previous is None:
-            guard = Compare(self._epoch, "version", 0)
-        else:
-            guard = Compare(self._epoch, "value", previous.encode())
+        epoch, head = previous.epoch, previous.head
+        guards = [
+            Compare(self._epoch, "version", 0) if epoch is None else Compare(self._epoch, "value", epoch.encode()),
+            Compare(self._head, "version", 0)
+            if head is None
+            else Compare(self._head, "value", _dump_head(head.height, head.hash)),
+        ]
         then: list[Operation] = [Delete(p, prefix_end(p)) for p in (self._blocks, self._signatures, self._nodes)]
         then += [Delete(self._leader), Put(self._epoch, new.encode())]
         then.append(Put(self._head, _dump_head(new.base_height, new.base_hash)))
-        if not (await self._kv.txn([guard], then)).succeeded and (await self.state()).epoch != new:
-            raise Unavailable(f"epoch {new.number} was not begun: another epoch stands in the log; read it and decide")
+        if not (await self._kv.txn(guards, then)).succeeded and (await self.state()).epoch != new:
+            raise Unavailable(
+                f"epoch {new.number} was not begun: another epoch stands in the log, or it has moved on; read it and "
+                "decide"
+            )
 
     async def campaign(self, epoch: Epoch, ttl: int) -> Term | None:
         """Try once to become the proposer; None when somebody else is, or the epoch changed."""

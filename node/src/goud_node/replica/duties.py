@@ -23,6 +23,7 @@ from goud_node.errors import (
     WrongChain,
 )
 from goud_node.replica import lead, steps
+from goud_node.replica.batch import Batch
 from goud_node.replica.clocks import ClockRefused
 from goud_node.replica.core import Core
 from goud_node.replica.proofs import AnswerRefused
@@ -265,7 +266,7 @@ class Duties:
             )
             return False
         began = time.monotonic()
-        batch = await lead.propose(core, term, self.queue.waiting(), self.queue.answer)
+        batch = await lead.propose(core, term, self.queue.waiting(), self._answer)
         self.queue.settle(batch)
         core.unsure = frozenset()
         if batch.chosen:
@@ -273,6 +274,12 @@ class Duties:
             self._hooks.batched(float(len(batch.chosen)))
         core.heard = time.monotonic()
         return True
+
+    def _answer(self, batch: Batch) -> None:
+        """Answer what needs no block. Raises Unavailable when this node halted while the block was chosen."""
+        if self.halted is not None:
+            raise Unavailable("this node halted and orders nothing any more")
+        self.queue.answer(batch)
 
     async def _renew(self, term: Term, valid_from: float) -> None:
         """Return when the lease is lost, or may be."""

@@ -64,10 +64,10 @@ async def begin(ledger: Ledger, sequencer: Sequencer, state: State | None = None
     numbers = [epoch.number for epoch in (state.epoch, ledger.epoch) if epoch is not None]
     new = Epoch(max(numbers, default=0) + 1, ledger.tip.height, ledger.tip.hash)
     try:
-        await sequencer.begin_epoch(new, state.epoch)
+        await sequencer.begin_epoch(new, state)
     except OutcomeUnknown:
         # Beginning the same one again changes nothing, and its answer says what became of the first.
-        await sequencer.begin_epoch(new, state.epoch)
+        await sequencer.begin_epoch(new, state)
     return new
 
 

@@ -48,8 +48,8 @@ async def propose(
 ) -> Batch:
     """Order one block from what waits, store it, and return what became of the batch.
 
-    `answer` gets the batch before the block is ordered, to answer what needs none. `core.unsure` names the block's
-    transactions until the caller has answered those, too.
+    `answer` gets the batch before the block is ordered, to answer what needs none; what it raises stops the block.
+    `core.unsure` names the block's transactions until the caller has answered those, too.
 
     The batch is chosen against the local tip, and the log accepts the block only as the successor of that very tip: so
     what is applied already is never ordered again. Raises NotLeader (this block is not and will not be ordered),
@@ -64,10 +64,10 @@ async def propose(
     try:
         # Thousands of look-ups and hashes: the loop must not wait for them.
         batch, block = await core.disk(partial(_choose, core, waiting, now_ms))
+        answer(batch)
     except BaseException:
         core.unsure = frozenset()
         raise
-    answer(batch)
     if block is None:
         core.unsure = frozenset()
         return batch

@@ -117,8 +117,6 @@ class Replica:
                         return receipt
                     await self._duties.seen.wait(self._core.options.poll_interval)
         except TimeoutError as error:
-            if attempt.receipt is not None:
-                return attempt.receipt  # it happened; only this node's own copy of the block was still awaited
             if attempt.doubtful or transaction in self._core.unsure:
                 raise OutcomeUnknown(f"no answer within {seconds:.1f} s; submit the same request again") from error
             self._refuse_when_full()
@@ -271,29 +269,32 @@ class Replica:
             return None
         finally:
             call.cancel()
-        attempt.doubtful, attempt.receipt = doubtful, receipt
-        if self._core.ledger.height < receipt.height:
-            # Read your writes: the answer waits until this node holds the block too, but never for long.
-            try:
-                async with asyncio.timeout(_CATCH_UP_SECONDS):
-                    await self._events.reached(receipt.height)
-            except TimeoutError:
-                return receipt
-        return self._confirmed(attempt, leader, receipt)
+        mine = await self._borne_out(attempt, receipt)
+        if mine is None:
+            _log.warning("the receipt of %s is refused: block %d holds no such write", leader, receipt.height)
+        else:
+            attempt.doubtful = doubtful
+        return mine
 
-    def _confirmed(self, attempt: _Attempt, leader: str, receipt: Receipt) -> Receipt | None:
-        """The receipt, unless this node holds the block that it names and knows better."""
-        if self._core.ledger.height < receipt.height:
-            return receipt
+    async def _borne_out(self, attempt: _Attempt, receipt: Receipt) -> Receipt | None:
+        """The receipt, if this node's own copy of the block, or else the log's, holds the write. A peer's word is none.
+
+        Read your writes: the answer waits until this node holds the block too, but never for long.
+        """
+        try:
+            async with asyncio.timeout(_CATCH_UP_SECONDS):
+                if self._core.ledger.height < receipt.height:
+                    await self._events.reached(receipt.height)
+        except TimeoutError:
+            tail = await self._core.sequencer.tail(receipt.height, 1)
+            block = Block.decode(tail.blocks[0]) if tail.blocks else None
+            held = block is not None and block.hash == receipt.block_hash
+            return receipt if block and held and attempt.raw in block.transactions else None
         try:
             mine = self._core.ledger.admissible(attempt.transaction)
         except InvalidTransaction:
-            mine = None
-        if mine is None or (mine.height, mine.index) != (receipt.height, receipt.index):
-            _log.warning("the receipt of %s is refused: block %d holds no such write", leader, receipt.height)
-            attempt.doubtful, attempt.receipt = True, None
-            return mine
-        return mine
+            return None
+        return mine if mine and (mine.height, mine.index) == (receipt.height, receipt.index) else None
 
     def _refuse_when_full(self) -> None:
         shortage = self._duties.shortage
@@ -313,11 +314,9 @@ class Replica:
 class _Attempt:
     """What is remembered between the tries of one submission.
 
-    `doubtful`: an answer was lost or is still awaited, so only a receipt can end the doubt.
-    `receipt`: the proposer's, whose block has not arrived here yet.
+    `doubtful`: an answer was lost or is still awaited, so only a receipt that is borne out can end the doubt.
     """
 
     def __init__(self, raw: bytes, transaction: Transaction, forward: bool) -> None:
         self.raw, self.transaction, self.forward = raw, transaction, forward
         self.doubtful = False
-        self.receipt: Receipt | None = None

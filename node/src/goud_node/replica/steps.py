@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from goud_node.agreement.sequencer import MAX_SIGNATURES_PER_TXN, Head
+from goud_node.agreement.sequencer import MAX_SIGNATURES_PER_TXN, Head, State
 from goud_node.chain.block import Block, Header
 from goud_node.chain.certificate import Certificate, countersign, countersigned
 from goud_node.chain.ledger import Epoch
@@ -48,8 +48,17 @@ async def join(core: Core) -> None:
 
 
 async def start_epoch(core: Core) -> Epoch:
-    """Begin a new epoch from the local tip and leave the old one; `join` takes this node into it."""
-    new = await epochs.begin(core.ledger, core.sequencer)
+    """Begin a new epoch from the local tip and leave the old one; `join` takes this node into it.
+
+    Raises Unavailable when this node follows a log that goes on above its tip: those blocks may be acknowledged.
+    """
+    state = await core.sequencer.state()
+    if core.epoch is not None and state.epoch == core.epoch and state.head and state.head.height > core.ledger.height:
+        raise Unavailable(
+            f"no epoch was begun: this node, at block {core.ledger.height}, follows the log, which goes on to block "
+            f"{state.head.height}. Wait until it is level, or stop every node and use `goud-node epoch start`"
+        )
+    new = await epochs.begin(core.ledger, core.sequencer, state)
     core.epoch = None
     await core.disk(lambda: core.ledger.set_epoch(new))
     return new
@@ -164,7 +173,7 @@ async def _begin_first_epoch(core: Core) -> None:
         if height > 0:
             raise EpochMismatch(f"the log is empty, but {node} holds {height} blocks: {_START_EPOCH}")
     genesis = core.ledger.tip
-    await core.sequencer.begin_epoch(Epoch(1, 0, genesis.hash), None)
+    await core.sequencer.begin_epoch(Epoch(1, 0, genesis.hash), State(None, None, None))
 
 
 async def _check_ancestry(core: Core, epoch: Epoch, head: Head) -> None:
