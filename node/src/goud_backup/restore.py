@@ -14,7 +14,7 @@ from goud_backup.codec.sealing import Opener
 from goud_backup.errors import Damaged, NotVerified, SourceError
 from goud_backup.plan import How, Plan, check_manifest
 from goud_backup.progress import Progress, Silent
-from goud_backup.repository.history import History, Parting, Source, all_of
+from goud_backup.repository.history import History, Parting, Source, all_of, anchors_of
 from goud_backup.repository.manifest import Manifest, check_certificates
 from goud_backup.repository.repository import Repository
 from goud_backup.settings import SECRETS_FOLDER
@@ -175,7 +175,7 @@ def _history(repository: Repository, plan: Plan, opener: Opener | None) -> Histo
     """What is known of the history that the plan brings back."""
     manifest = plan.manifest
     if manifest is not None and manifest.id in repository.abandoned_backups():
-        return History(repository, [manifest], plan.segments, opener)
+        return History(repository, anchors_of(manifest), plan.segments, opener)
     return all_of(repository, opener)
 
 

@@ -10,8 +10,20 @@ from typing import Annotated, Any, Final
 
 from pydantic import TypeAdapter
 
+from goud_backup.repository.history import Anchor, Anchors
 from goud_backup.repository.manifest import canonical
-from goud_node.documents import FIRST, MOST_LISTING, Document, Line, Malformed, Number, Seconds, read_file, shaped
+from goud_node.documents import (
+    FIRST,
+    MOST_LISTING,
+    Digest,
+    Document,
+    Line,
+    Malformed,
+    Number,
+    Seconds,
+    read_file,
+    shaped,
+)
 from goud_node.errors import StoreError
 from goud_node.store import durable
 
@@ -21,7 +33,8 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Seen:
     """The newest segment of the present history (`digest` is of its last block), after a look at everything since the
-    newest backup at Unix time `looked`; `forks` are the keys of all forks then.
+    newest backup at Unix time `looked`; `forks` are the keys of all forks then. `backups` has the blocks that each
+    manifest names, by its key.
     """
 
     forks: tuple[str, ...]
@@ -32,6 +45,13 @@ class Seen:
     digest: str
     recovery_ms: int | None
     looked: float
+    backups: Anchors
+
+
+class _Anchor(Document):
+    height: Number
+    digest: Digest
+    origin: Line
 
 
 class _Written(Document):
@@ -43,6 +63,7 @@ class _Written(Document):
     digest: Line
     recovery_ms: Number | None
     looked: Seconds
+    backups: dict[Line, list[_Anchor]]
 
 
 _ANY: Final[TypeAdapter[dict[str, Any]]] = TypeAdapter(dict[str, Any])
@@ -70,7 +91,11 @@ class Memory:
             if sha256(canonical(document)).hexdigest() != check:
                 return None
             written = shaped(document, _WRITTEN)
-            return Seen(**{**written.model_dump(), "forks": tuple(written.forks)})
+            backups = {
+                key: tuple(Anchor(one.height, one.digest, one.origin) for one in anchors)
+                for key, anchors in written.backups.items()
+            }
+            return Seen(**{**written.model_dump(), "forks": tuple(written.forks), "backups": backups})
         except FileNotFoundError:
             return None
         except (OSError, Malformed) as error:

@@ -15,7 +15,7 @@ from goud_backup.errors import OtherHistory, SourceError
 from goud_backup.progress import Progress, Silent
 from goud_backup.repository import forks as forked
 from goud_backup.repository import layout, locks, segments
-from goud_backup.repository.history import History, require_no_hole
+from goud_backup.repository.history import Anchors, History, recorded, require_no_hole
 from goud_backup.repository.repository import Repository
 from goud_backup.repository.segments import MOST_BLOCKS, Pair
 from goud_backup.seen import Memory, Seen
@@ -147,47 +147,50 @@ def ship(
     """
     sealer = repository.sealer(recipients)
     memory = memory or Memory(None)
-    if (seen := _still(repository, blocks, memory.load())) is not None:
+    seen = memory.load()
+    if seen is not None and _still(repository, blocks, seen):
         return Shipped(None, seen.last, 0, 0, 0, None, seen.recovery_ms)
-    state = _State(repository, from_genesis=from_genesis)
+    known = {} if seen is None else dict(seen.backups)
+    state = _State(repository, known, from_genesis=from_genesis)
     run = _Run(repository, state, sealer, segment_bytes, progress or Silent())
     if state.due(blocks):
         with locks.Lock(repository.target, locks.SHIP, "ship", wait=wait) as lock:
             # Whoever held the lock before may have shipped, or forked.
-            run.state = state = _State(repository, from_genesis=from_genesis)
+            run.state = state = _State(repository, known, from_genesis=from_genesis)
             if state.due(blocks):
                 run.all(blocks, lock)
-                run.state = _State(repository, from_genesis=from_genesis)
+                run.state = _State(repository, known, from_genesis=from_genesis)
                 run.require_visible()
     memory.save(run.state.seen(time.time()))
     return run.result()
 
 
-def _still(repository: Repository, blocks: Blocks, seen: Seen | None) -> Seen | None:
-    """What was seen before, when it is so still and the source has nothing more; None when a closer look is due."""
-    if seen is None or not 0 <= time.time() - seen.looked < LOOK_SECONDS or blocks.reach() != seen.last:
-        return None
+def _still(repository: Repository, blocks: Blocks, seen: Seen) -> bool:
+    """Whether all is as it was seen, and the source has nothing more; otherwise a closer look is due."""
+    if not 0 <= time.time() - seen.looked < LOOK_SECONDS or blocks.reach() != seen.last:
+        return False
     if blocks.digest(seen.last) != seen.digest or sorted(repository.fork_keys()) != list(seen.forks):
-        return None
+        return False
     # From the last segment on, itself included: nobody has removed it, and nobody has shipped more.
     later = list(repository.segments_after(layout.before_segments(seen.first)))
     whole = any(one.key == seen.key and one.size == seen.size for one in later)
-    return seen if whole and all(one.last <= seen.last for one in later) else None
+    return whole and all(one.last <= seen.last for one in later)
 
 
 class _State:
-    """What is stored of the present history, from the newest backup on.
+    """What is stored of the present history, from the newest backup on, and what every backup names.
 
     After a restore to a lower height the chain may grow another way; then it is not what `due` wants: it is refused.
     """
 
-    def __init__(self, repository: Repository, *, from_genesis: bool) -> None:
+    def __init__(self, repository: Repository, known: Anchors, *, from_genesis: bool) -> None:
         self.forks = repository.forks()
         newest = repository.last_readable(self.forks)[0]
         base = None if from_genesis else newest
         self.start = 1 if base is None else base.chain.certified_height + 1
         found = repository.segments(since=self.start, forks=self.forks)
-        self.history = History(repository, [] if newest is None else [newest], found)
+        self.history = History(repository, recorded(repository, self.forks, known), found)
+        self.known = dict(known)
         shipped = self.history.newest
         self.top = shipped.last if shipped is not None else self.start - 1
         self.holes = segments.holes(found, self.start)
@@ -207,7 +210,8 @@ class _State:
             return None
         keys = sorted(forked.dump(one)[0] for one in self.forks)
         digest = self.history.header(newest).last_hash
-        return Seen(tuple(keys), newest.key, newest.first, newest.last, newest.size, digest, self.recovery_ms, now)
+        return Seen(tuple(keys), newest.key, newest.first, newest.last, newest.size, digest, self.recovery_ms, now,
+                    self.known)  # fmt: skip
 
 
 def _checked(pairs: Iterator[Pair], genesis: Genesis, history: History, start: int, last: int) -> Iterator[Pair]:

@@ -58,6 +58,7 @@ class World:
     number: int = 0
     data: Path = field(init=False)
     before: Path | None = None
+    lagging: Path | None = None
     repository: Repository = field(init=False)
 
     def __post_init__(self) -> None:
@@ -73,6 +74,15 @@ class World:
         backup(self.repository, self.data, self.folder / f"cache{self.data.name}")
         self.hold()
 
+    def lag(self) -> None:
+        """Another node of the present history, which stays at this block."""
+        self.number += 1
+        self.lagging = Path(shutil.copytree(self.data, self.folder / f"lagging{self.number}"))
+
+    def backup_of_lagging(self) -> None:
+        if self.lagging is not None:
+            backup(self.repository, self.lagging, self.folder / "cache-of-lagging")
+
     def ship(self) -> None:
         ship(self.repository, self.data, segment_bytes=900)
         self.hold()
@@ -83,6 +93,13 @@ class World:
         elsewhere = self.folder / f"data{self.number}"
         restore(self.repository, elsewhere, Wish(to_height=max(1, tip_of(self.data).height - 2)))
         self.before, self.data = self.data, elsewhere
+
+    def lower_to_lagging(self) -> None:
+        """As low as the node that lags; nobody says so."""
+        if self.lagging is not None:
+            self.number += 1
+            self.before, self.data = self.data, self.folder / f"data{self.number}"
+            shutil.copytree(self.lagging, self.data)
 
     def fork(self) -> None:
         """What the refusal of the other history advises; nothing where nothing is refused."""
@@ -118,12 +135,18 @@ class World:
         shutil.rmtree(again)
 
 
-STEPS = ("grow", "backup", "ship", "lower", "fork", "lower_and_fork", "undo", "prune")
+STEPS = ("grow", "backup", "ship", "lag", "backup_of_lagging", "lower_to_lagging", "lower", "fork", "lower_and_fork",
+         "undo", "prune")  # fmt: skip
 AGAIN = "backup grow ship lower_and_fork undo ship lower_and_fork undo ship grow ship"
 BETWEEN = "backup grow ship lower_and_fork grow ship undo fork ship backup undo fork ship"
 
 
+LAGGING = "backup lag grow grow backup backup_of_lagging lower_to_lagging grow"
+
+
 @given(st.lists(st.sampled_from(STEPS), max_size=9))
+@example([*LAGGING.split(), "backup"])
+@example([*LAGGING.split(), "ship", "grow", "grow", "backup", "ship"])
 @example(["grow", "ship", "lower_and_fork", "undo", "ship"])
 @example(AGAIN.split())
 @example(BETWEEN.split())

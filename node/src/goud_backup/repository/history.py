@@ -7,16 +7,19 @@ same block at one height has the same blocks below, and two histories part at on
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 from goud_backup.codec.encoding import SEALED
 from goud_backup.codec.sealing import Opener
-from goud_backup.errors import Damaged, OtherHistory, SourceError
+from goud_backup.errors import Damaged, Missing, OtherHistory, SourceError
+from goud_backup.repository.forks import Fork, abandoned_backups
 from goud_backup.repository.manifest import Manifest
 from goud_backup.repository.repository import Repository
 from goud_backup.repository.segments import Header, Reference, holes
+from goud_node.errors import WrongChain
 
 
 class Source(Protocol):
@@ -40,6 +43,10 @@ class Anchor:
     origin: str
 
 
+Anchors = dict[str, tuple[Anchor, ...]]
+"""By the key of a manifest, which is written once: what was read of it before need not be read again."""
+
+
 @dataclass(frozen=True)
 class Parting:
     """Both histories have block `shared`, the highest that is known to be; `differs` is the lowest known not to be."""
@@ -54,7 +61,7 @@ class History:
     def __init__(
         self,
         repository: Repository,
-        manifests: Sequence[Manifest],
+        anchors: Iterable[Anchor],
         segments: Sequence[Reference],
         opener: Opener | None = None,
     ) -> None:
@@ -63,16 +70,17 @@ class History:
         self.segments = segments
         self.newest = max(segments, key=lambda one: (one.last, -one.first, one.name), default=None)
         genesis = Anchor(0, repository.config.genesis.block().hash.hex(), "the genesis document")
-        self._anchors = {0: genesis} | {anchor.height: anchor for one in manifests for anchor in _of_manifest(one)}
+        self._anchors = {0: genesis} | {anchor.height: anchor for anchor in anchors}
         self._ends = {one.last: one for one in segments}
         self._begins = {one.first - 1: one for one in segments}
         self._headers: dict[str, Header] = {}
 
     @classmethod
     def since(cls, repository: Repository, newest: Manifest | None) -> History:
-        """The newest backup and what was shipped after it."""
+        """What every backup names, and what was shipped after the newest one."""
         start = 1 if newest is None else newest.chain.certified_height + 1
-        return cls(repository, [] if newest is None else [newest], repository.segments(since=start))
+        forks = repository.forks()
+        return cls(repository, recorded(repository, forks, {}), repository.segments(since=start, forks=forks))
 
     def header(self, segment: Reference) -> Header:
         """Raises Damaged, WrongChain."""
@@ -105,9 +113,10 @@ class History:
         that can be read here says so.
         """
         reach = source.reach()
-        for height in {max(self._anchors), max(self._ends, default=0)} - {0}:
+        # The highest ones that the source has say it of those below: blocks are linked by hashes.
+        for height in {_highest(self._anchors, reach), _highest(self._ends, reach)} - {0}:
             anchor = self.anchor(height)
-            if anchor is not None and height <= reach and source.digest(height) != anchor.digest:
+            if anchor is not None and source.digest(height) != anchor.digest:
                 raise self._refused(source, anchor)
         if reach < self.top:
             self._require_part(source, reach)
@@ -165,9 +174,28 @@ class History:
 
 def all_of(repository: Repository, opener: Opener | None = None) -> History:
     """Everything of the present history whose manifest can be read."""
-    past = repository.abandoned_backups()
-    manifests = [one for one in repository.manifests().good if one.id not in past]
-    return History(repository, manifests, repository.segments(), opener)
+    forks = repository.forks()
+    return History(repository, recorded(repository, forks, {}), repository.segments(forks=forks), opener)
+
+
+def recorded(repository: Repository, forks: Sequence[Fork], known: Anchors) -> list[Anchor]:
+    """What the backups of the present history name, oldest first: a later one may be of a node that lags.
+
+    Only those that are not in `known` are read, and added there. Verification tells of one that cannot be read.
+    """
+    past = abandoned_backups(forks)
+    present = [key for _, backup_id, key in repository.manifest_keys() if backup_id not in past]
+    for key in present:
+        if key not in known:
+            with suppress(Missing, Damaged, WrongChain):
+                known[key] = anchors_of(repository.read_manifest(key))
+    for gone in known.keys() - set(present):
+        del known[gone]
+    return [anchor for key in present for anchor in known.get(key, ())]
+
+
+def _highest(heights: Iterable[int], reach: int) -> int:
+    return max((height for height in heights if height <= reach), default=0)
 
 
 def require_no_hole(repository: Repository, start: int, segments: Sequence[Reference]) -> None:
@@ -182,6 +210,6 @@ def require_no_hole(repository: Repository, start: int, segments: Sequence[Refer
         )
 
 
-def _of_manifest(manifest: Manifest) -> tuple[Anchor, ...]:
+def anchors_of(manifest: Manifest) -> tuple[Anchor, ...]:
     chain, origin = manifest.chain, f"backup {manifest.id}"
     return Anchor(chain.certified_height, chain.certified_hash, origin), Anchor(chain.height, chain.tip_hash, origin)
