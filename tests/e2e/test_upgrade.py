@@ -15,6 +15,7 @@ from tests.support.workload import Account, lost, writing
 pytestmark = pytest.mark.restores
 WHEELS = sorted((ROOT / "tests/fixtures").glob("release-*/goud_node-*.whl"))
 EVERYWHERE = "0.0.0.0"  # noqa: S104 - within a container
+HOUR = 3600.0
 PATIENCE = 5.0
 """Seconds within which a client that repeats under its own key has its answer."""
 
@@ -53,19 +54,24 @@ def test_the_way_back_and_an_upgrade_lose_nothing(cluster: Cluster, wheel: Path)
     (present,) = images(cluster)
     earlier = image_of(wheel)
     # The engine's own image stays: it is not part of a node's release.
-    back = ("-e", f"chain_node_image={earlier}", "-e", f"chain_backup_image={present}", "-e", layout_of_before())
+    here, back = (
+        ("-e", f"chain_node_image={image}", "-e", f"chain_backup_image={present}") for image in (present, earlier)
+    )
     try:
-        with writing(3) as writers:
+        # Without haste: the deploys are on the same processors, and what counts is each write, not how many there are.
+        with writing(3, pause=0.2) as writers:
             # Opened first: nodes of the earlier release ask their peers on the public network.
-            succeed(cluster, "deploy", "-e", f"chain_node_peer_host={EVERYWHERE}")
+            succeed(cluster, "deploy", *here, "-e", f"chain_node_peer_host={EVERYWHERE}", timeout=HOUR)
             assert (images(cluster), listening(cluster)) == ({present}, {EVERYWHERE})
-            succeed(cluster, "deploy", *back)
+            succeed(cluster, "deploy", *back, "-e", layout_of_before(), timeout=HOUR)
             assert (images(cluster), listening(cluster)) == ({earlier}, {EVERYWHERE})
             # Two rounds: to the new addresses, then away from the public network.
-            succeed(cluster, "deploy", timeout=1200)
+            succeed(cluster, "deploy", *here, timeout=HOUR)
             assert (images(cluster), listening(cluster)) == ({present}, {PEER_NETWORK})
-    finally:
-        succeed(cluster, "deploy", timeout=1200)
+    except BaseException:
+        cluster.playbook("start")  # a deploy that was cut off may have left a node drained
+        cluster.playbook("deploy", timeout=HOUR)
+        raise
     cluster.wait_level()
     for writer in writers:
         assert len(writer.acknowledged) > 100, "no load, no proof"

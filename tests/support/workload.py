@@ -141,9 +141,9 @@ def longest_gap(writes: list[Acknowledged], since: float) -> float:
 
 
 @contextmanager
-def writing(count: int, *, persistent: bool = True) -> Iterator[list[Writer]]:
+def writing(count: int, *, persistent: bool = True, pause: float = 0.005) -> Iterator[list[Writer]]:
     """`count` writers at work through the load balancer for as long as the block lasts."""
-    writers = [Writer(Account(), persistent=persistent) for _ in range(count)]
+    writers = [Writer(Account(), persistent=persistent, pause=pause) for _ in range(count)]
     for writer in writers:
         writer.start()
     try:
