@@ -12,6 +12,7 @@ from typing import Any
 from goud_backup import times
 from goud_backup.codec.sealing import Opener
 from goud_backup.errors import Damaged, NoSuchBackup, OutOfReach
+from goud_backup.repository.forks import abandoned_segments
 from goud_backup.repository.history import require_no_hole
 from goud_backup.repository.manifest import Manifest
 from goud_backup.repository.repository import Repository
@@ -98,7 +99,7 @@ def make(repository: Repository, wish: Wish, opener: Opener | None) -> Plan:
     """Raises NoSuchBackup, OutOfReach, SchemaMismatch, or Damaged when the manifest asked for is damaged, or when what
     was shipped after it has a hole: less than all is restored only to who asks for less.
     """
-    references = repository.segments()
+    references = _references(repository, wish)
     plan = _wished(repository, wish, references, opener)
     if plan.manifest is None:
         return plan
@@ -107,6 +108,20 @@ def make(repository: Repository, wish: Wish, opener: Opener | None) -> Plan:
     except SchemaMismatch as mismatch:
         return _around(plan, plan.manifest.id, references, wish, mismatch)
     return plan
+
+
+def _references(repository: Repository, wish: Wish) -> Sequence[Reference]:
+    """The segments of the history that is asked for. An abandoned backup is led on only by what its fork names: what
+    is below the fork may be of another history by now, and is in the backup itself.
+    """
+    forks = repository.forks()
+    if wish.backup != "latest":
+        backup = repository.find(wish.backup).id
+        leading = [fork for fork in forks if backup in fork.backups]
+        if leading:
+            named = abandoned_segments(leading)
+            return [one for one in repository.segments(every=True) if one.key in named]
+    return repository.segments(forks=forks)
 
 
 def require_whole(repository: Repository) -> None:

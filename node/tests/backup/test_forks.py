@@ -17,9 +17,10 @@ from goud_backup.repository.marks import Clock
 from goud_backup.repository.repository import Repository
 from goud_backup.repository.retention import Policy
 from goud_backup.restore import Tools
+from goud_backup.ship import DirectoryBlocks
 from goud_node.chain.block import Header
 
-from .support import backup, grow, restore, ship, tip_of
+from .support import BLOCK_MS, GENESIS, backup, grow, restore, ship, tip_of
 
 BASE = 25
 
@@ -84,6 +85,28 @@ def test_latest_is_the_present_history(
     # The old history stays whole: a backup of it is restored by its name.
     old = restore(repository, tmp_path / "old", Wish(abandoned.id))
     assert (old.height, old.tip_hash) == (40, abandoned.chain.tip_hash)
+
+
+@pytest.mark.parametrize("height", [20, BASE, 30, 33, 40, 43, 45])
+@pytest.mark.parametrize("by_time", [False, True])
+def test_an_abandoned_backup_leads_through_its_own_history(
+    repository: Repository, forked: tuple[Path, Header], tmp_path: Path, height: int, *, by_time: bool
+) -> None:
+    """Backed up at 40 and shipped to 45; what the chain stored since, up to 55, is not it."""
+    other, base = forked
+    data = tmp_path / "data"
+    abandoned = repository.find("latest").id
+    grow(data, 5)
+    ship(repository, data)
+    fork(repository, BASE, base.hash.hex())
+    grow(other, 20, size=500)
+    ship(repository, other)
+    to_ms = GENESIS.created_ms + height * BLOCK_MS
+    wish = Wish(abandoned, to_ms=to_ms) if by_time else Wish(abandoned, to_height=height)
+    done = restore(repository, tmp_path / "again", wish)
+    assert (done.height, done.tip_hash) == (height, DirectoryBlocks(data, GENESIS).digest(height))
+    with pytest.raises(OutOfReach):
+        restore(repository, tmp_path / "beyond", Wish(abandoned, to_height=50))
 
 
 def test_every_height_of_the_present_history_is_exact(
