@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from goud_backup.errors import NotVerified
 from goud_backup.repository import forks, locks
 from goud_backup.repository.forks import Fork
+from goud_backup.repository.manifest import Manifest
 from goud_backup.repository.repository import Repository
 
 
@@ -19,14 +22,14 @@ def fork(repository: Repository, height: int, block_hash: str, *, wait: float = 
         locks.Lock(repository.target, locks.BACKUP, "fork", wait=wait) as backup,
         locks.Lock(repository.target, locks.SHIP, "fork", wait=max(wait, 5.0)) as ship,
     ):
-        past = repository.abandoned_backups()
-        manifests = [one for one in repository.manifests().good if one.id not in past]
+        past, every = repository.abandoned_backups(), repository.manifests().good
+        manifests = [one for one in every if one.id not in past]
         segments = repository.segments()
         _check_base(repository, height, block_hash)
         above = Fork(
             height,
             block_hash,
-            datetime.now(UTC).isoformat(timespec="seconds"),
+            _date(every).isoformat(timespec="seconds"),
             tuple(one.key for one in segments if one.last > height),
             tuple(one.id for one in manifests if one.chain.height > height),
         )
@@ -35,6 +38,17 @@ def fork(repository: Repository, height: int, block_hash: str, *, wait: float = 
         key, raw = forks.dump(above)
         repository.put_under([backup, ship], key, raw)
     return above
+
+
+def _date(manifests: Sequence[Manifest]) -> datetime:
+    """Now, but no earlier than any backup or its blocks: the age of what is abandoned counts from here, and a clock
+    that is behind must not make it old at once.
+    """
+    dates = [one.created_at for one in manifests]
+    for one in manifests:
+        with suppress(ValueError, OverflowError, OSError):
+            dates.append(datetime.fromtimestamp(one.chain.tip_ms / 1000, UTC))
+    return max([datetime.now(UTC), *dates])
 
 
 def _check_base(repository: Repository, height: int, block_hash: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, tzinfo
 from functools import partial
 from pathlib import Path
 
@@ -119,6 +120,22 @@ def test_every_height_of_the_present_history_is_exact(
         done = restore(repository, tmp_path / f"to-{height}", Wish(to_height=height))
         assert done.height == height
     assert restore(repository, tmp_path / "base", Wish(to_height=BASE)).tip_hash == base.hash.hex()
+
+
+@pytest.mark.parametrize("year", [1970, 2020, 2025])
+def test_a_fork_by_a_clock_that_is_behind_is_no_older_than_the_backups(
+    repository: Repository, forked: tuple[Path, Header], year: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Behind(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Behind:
+            return cls(year, 1, 1, tzinfo=tz)
+
+    newest = max(one.created_at for one in repository.manifests().good)
+    monkeypatch.setattr("goud_backup.fork.datetime", Behind)
+    made = fork(repository, BASE, forked[1].hash.hex())
+    assert made is not None
+    assert datetime.fromisoformat(made.created).date() >= newest.date()
 
 
 def test_nothing_above_is_no_fork(repository: Repository, forked: tuple[Path, Header]) -> None:
