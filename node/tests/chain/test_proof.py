@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
@@ -15,6 +15,7 @@ from goud_node.chain.indexes import account_key, collection_key, height_key, key
 from goud_node.chain.ledger import EPOCH_KEY, STATE_KEY, Epoch, Ledger
 from goud_node.chain.proof import prove
 from goud_node.chain.records import LedgerState
+from goud_node.chain.stretch import Checked
 from goud_node.chain.transactions import Transaction
 from goud_node.errors import CorruptStore, GoudError, InvalidBlock
 from goud_node.store import Batch, Family, MemoryStore
@@ -222,24 +223,47 @@ def test_a_certificate_is_of_its_block_and_below_the_certified_height_none_is_mi
         prove(store, GENESIS)
 
 
+def checked(digests: Iterable[bytes], *ends: int) -> Callable[[Ledger], Checked]:
+    return lambda _: Checked(frozenset(digests), frozenset(ends))
+
+
 def test_signatures_that_were_checked_are_those_of_the_same_bytes_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proof, "STRETCH", 2)
-    digests = frozenset(prove(WHOLE, GENESIS).digests)
+    before = checked(prove(WHOLE, GENESIS).digests)
     verified: list[int] = []
     monkeypatch.setattr(
         "goud_node.chain.stretch.check_signature", lambda _, block: verified.append(block.height), raising=True
     )
-    prove(WHOLE, GENESIS, checked=digests)
-    # The stretch of the tip is always checked.
-    assert verified == [7]
+    prove(WHOLE, GENESIS, checked=before)
+    # The last certified block, and all above it, are always checked.
+    assert verified == [5, 6, 7]
     for block in CHAIN[:2]:
         verified.clear()
         store = WHOLE.copy()
         batch = Batch()
         batch.put(Family.CERTIFICATES, height_key(block.height), certificate_of(block, ["node2", "node3"]).encode())
         store.write(batch)
-        prove(store, GENESIS, checked=digests)
-        assert verified == [1, 2, 7]
+        prove(store, GENESIS, checked=before)
+        assert verified == [1, 2, 5, 6, 7]
+
+
+@pytest.mark.parametrize("end", range(1, len(CHAIN) + 1))
+def test_what_was_checked_up_to_a_height_within_a_stretch_is_not_checked_again(
+    monkeypatch: pytest.MonkeyPatch, end: int
+) -> None:
+    """A chain grows after its verification: the stretch that was the last one then has more blocks now."""
+    shorter = MemoryStore()
+    Ledger(shorter, GENESIS).append(CHAIN[:end], [certificate_of(block) for block in CHAIN[: min(end, CERTIFIED)]])
+    longer = shorter.copy()
+    ledger = Ledger(longer, GENESIS)
+    ledger.append(CHAIN[end:], [certificate_of(block) for block in CHAIN[end:CERTIFIED]])
+    monkeypatch.setattr(proof, "STRETCH", 4)
+    before = checked(prove(shorter, GENESIS).digests, end)
+    verified: list[int] = []
+    monkeypatch.setattr("goud_node.chain.stretch.check_signature", lambda _, block: verified.append(block.height))
+    proven = prove(longer, GENESIS, checked=before)
+    assert verified == list(range(min(end + 1, CERTIFIED), len(CHAIN) + 1))
+    assert proven.spared == len(CHAIN) - len(verified)
 
 
 @pytest.mark.parametrize("height", [1, 4, 7])
@@ -247,13 +271,13 @@ def test_a_forged_signature_is_found_although_the_stretch_was_checked_before(
     monkeypatch: pytest.MonkeyPatch, height: int
 ) -> None:
     monkeypatch.setattr(proof, "STRETCH", 2)
-    digests = frozenset(prove(WHOLE, GENESIS).digests)
+    before = checked(prove(WHOLE, GENESIS).digests)
     store = WHOLE.copy()
     batch = Batch()
     batch.put(Family.BLOCKS, height_key(height), resigned(CHAIN[height - 1], {}, signer="node2").encode())
     store.write(batch)
     with pytest.raises(InvalidBlock, match="signature"):
-        prove(store, GENESIS, checked=digests)
+        prove(store, GENESIS, checked=before)
 
 
 def ordered() -> MemoryStore:

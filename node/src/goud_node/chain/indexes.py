@@ -6,6 +6,7 @@ an earlier one, or that the state does not admit, stays in its block and changes
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -147,6 +148,7 @@ def apply(
     """Put the block and its index rows into `batch`; the state after it. The block has passed the rules."""
     batch.put(Family.BLOCKS, height_key(block.height), block.encode())
     indexes = Indexes(store, batch)
+    effective: list[Transaction] = []
     for index, transaction in enumerate(transactions):
         try:
             if indexes.admissible(transaction) is not None:
@@ -156,7 +158,8 @@ def apply(
             continue
         for row in rows_of(block.header, index, transaction):
             batch.put(*row)
-        state = counted(state, transaction)
+        effective.append(transaction)
+    state = counted(state, effective)
     return replace(state, height=block.height, tip_hash=block.hash, transactions=state.transactions + len(transactions))
 
 
@@ -167,12 +170,16 @@ def rows_of(header: Header, index: int, transaction: Transaction) -> list[Row]:
     return _collection_rows(header, index, transaction)
 
 
-def counted(state: LedgerState, transaction: Transaction) -> LedgerState:
-    """The counters after a transaction that has an effect."""
-    if isinstance(transaction, AccountCreate):
-        return replace(state, accounts=state.accounts + 1)
-    size = len(transaction.payload) + len(transaction.label)
-    return replace(state, collections=state.collections + 1, payload_bytes=state.payload_bytes + size)
+def counted(state: LedgerState, transactions: Iterable[Transaction]) -> LedgerState:
+    """The counters after transactions that have an effect."""
+    accounts, collections, payload_bytes = state.accounts, state.collections, state.payload_bytes
+    for transaction in transactions:
+        if isinstance(transaction, AccountCreate):
+            accounts += 1
+        else:
+            collections += 1
+            payload_bytes += len(transaction.payload) + len(transaction.label)
+    return replace(state, accounts=accounts, collections=collections, payload_bytes=payload_bytes)
 
 
 def rows_implied(state: LedgerState) -> dict[Family, int]:

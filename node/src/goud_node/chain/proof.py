@@ -24,7 +24,7 @@ from goud_node.chain.genesis import Genesis
 from goud_node.chain.indexes import rows_implied
 from goud_node.chain.ledger import EPOCH_KEY, STATE_KEY, Ledger
 from goud_node.chain.records import LedgerState
-from goud_node.chain.stretch import Chain, Stretch, prove_stretch
+from goud_node.chain.stretch import Chain, Checked, Stretch, prove_stretch
 from goud_node.errors import CorruptStore, InvalidBlock
 from goud_node.store import SCHEMA_KEY, Family, RocksStore, Store, schema
 
@@ -43,7 +43,10 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Proven:
-    """What was read and verified; `keys` counts the rows of each family, `digests` those of the stretches by height."""
+    """What was read and verified; `keys` counts the rows of each family, `digests` those of the stretches by height.
+
+    `spared` blocks have signatures that were not verified, because they had been before.
+    """
 
     state: LedgerState
     certificates: int
@@ -52,6 +55,7 @@ class Proven:
     epoch: int | None
     keys: dict[str, int]
     digests: tuple[bytes, ...]
+    spared: int = 0
 
     @property
     def height(self) -> int:
@@ -73,11 +77,11 @@ def prove(
     workers: int = 1,
     progress: Progress = lambda _: None,
     begun: Callable[[Ledger], None] = lambda _: None,
-    checked: frozenset[bytes] = frozenset(),
+    checked: Callable[[Ledger], Checked] = lambda _: Checked(),
 ) -> Proven:
     """Prove a store that nobody writes to. `begun` is called with its ledger before the work.
 
-    Signatures of stretches whose digest is among `checked` are not verified again; those of the last one always are.
+    What `checked` says of its ledger is not verified again, except the last certified block and what is above it.
     Raises CorruptStore or InvalidBlock naming the height, family or file; WrongChain for another chain's.
     """
     if store.fresh:
@@ -85,7 +89,7 @@ def prove(
     ledger = Ledger(store, genesis)
     begun(ledger)
     others = {family.value: number for family, number in _other_rows(store, ledger).items()}
-    chain = Chain(genesis, ledger.height, ledger.certified_height, checked)
+    chain = Chain(genesis, ledger.height, ledger.certified_height, checked(ledger))
     stretches, rows = _proven(store, chain, workers, progress)
     state = _joined(genesis, stretches)
     certificates = sum(stretch.certificates for stretch in stretches)
@@ -98,6 +102,7 @@ def prove(
         epoch=None if ledger.epoch is None else ledger.epoch.number,
         keys={**kept, **others, **rows},
         digests=tuple(stretch.digest for stretch in stretches),
+        spared=sum(stretch.spared for stretch in stretches),
     )
     _compare(proven, ledger.state)
     return proven
@@ -120,7 +125,7 @@ def _parts(height: int) -> list[Part]:
 
 def _work(store: Store, chain: Chain, part: Part) -> Result:
     if isinstance(part, str):
-        return part, sum(1 for _ in store.scan(Family(part)))
+        return part, store.count(Family(part))
     return prove_stretch(store, chain, *part)
 
 

@@ -22,22 +22,28 @@ Position = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Chain:
-    """What is proven: a database that says that its chain ends at `tip` and is certified up to `certified`.
+class Checked:
+    """What was verified before: digests of stretches, or of the beginnings of stretches that end at one of `ends`."""
 
-    `checked` holds the digests of stretches whose signatures were verified before.
-    """
+    digests: frozenset[bytes] = frozenset()
+    ends: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Chain:
+    """What is proven: a database that says that its chain ends at `tip` and is certified up to `certified`."""
 
     genesis: Genesis
     tip: int
     certified: int
-    checked: frozenset[bytes] = frozenset()
+    checked: Checked = Checked()
 
 
 @dataclass(frozen=True)
 class Stretch:
     """Blocks `first` to `last`. `certified` is the height up to which each of them has its certificate, `void` counts
-    the transactions without effect, `made` the others. `digest` covers all that signatures are checked of.
+    the transactions without effect, `made` the others. `digest` covers all that signatures are checked of; those of
+    `spared` blocks were not verified, because they had been before.
     """
 
     first: int
@@ -50,18 +56,17 @@ class Stretch:
     void: int
     made: LedgerState
     digest: bytes
+    spared: int = 0
 
 
 def prove_stretch(store: Store, chain: Chain, first: int, last: int) -> Stretch:
     """Blocks first..last on the block before them, which its own stretch proves.
 
-    Signatures are left out where they were checked before, except in the stretch that holds the tip.
+    Signatures that were checked before are left out, except those of the last certified block and of all above it.
     """
     walk = _Walk(store, chain, first, last)
     found = walk.blocks()
-    if last == chain.tip or found.digest not in chain.checked:
-        walk.check_signatures()
-    return found
+    return replace(found, spared=walk.check_signatures())
 
 
 class _Walk:
@@ -75,6 +80,7 @@ class _Walk:
         self._signed: list[tuple[Block, Certificate | None]] = []
         self._rows = _Rows(store)
         self._digest = sha256(b"goud-signatures-v1\0")
+        self._checked = first - 1
 
     def blocks(self) -> Stretch:
         blocks = self._scan(Family.BLOCKS)
@@ -108,13 +114,18 @@ class _Walk:
             digest=self._digest.digest(),
         )
 
-    def check_signatures(self) -> None:
-        """Of every proposer, and of a majority for every certificate."""
-        for block, certificate in self._signed:
+    def check_signatures(self) -> int:
+        """Of the proposer, and of a majority for the certificate, of every block that is not spared; how many are.
+
+        Links and roots hold: a majority that signed the last certified block has signed all below it.
+        """
+        spared = max(0, min(self._checked, self._chain.certified - 1) - self._first + 1)
+        for block, certificate in self._signed[spared:]:
             with _blaming(block.height):
                 check_signature(self._chain.genesis, block)
                 if certificate is not None:
                     certificate.verify(self._chain.genesis)
+        return spared
 
     def _scan(self, family: Family) -> Iterator[tuple[bytes, bytes]]:
         """The first stretch begins, and the last one ends, where the family does: no row is outside of all."""
@@ -138,6 +149,9 @@ class _Walk:
         self._digest.update(block.hash)
         for signed in (block.signature, raw):
             self._digest.update(len(signed).to_bytes(8, "big") + signed)
+        checked = self._chain.checked
+        if (block.height == self._last or block.height in checked.ends) and self._digest.digest() in checked.digests:
+            self._checked = block.height
         # Without its transactions: a thousand blocks are too much to hold.
         self._signed.append((replace(block, transactions=()), stored))
 
@@ -193,28 +207,31 @@ class _Rows:
 
     def check(self, block: Block, transactions: Sequence[Transaction]) -> None:
         """Raises CorruptStore naming the first row that contradicts them."""
-        rows = [rows_of(block.header, index, transaction) for index, transaction in enumerate(transactions)]
-        stored = self._stored(rows)
+        made = [rows_of(block.header, index, transaction) for index, transaction in enumerate(transactions)]
+        rows: dict[Family, list[Row]] = {}
+        for row in (row for each in made for row in each):
+            rows.setdefault(row[0], []).append(row)
+        wrong = {row for family, wanted in rows.items() for row in self._differing(family, wanted)}
+        effective: list[Transaction] = []
         for index, transaction in enumerate(transactions):
             here = (block.height, index)
-            wrong = next((row for row in rows[index] if stored[row[0], row[1]] != row[2]), None)
-            if wrong is None and self._owned(transaction, here):
-                self.made = counted(self.made, transaction)
+            if wrong.isdisjoint(made[index]) and self._owned(transaction, here):
+                effective.append(transaction)
             elif self._forbidden(transaction, here):
                 self.void += 1
             else:
-                family = "accounts" if wrong is None else wrong[0].value
-                raise CorruptStore(f"The family {family} contradicts transaction {index} of block {block.height}.")
+                family = next((row[0] for row in made[index] if row in wrong), Family.ACCOUNTS)
+                raise CorruptStore(
+                    f"The family {family.value} contradicts transaction {index} of block {block.height}."
+                )
+        self.made = counted(self.made, effective)
 
-    def _stored(self, rows: Sequence[Sequence[Row]]) -> dict[tuple[Family, bytes], bytes | None]:
-        keys: dict[Family, list[bytes]] = {}
-        for family, key, _ in (row for made in rows for row in made):
-            keys.setdefault(family, []).append(key)
-        return {
-            (family, key): value
-            for family, wanted in keys.items()
-            for key, value in zip(wanted, self._store.get_many(family, wanted), strict=True)
-        }
+    def _differing(self, family: Family, rows: Sequence[Row]) -> Iterator[Row]:
+        """Rows that are not stored exactly so."""
+        values = [value for _, _, value in rows]
+        stored = self._store.get_many(family, [key for _, key, _ in rows])
+        if stored != values:
+            yield from (row for row, value in zip(rows, stored, strict=True) if row[2] != value)
 
     def _owned(self, transaction: Transaction, here: Position) -> bool:
         """Whether the account of a collection was there before it."""

@@ -93,6 +93,10 @@ class Store(Protocol):
         """
         ...
 
+    def count(self, family: Family) -> int:
+        """The family's rows, each of them read: damage raises CorruptStore."""
+        ...
+
     def rows_at_most(self, family: Family) -> int:
         """An upper bound of the family's rows, from the data files' own counts: cheap, and exact where no key was
         ever written twice. A bound below the number that must be there proves that files were lost.

@@ -199,6 +199,20 @@ class RocksStore:
             iterator.status()
         return rows, more
 
+    def count(self, family: Family) -> int:
+        options = ReadOptions()
+        options.set_verify_checksums(True)
+        options.set_readahead_size(SCAN_BYTES)
+        rows = 0
+        with classified(self.path, family):
+            iterator = self._family(family).iter(options)
+            iterator.seek(b"")
+            while iterator.valid():
+                rows += 1
+                iterator.next()
+            iterator.status()
+        return rows
+
     def rows_at_most(self, family: Family) -> int:
         # Not estimate-num-keys: after a reopen it samples twenty files and extrapolates.
         with classified(self.path, family):

@@ -70,6 +70,9 @@ class MemoryStore:
         for key in keys if limit is None else keys[:limit]:
             yield key, rows.values[key]
 
+    def count(self, family: Family) -> int:
+        return self.rows_at_most(family)
+
     def rows_at_most(self, family: Family) -> int:
         return len(self._families[family].keys)
 
