@@ -194,6 +194,8 @@ def goud(bench: Bench, data: Path, more: Callable[[], None], identity: Path | No
     base = [sys.executable, "-m", "goud_backup.cli"]
     at = ["-r", f"file://{repository}"]
     folder.mkdir(parents=True)
+    key = folder / "node.key"
+    KEYS["node1"].save(key)
     sealed = [] if identity is None else ["--recipient", recipient]
     opened = [] if identity is None else ["--identity", str(identity)]
     create = [*base, "create", *at, "--data-dir", str(data), "--cache-dir", str(folder / "cache"), *sealed]
@@ -209,8 +211,11 @@ def goud(bench: Bench, data: Path, more: Callable[[], None], identity: Path | No
     restore = [*base, "restore", *at, "--data-dir", str(target), "--yes", "--exact", *opened]
     bench.run(name, "restore, proven", restore, repository)
     shutil.rmtree(target)
-    deep = [*base, "verify", "--deep", "--quick", "--no-record", *at, "--scratch", str(folder), *opened]
-    bench.run(name, "deep verify", deep, repository)
+    deep = [*base, "verify", "--deep", "--quick", *at, "--scratch", str(folder), "--key", str(key), *opened]
+    bench.run(name, "deep verify, recorded", deep, repository)
+    target.mkdir()
+    bench.run(name, "restore, proven, by the record", restore, repository)
+    shutil.rmtree(target)
     target.mkdir()
     fetch = [sys.executable, str(Path(__file__)), "--fetch", str(repository), str(target)]
     bench.run(name, "restore, hashes only", [*fetch, *opened], repository)

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Final
 
 from goud_backup.errors import LockLost, NotVerified
-from goud_backup.repository import layout, locks, rot
+from goud_backup.repository import layout, locks, rot, signed
 from goud_backup.repository import marks as marking
 from goud_backup.repository.manifest import Manifest, canonical
 from goud_backup.repository.marks import Clock, Mark
@@ -147,7 +147,7 @@ def _read(repository: Repository) -> _State:
     ]
     target = repository.target
     trash = {stat.key: stat.size for prefix in (layout.TRASH, layout.DAMAGED) for stat in target.list(prefix)}
-    trash |= {stat.key: stat.size for stat in target.unfinished()}
+    trash |= {stat.key: stat.size for stat in (*target.unfinished(), *signed.superseded(repository))}
     return _State(manifests, candidates, objects, marking.load(target), trash)
 
 

@@ -14,25 +14,32 @@ from goud_backup.codec.sealing import Opener
 from goud_backup.errors import Damaged, NotVerified, SourceError
 from goud_backup.plan import How, Plan, check_manifest
 from goud_backup.progress import Progress, Silent
+from goud_backup.repository import signed
 from goud_backup.repository.history import History, Parting, Source, all_of, anchors_of
 from goud_backup.repository.manifest import Manifest, check_certificates
 from goud_backup.repository.repository import Repository
 from goud_backup.settings import SECRETS_FOLDER
 from goud_node.chain.genesis import Genesis
+from goud_node.chain.keys import SigningKey
 from goud_node.chain.ledger import Ledger
+from goud_node.chain.proof import Proven
 from goud_node.errors import GoudError
 from goud_node.store import SCHEMA_VERSION, RocksStore, durable, marker, schema
 
 
 @dataclass(frozen=True)
 class Restored:
-    """What is live now; `kept` is where the data from before is."""
+    """What is live now; `kept` is where the data from before is.
+
+    The signatures of `spared` blocks were not checked now, because a recorded deep verification has.
+    """
 
     height: int
     tip_hash: str
     how: str
     backup: str | None
     kept: str | None
+    spared: int = 0
 
     def document(self) -> dict[str, Any]:
         return asdict(self)
@@ -40,12 +47,16 @@ class Restored:
 
 @dataclass(frozen=True)
 class Tools:
-    """What every step needs. `secrets_to` is a directory for the secrets that were backed up, None to leave them."""
+    """What every step needs. `secrets_to` is a directory for the secrets that were backed up, None to leave them.
+
+    `key`, a validator's, signs the record of a deep verification; None leaves it out.
+    """
 
     opener: Opener | None
     workers: int = 2
     progress: Progress = field(default_factory=Silent)
     secrets_to: Path | None = None
+    key: SigningKey | None = None
 
 
 def restore(repository: Repository, plan: Plan, data_dir: Path, tools: Tools) -> Restored:
@@ -54,9 +65,8 @@ def restore(repository: Repository, plan: Plan, data_dir: Path, tools: Tools) ->
     with swap.exclusive(data_dir) as folder:
         swap.require_chain(data_dir, genesis.chain_id)
         staging.require_space(data_dir, plan.space_bytes)
-        height, tip = prepare(repository, plan, folder, tools)
-        return put_in_place(data_dir, folder, genesis, Restored(height, tip, plan.how.value, _id(plan.manifest), None),
-                            tools)  # fmt: skip
+        proven = prepare(repository, plan, folder, tools, signed.Trust(repository))
+        return put_in_place(data_dir, folder, genesis, described(proven, plan.how, _id(plan.manifest)), tools)
 
 
 def put_in_place(data_dir: Path, folder: Path, genesis: Genesis, restored: Restored, tools: Tools) -> Restored:
@@ -73,18 +83,27 @@ def put_in_place(data_dir: Path, folder: Path, genesis: Genesis, restored: Resto
     return Restored(**{**asdict(restored), "kept": None if kept is None else str(kept)})
 
 
-def prepare(repository: Repository, plan: Plan, folder: Path, tools: Tools) -> tuple[int, str]:
-    """A proven database in `folder`, nothing live involved: its height and tip hash. Raises what damage raises."""
+def described(proven: Proven, how: How, backup: str | None = None) -> Restored:
+    """What a proven database becomes when it is put in place."""
+    return Restored(proven.height, proven.tip_hash.hex(), how.value, backup, None, proven.spared)
+
+
+def prepare(
+    repository: Repository, plan: Plan, folder: Path, tools: Tools, trust: signed.Trust | None = None
+) -> Proven:
+    """A proven database in `folder`, nothing live involved. Every signature is checked where no records are trusted.
+
+    Raises what damage raises.
+    """
     manifest, height = fetch(repository, plan, folder, tools)
-    return make_ready(marker.database_path(folder), repository.config.genesis, tools, manifest, height)
+    return make_ready(marker.database_path(folder), repository.config.genesis, tools, manifest, height, trust=trust)
 
 
 def begin_again(folder: Path, genesis: Genesis, tools: Tools) -> Restored:
     """A proven database in `folder` of nothing but the genesis block."""
     database = marker.database_path(folder)
     replay.rebuild(database, genesis, (), 0, tools.progress)
-    height, tip = make_ready(database, genesis, tools, None, 0)
-    return Restored(height, tip, How.REINITIALIZE.value, None, None)
+    return described(make_ready(database, genesis, tools, None, 0), How.REINITIALIZE)
 
 
 def fetch(repository: Repository, plan: Plan, folder: Path, tools: Tools) -> tuple[Manifest | None, int | None]:
@@ -119,17 +138,23 @@ def fetch(repository: Repository, plan: Plan, folder: Path, tools: Tools) -> tup
 
 
 def make_ready(
-    database: Path, genesis: Genesis, tools: Tools, manifest: Manifest | None, height: int | None = None
-) -> tuple[int, str]:
+    database: Path,
+    genesis: Genesis,
+    tools: Tools,
+    manifest: Manifest | None,
+    height: int | None = None,
+    *,
+    trust: signed.Trust | None = None,
+) -> Proven:
     """Walk every key and verify every block of the staged database; compare with the manifest or the height."""
-    proven = walk.prove(database, genesis, tools.workers, tools.progress)
+    proven = walk.prove(database, genesis, tools.workers, tools.progress, trust)
     if manifest is not None:
         walk.compare(proven, manifest)
     if height is not None and proven.height != height:
         raise NotVerified(f"The restored chain ends at block {proven.height}; it should end at {height}.")
     if manifest is not None and manifest.chain.schema != SCHEMA_VERSION:
         schema.open_database(database, schema.SchemaPolicy.REFUSE).close()
-    return proven.height, proven.tip_hash.hex()
+    return proven
 
 
 def check_facts(database: Path, genesis: Genesis, manifest: Manifest) -> None:

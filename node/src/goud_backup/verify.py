@@ -13,7 +13,7 @@ from typing import Any, Final
 from goud_backup import plan as plans
 from goud_backup import pool, restore, staging
 from goud_backup.errors import Damaged, Missing, NoSpace, TargetError, WrongIdentity
-from goud_backup.repository import layout, locks
+from goud_backup.repository import layout, locks, signed
 from goud_backup.repository.history import all_of
 from goud_backup.repository.manifest import Manifest, StoredObject, check_certificates
 from goud_backup.repository.records import LATEST, Check, fetch
@@ -258,11 +258,15 @@ def _deep(repository: Repository, report: Report, depth: Depth, tools: restore.T
     manifest = plan.manifest
     with tempfile.TemporaryDirectory(prefix="goud-backup-verify-", dir=depth.scratch) as folder:
         try:
-            report.height, report.tip_hash = restore.prepare(repository, plan, Path(folder), tools)
+            proven = restore.prepare(repository, plan, Path(folder), tools)
+            report.height, report.tip_hash = proven.height, proven.tip_hash.hex()
             if manifest is not None:
                 staging.check_secrets(repository, manifest, tools.opener)
         except GoudError as error:
             report.add(depth.backup if manifest is None else manifest.id, _finding(error))
+            return manifest
+    if depth.record:
+        signed.write(repository, proven, tools.key)
     return manifest
 
 

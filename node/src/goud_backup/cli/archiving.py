@@ -30,6 +30,7 @@ from goud_backup.cli.options import (
     Workers,
 )
 from goud_backup.errors import NotVerified
+from goud_backup.repository import signed
 from goud_backup.settings import WORKERS
 from goud_backup.source import DirectorySource
 from goud_node.chain import genesis as genesis_document
@@ -83,7 +84,8 @@ def import_archive(
         tempfile.TemporaryDirectory(prefix="goud-backup-import-", dir=scratch) as folder,
     ):
         unpacked = archive.unpack(path, Path(folder), volume)
-        proven = walk.prove(marker.database_path(unpacked.data_dir), repository.config.genesis, workers, progress)
+        database, trust = marker.database_path(unpacked.data_dir), signed.Trust(repository)
+        proven = walk.prove(database, repository.config.genesis, workers, progress, trust)
         archive.compare(unpacked, proven.height, proven.tip_hash.hex())
         given = creating.Options(options.recipients(recipient), (), cache_dir, workers, wait)
         source = DirectorySource(unpacked.data_dir, node=unpacked.volume)
@@ -127,9 +129,9 @@ def _prepare(
     path: Path, volume: str | None, folder: Path, genesis: Genesis, tools: restoring.Tools
 ) -> restoring.Restored:
     unpacked = archive.unpack(path, folder, volume)
-    height, tip = restoring.make_ready(marker.database_path(folder), genesis, tools, None)
-    archive.compare(unpacked, height, tip)
-    return restoring.Restored(height, tip, plan.How.ARCHIVE.value, unpacked.metadata.get("backup_id"), None)
+    proven = restoring.make_ready(marker.database_path(folder), genesis, tools, None)
+    archive.compare(unpacked, proven.height, proven.tip_hash.hex())
+    return restoring.described(proven, plan.How.ARCHIVE, unpacked.metadata.get("backup_id"))
 
 
 def _plan(path: Path, genesis: Genesis, data_dir: Path, *, reinitialize: bool) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import typer
 from goud_backup import restore as restoring
 from goud_backup.cli import choosing, options, output
 from goud_backup.cli.measuring import Run, measured, recovery_point
-from goud_backup.cli.options import AsJson, Candidates, IdentityFile, MetricsDir, Url, Workers
+from goud_backup.cli.options import AsJson, Candidates, IdentityFile, MetricsDir, RecordKey, Url, Workers
 from goud_backup.drill import Report, perform, reported, source_of
 from goud_backup.settings import WORKERS
 from goud_node.errors import ConfigurationError
@@ -38,6 +38,7 @@ def drill(
     ] = False,
     candidate: Candidates = None,
     identity: IdentityFile = None,
+    key: RecordKey = None,
     workers: Workers = WORKERS,
     metrics_dir: MetricsDir = None,
     as_json: AsJson = False,
@@ -57,7 +58,8 @@ def drill(
             if not run.chosen:
                 return
             with output.progress() as progress:
-                tools = restoring.Tools(options.opener(identity), workers, progress)
+                signer = options.signing_key(key)
+                tools = restoring.Tools(options.opener(identity), workers, progress, key=signer)
                 perform(repository, backup, scratch, tools, report)
         _measure(run, report)
     output.emit("drill", report.document(), as_json=as_json)

@@ -14,7 +14,7 @@ from goud_backup import verify as verifying
 from goud_backup.cli import exits, options, output
 from goud_backup.cli.making import summary
 from goud_backup.cli.measuring import measured
-from goud_backup.cli.options import AsJson, Backup, IdentityFile, MetricsDir, Url, Wait, Workers
+from goud_backup.cli.options import AsJson, Backup, IdentityFile, MetricsDir, RecordKey, Url, Wait, Workers
 from goud_backup.errors import Damaged
 from goud_backup.repository import layout, locks
 from goud_backup.repository.locks import read_holder
@@ -137,6 +137,7 @@ def verify(
     ] = False,
     record: Annotated[bool, typer.Option(help="Note the result in the repository.")] = True,
     identity: IdentityFile = None,
+    key: RecordKey = None,
     workers: Workers = WORKERS,
     wait: Wait = 0.0,
     metrics_dir: MetricsDir = None,
@@ -153,7 +154,8 @@ def verify(
         options.repository(url) as repository,
         output.progress() as progress,
     ):
-        tools = restoring.Tools(options.opener(identity), workers, progress)
+        signer = options.signing_key(key if deep and record else None)
+        tools = restoring.Tools(options.opener(identity), workers, progress, key=signer)
         report = verifying.verify(repository, depth, tools)
         run.set(problems=len(report.problems), bytes=report.bytes)
         moved = verifying.quarantine(repository, report, wait=wait) if quarantine and not report.ok else []

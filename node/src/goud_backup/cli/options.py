@@ -57,6 +57,14 @@ NodeName = Annotated[str | None, typer.Option("--node", envvar="GOUD_BACKUP_NODE
 KeyFile = Annotated[
     Path | None, typer.Option("--key", envvar="GOUD_BACKUP_KEY_FILE", help="Private key that signs the calls to it.")
 ]
+RecordKey = Annotated[
+    Path | None,
+    typer.Option(
+        "--key",
+        envvar="GOUD_BACKUP_KEY_FILE",
+        help="A validator's private key: signs the record that spares later restores these signatures.",
+    ),
+]
 Candidates = Annotated[
     list[str] | None,
     typer.Option(
@@ -110,6 +118,11 @@ def recipients(text: str) -> tuple[str, ...]:
 def opener(identity: Path | None) -> Opener | None:
     """None without an identity file."""
     return Opener(load_identities(identity)) if identity is not None else None
+
+
+def signing_key(path: Path | None) -> SigningKey | None:
+    """None without a file."""
+    return None if path is None else SigningKey.load(path)
 
 
 def node_client(url: str | None, node: str | None, key: Path | None, genesis: Genesis, *, operator: bool) -> NodeClient:

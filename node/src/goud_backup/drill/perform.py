@@ -14,7 +14,9 @@ from goud_backup.drill.report import Report
 from goud_backup.drill.room import room
 from goud_backup.errors import NodeFailed, NoSuchBackup, NotVerified
 from goud_backup.plan import Plan
+from goud_backup.repository import signed
 from goud_backup.repository.repository import Repository
+from goud_node.chain.proof import Proven
 from goud_node.store import durable, marker
 
 
@@ -53,7 +55,8 @@ def perform(repository: Repository, backup: str, scratch: Path, tools: restore.T
         plan = plans.make(repository, plans.Wish(backup), tools.opener)
         _describe(report, repository, plan)
         expected = expectations(repository, plan)
-        height, tip = _restored(repository, plan, folder / "data", tools, report)
+        proven = _restored(repository, plan, folder / "data", tools, report)
+        height, tip = proven.height, proven.tip_hash.hex()
         report.height, report.tip_hash = height, tip
         if height != expected[-1].height:
             raise NotVerified(f"The restored chain ends at block {height}, not at {expected[-1].height}.")
@@ -61,6 +64,7 @@ def perform(repository: Repository, backup: str, scratch: Path, tools: restore.T
         _served(repository, folder, expected, report)
     if plan.manifest is not None:
         repository.put_check(plan.manifest.id, ok=True, level="deep")
+    signed.write(repository, proven, tools.key)
 
 
 def _describe(report: Report, repository: Repository, plan: Plan) -> None:
@@ -95,9 +99,7 @@ def expectations(repository: Repository, plan: Plan) -> list[Expected]:
     return found
 
 
-def _restored(
-    repository: Repository, plan: Plan, folder: Path, tools: restore.Tools, report: Report
-) -> tuple[int, str]:
+def _restored(repository: Repository, plan: Plan, folder: Path, tools: restore.Tools, report: Report) -> Proven:
     genesis = repository.config.genesis
     with staging.writing(folder):
         folder.mkdir()

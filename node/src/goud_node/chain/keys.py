@@ -16,6 +16,8 @@ DOMAIN_BLOCK = b"goud-block-v1"
 """The proposer says: I made this block. Signed message: the header's hash."""
 DOMAIN_PERSISTED = b"goud-persisted-v1"
 """A validator says: this block is durable on my disk. Signed message: the header's hash."""
+DOMAIN_CHECKED = b"goud-checked-v1"
+"""A validator says: I have checked every signature of this chain. Signed message: a record in a backup repository."""
 
 PUBLIC_KEY_BYTES = 32
 SIGNATURE_BYTES = 64
