@@ -186,8 +186,11 @@ class Metrics:
         self.registry.register(_State(read))
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
-        """The scrape's body and content type for an Accept header."""
-        encoder, content_type = choose_encoder(accept)
+        """The scrape's body and content type for an Accept header; the plain format for one that is none."""
+        try:
+            encoder, content_type = choose_encoder(accept)
+        except (ValueError, TypeError):  # the library compares versions as numbers
+            encoder, content_type = choose_encoder("text/plain")
         return encoder(self.registry), content_type
 
 

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from goud_node.errors import OutcomeUnknown, StoreFull
@@ -242,6 +244,20 @@ def test_openmetrics_on_request(http: httpx.Client) -> None:
     answer = http.get("/api/metrics/prometheus", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
     assert answer.headers["content-type"].startswith("application/openmetrics-text")
     assert answer.text.endswith("# EOF\n")
+
+
+VERSIONS = st.sampled_from(["1.x", "..", "", "99", "a.b.c", "0.0.4", "1.0.0", "1.0.0;version=b", "²"])
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(
+    kind=st.sampled_from(["application/openmetrics-text", "text/plain", "*/*", ";", "="]),
+    version=VERSIONS,
+    more=st.sampled_from(["", ";q=x", ";escaping=", ";escaping=dots", ";escaping=foo", ";version"]),
+)
+def test_metrics_are_served_whatever_is_accepted(http: httpx.Client, kind: str, version: str, more: str) -> None:
+    accept = f"{kind};version={version}{more}".encode()
+    assert http.get("/api/metrics/prometheus", headers=[(b"Accept", accept)]).status_code == 200
 
 
 def test_answers_close_their_connection_while_draining(

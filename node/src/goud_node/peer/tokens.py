@@ -34,6 +34,7 @@ LIFETIME_SECONDS: Final = 30
 LEEWAY_SECONDS: Final = 10
 """Clocks of two nodes may differ by this much."""
 _REPLAY_ENTRIES: Final = 200_000
+_LONGEST_ID: Final = 64
 _MADE: Final = "ims"
 """Claim: Unix milliseconds when the token was made. Earlier releases have `iat` only, in whole seconds."""
 
@@ -186,8 +187,12 @@ class Verifier:
             raise Refused("forged", "The signature is not that of the node it names.") from error
         if claims.get("aud") != self._node_id:
             raise Refused("audience", f"The token is meant for {claims.get('aud')!r}, this is {self._node_id!r}.")
-        if not isinstance(claims.get("jti"), str) or not isinstance(claims.get("iss"), str):
+        request = claims.get("jti")
+        if not isinstance(request, str) or not isinstance(claims.get("iss"), str):
             raise Refused("malformed", "The token names no request.")
+        if len(request) > _LONGEST_ID:
+            # Ids are remembered until their tokens expire, so their length is a bound of memory.
+            raise Refused("malformed", f"The token's id has {len(request)} characters; {_LONGEST_ID} are enough.")
         return claims
 
     def _check_times(self, claims: Mapping[str, Any]) -> None:
