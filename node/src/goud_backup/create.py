@@ -86,7 +86,7 @@ def create(repository: Repository, source: Source, options: Options, progress: P
         history = History.since(repository, previous)
         with (
             source.open(repository.config.genesis) as snapshot,
-            Cache(options.cache_dir, repository.config.id, snapshot.data_dir) as cache,
+            Cache(options.cache_dir, repository.config.id, snapshot.data_dir, options.recipients) as cache,
         ):
             run = _Run(repository, snapshot, cache, sealer, options=options, progress=progress or Silent(), lock=lock)
             return run.manifest(previous, sequence + 1, history)

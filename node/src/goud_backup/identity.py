@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -72,8 +73,10 @@ class Cache:
     so that a damaged one is forgotten instead of believed.
     """
 
-    def __init__(self, folder: Path, repository_id: str, data_dir: Path) -> None:
-        label = sha256(os.fsencode(data_dir.resolve())).hexdigest()[:16]
+    def __init__(self, folder: Path, repository_id: str, data_dir: Path, recipients: Sequence[str] = ()) -> None:
+        """Who is to open a new backup must be able to open all of it: a cache holds for the same recipients only."""
+        readers = b"".join(b"\0" + recipient.encode() for recipient in sorted(set(recipients)))
+        label = sha256(os.fsencode(data_dir.resolve()) + readers).hexdigest()[:16]
         self._path = folder / f"{repository_id}-{label}.jsonl"
         self._known: dict[Identity, Known] = {}
         self._file: IO[bytes] | None = None
