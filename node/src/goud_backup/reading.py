@@ -38,6 +38,12 @@ def read_through(store: RocksStore, names: Collection[str], start: int, height: 
         executor.submit(_read_at, str(store.path), ranges, start, height).result()
 
 
+def read_all(store: RocksStore) -> None:
+    """Read every table file. Raises CorruptStore naming what is damaged."""
+    for family, first, last in merged((table.family, table.first, table.last) for table in store.tables().values()):
+        store.read_through(family, first, last + b"\0")
+
+
 def merged(ranges: Iterable[Range]) -> list[Range]:
     """The same keys, none of them twice."""
     found: list[Range] = []

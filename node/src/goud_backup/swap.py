@@ -17,10 +17,11 @@ from typing import Annotated, Final
 
 from pydantic import AfterValidator, TypeAdapter
 
+from goud_backup import reading, walk
 from goud_backup.errors import InUse, SourceError
 from goud_backup.source import held
 from goud_node.documents import Document, Line, Malformed, read_file
-from goud_node.errors import WrongChain
+from goud_node.errors import CorruptStore, WrongChain
 from goud_node.store import durable, marker
 from goud_node.store.twin import RESTORED
 
@@ -162,6 +163,7 @@ def undo(data_dir: Path) -> Path:
             or not (data_dir / journal.aside).is_dir()
         ):
             raise SourceError(f"{data_dir} has no restore to undo: nothing is kept from before one.")
+        _require_whole(data_dir / journal.aside)
         now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
         back = Journal(now, journal.aside, f"{UNDONE}{now}", "swapping")
         durable.replace(data_dir / journal.aside / RESTORED, json.dumps({"id": now}).encode())
@@ -171,17 +173,34 @@ def undo(data_dir: Path) -> Path:
         return data_dir / back.aside
 
 
+def _require_whole(database: Path) -> None:
+    """Before it goes live. Raises SourceError for one of which anything cannot be read."""
+    try:
+        with walk.opened(database) as store:
+            reading.read_all(store)
+    except CorruptStore as error:
+        raise SourceError(
+            f"{database}, which was live before the last restore, is not whole: {error} It was not put back, and "
+            "nothing was changed. Restore from a backup instead."
+        ) from error
+
+
 def cleanup(data_dir: Path) -> list[str]:
-    """Remove what restores have kept; the names of what was removed."""
+    """Remove what restores have kept; the names of what was removed.
+
+    First the journal is forgotten and everything is out of the way: what is half removed must not be put back.
+    """
     with exclusive(data_dir) as staging:
-        shutil.rmtree(staging)
         removed = sorted(
             path.name for path in data_dir.iterdir() if path.is_dir() and path.name.startswith((BEFORE, UNDONE))
         )
-        for name in removed:
-            shutil.rmtree(data_dir / name)
         (data_dir / JOURNAL).unlink(missing_ok=True)
         durable.sync_directory(data_dir)
+        for name in removed:
+            # Whoever comes next empties this folder first.
+            (data_dir / name).rename(staging / name)
+        durable.sync_directory(data_dir)
+        shutil.rmtree(staging)
     return removed
 
 
