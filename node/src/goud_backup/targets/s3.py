@@ -92,7 +92,7 @@ class S3Target:
         told = answer.get("ChecksumSHA256", checksum)
         if told != checksum:
             raise TargetError(f"{self.url} stored {key} with the checksum {told}, sent was {checksum}. Try again.")
-        return Stat(key, len(body), str(answer["ETag"]))
+        return Stat(key, len(body), str(_field(answer, "ETag", self.url)))
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes | bytearray:
         if length == 0:
@@ -118,17 +118,30 @@ class S3Target:
         except Missing:
             return None
         archived = answer.get("ArchiveStatus", "") or _archived(answer)
-        return Stat(key, answer["ContentLength"], answer["ETag"], archived)
+        size, version = (_field(answer, name, self.url) for name in ("ContentLength", "ETag"))
+        return Stat(key, size, version, archived)
 
     def list(self, prefix: str, after: str = "") -> Iterator[Stat]:
         more: dict[str, str] | None = {"StartAfter": self._prefix + after} if after else {}
         while more is not None:
             page = self._page(prefix, more)
             for entry in page.get("Contents", ()):
-                key = entry["Key"].removeprefix(self._prefix)
+                name, size, version = (_field(entry, field, self.url) for field in ("Key", "Size", "ETag"))
+                key = name.removeprefix(self._prefix)
                 if key > after:  # not every store honours StartAfter
-                    yield Stat(key, entry["Size"], entry["ETag"], _archived(entry))
-            more = {"ContinuationToken": page["NextContinuationToken"]} if page["IsTruncated"] else None
+                    yield Stat(key, size, version, _archived(entry))
+            more = self._rest(prefix, page, more) if page.get("IsTruncated") else None
+
+    def _rest(self, prefix: str, page: Any, before: dict[str, str]) -> dict[str, str]:
+        """How the next page is asked for. A list without an end would hold up every verb for ever."""
+        token = page.get("NextContinuationToken")
+        if not token or token == before.get("ContinuationToken"):
+            raise TargetError(
+                f"{self.url} says that its list of {prefix or 'the bucket'} goes on, "
+                f"{'and gives the same page again' if token else 'but not where'}: it does not speak version 2 of "
+                "the list call."
+            )
+        return {"ContinuationToken": str(token)}
 
     def _page(self, prefix: str, more: dict[str, str]) -> Any:
         for attempt in range(_ATTEMPTS):
@@ -186,7 +199,9 @@ class S3Target:
         return TargetError(f"{where}: the bucket {self._bucket} does not exist. Create it or correct the URL.")
 
     def _translated(self, error: ClientError, where: str, key: str) -> TargetError:
-        code, text = error.response["Error"].get("Code", ""), error.response["Error"].get("Message", str(error))
+        code, text = error.response["Error"].get("Code"), error.response["Error"].get("Message") or str(error)
+        # A proxy's page has no code of S3's, but a status.
+        code = code or str(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
         if code in _ABSENT:
             return Missing(f"{key} is not in {self.url}.")
         if code == "NoSuchBucket":
@@ -203,6 +218,13 @@ class S3Target:
                 f"{where}: {code}: {text}. The credential has expired or lacks the permission: renew it."
             )
         return TargetError(f"{where}: {code}: {text}.")
+
+
+def _field(answer: Any, name: str, store: str) -> Any:
+    """Raises TargetError for an answer without it: of a small server, or a proxy's page."""
+    if name not in answer:
+        raise TargetError(f"{store} answered without {name}: it is not an S3 store, or a proxy answers for it.")
+    return answer[name]
 
 
 def _archived(answer: dict[str, Any]) -> str:
@@ -237,10 +259,11 @@ class _Reading:
         with closing(answer["Body"]) as body:
             if "ContentRange" not in answer and self._start + len(self.data):
                 raise TargetError(f"The store answers a part of {self._place['Key']} with all of it: it is not usable.")
-            if self._version not in {None, answer["ETag"]}:
+            version = _field(answer, "ETag", "The store")
+            if self._version not in {None, version}:
                 self._version, self.data = None, bytearray()
                 return TargetError("it was written anew meanwhile")
-            self._version = answer["ETag"]
+            self._version = version
             try:
                 for chunk in body.iter_chunks(_CHUNK):
                     self.data += chunk
