@@ -156,6 +156,15 @@ def test_a_backup_that_segments_need_stays() -> None:
     assert "b2" not in staying(history, Policy(days=0))
 
 
+@pytest.mark.parametrize("kept", [False, True], ids=["may go", "stays for another reason"])
+@pytest.mark.parametrize("height", [20, 39, 60, 80], ids="damaged at {}".format)
+def test_a_damaged_backup_does_not_stand_for_the_one_that_segments_need(height: int, *, kept: bool) -> None:
+    needed, damaged = candidate(1, height=20), candidate(2, height=height, kept=kept, whole=False)
+    # The highest holds block 30, but its certificates end below what was shipped.
+    history = [needed, damaged, replace(candidate(3, height=30), certified_height=10), candidate(4, height=5)]
+    assert needed.id in staying(history, Policy(days=0), [segment(21, 60)])
+
+
 def test_segments_below_every_kept_backup_go() -> None:
     kept = [candidate(2, height=20), candidate(3, height=30)]
     shipped = [segment(1, 10), segment(11, 20), segment(15, 25), segment(26, 40)]
