@@ -94,10 +94,10 @@ def test_a_credential_that_expires_midway(
 def test_an_object_that_cannot_be_fetched_is_no_damage(history: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     newest, key, get = history.find("latest").id, layout.object_key(largest(history)), history.target.get
 
-    def lost(wanted: str) -> Bytes:
+    def lost(wanted: str, *bounds: int) -> Bytes:
         if wanted == key:
             raise TargetError("the connection was lost")
-        return get(wanted)
+        return get(wanted, *bounds)
 
     monkeypatch.setattr(history.target, "get", lost)
     before = history.checks().get(newest)
