@@ -7,7 +7,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,7 +65,8 @@ class FakeNodes:
                     listener.shutdown(socket.SHUT_RDWR)
                     listener.close()
             elif order == "silent":
-                reader.read()  # until the other side gives up
+                with suppress(ConnectionError):
+                    reader.read()  # until the other side gives up
             elif order != "lost":
                 connection.sendall(answer(order))
 
