@@ -105,10 +105,10 @@ def around(cluster: Cluster, fault: str, act: Callable[[str], Callable[[], None]
     attempts = [future.result() for future in futures]
     cluster.wait_ready()
     cluster.wait_level()
-    found = stored(first)
+    labels = stored(first)
     meanwhile = [attempt for attempt in attempts if attempt.began > -0.2]
-    liars = [attempt.label for attempt in attempts if attempt.status == 503 and attempt.label in found]
-    missing = [attempt.label for attempt in attempts if attempt.status in {200, 201} and attempt.label not in found]
+    liars = [attempt.label for attempt in attempts if attempt.status == 503 and attempt.label in labels]
+    missing = [attempt.label for attempt in attempts if attempt.status in {200, 201} and attempt.label not in labels]
     if missing:
         raise RuntimeError(f"{len(missing)} acknowledged writes are not in the chain: {missing[:3]}")
     return Round(fault, meanwhile, liars)

@@ -69,7 +69,9 @@ async def never(_height: int) -> None:
     await asyncio.Event().wait()
 
 
-async def test_a_follower_that_lags_believes_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("shift", [0, 1, -1])
+async def test_a_follower_that_lags_believes_the_log(monkeypatch: pytest.MonkeyPatch, shift: int) -> None:
+    """The log tells the place of the write, too: a receipt that names another one is none."""
     trio = Trio(Shared(), Options(submit_deadline=5.0))
     for name in NAMES:
         trio.start(name)
@@ -79,6 +81,13 @@ async def test_a_follower_that_lags_believes_the_log(monkeypatch: pytest.MonkeyP
         assert follower.replica is not None
         monkeypatch.setattr("goud_node.replica.replica._CATCH_UP_SECONDS", 0.1)
         monkeypatch.setattr(follower.replica._events, "reached", never)
+        honest = follower.replica._core.peers.forward
+
+        async def forward(leader: str, transaction: bytes) -> Receipt:
+            true = await honest(leader, transaction)
+            return replace(true, index=true.index + shift)
+
+        monkeypatch.setattr(follower.replica._core.peers, "forward", forward)
         receipt = await follower.replica.submit(account("not-here-yet"))
         await trio.until(trio.agreed)
         assert receipt == follower.ledger.admissible(decode(account("not-here-yet")))

@@ -35,7 +35,7 @@ class Server:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    given = Server()
+    answers = Server()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -45,12 +45,16 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
         def answer(self) -> None:
             self.rfile.read(int(self.headers.get("content-length") or 0))
-            self.send_response(given.status)
-            for name, value in {"content-length": str(len(given.body)), "connection": "close", **given.headers}.items():
+            self.send_response(answers.status)
+            for name, value in {
+                "content-length": str(len(answers.body)),
+                "connection": "close",
+                **answers.headers,
+            }.items():
                 self.send_header(name, value)
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(given.body)
+                self.wfile.write(answers.body)
             self.close_connection = True
 
     for method in ("GET", "PUT", "HEAD"):
@@ -61,7 +65,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
-    yield given
+    yield answers
     listener.shutdown()
     listener.server_close()
 

@@ -67,10 +67,10 @@ def dump(fork: Fork) -> tuple[str, bytes]:
 def load(raw: bytes | bytearray, key: str) -> Fork:
     """Raises Damaged: without it, an abandoned history could be taken for the present one."""
     written = parse(raw, key, _WRITTEN, "Copy it back from another copy of the repository.", MOST_LISTING)
-    found = Fork(written.height, written.hash, written.created, tuple(written.segments), tuple(written.backups))
-    if dump(found)[0] != key:
+    fork = Fork(written.height, written.hash, written.created, tuple(written.segments), tuple(written.backups))
+    if dump(fork)[0] != key:
         raise Damaged(f"{key} is damaged: its bytes do not have the SHA-256 in its name.")
-    return found
+    return fork
 
 
 def abandoned_segments(forks: Iterable[Fork]) -> set[str]:

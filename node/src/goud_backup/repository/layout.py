@@ -39,8 +39,8 @@ def object_key(name: str) -> str:
 
 def object_name(key: str) -> str | None:
     """The name of the object at `key`; None for a key that is none of ours."""
-    found = _OBJECT.fullmatch(key)
-    return found[2] if found and found[2].startswith(found[1]) else None
+    match = _OBJECT.fullmatch(key)
+    return match[2] if match and match[2].startswith(match[1]) else None
 
 
 def manifest_key(sequence: int, backup_id: str) -> str:
@@ -49,8 +49,8 @@ def manifest_key(sequence: int, backup_id: str) -> str:
 
 def manifest_parts(key: str) -> tuple[int, str] | None:
     """(sequence, backup id) of a manifest's key."""
-    found = _MANIFEST.fullmatch(key)
-    return (int(found[1]), found[2]) if found else None
+    match = _MANIFEST.fullmatch(key)
+    return (int(match[1]), match[2]) if match else None
 
 
 def segment_key(first: int, last: int, name: str) -> str:
@@ -76,11 +76,11 @@ def check_key(backup_id: str) -> str:
 
 def checked(key: str) -> str | None:
     """The id of the backup that a check is of; None for a key that is none of ours."""
-    found = _CHECK.fullmatch(key)
-    return found[1] if found else None
+    match = _CHECK.fullmatch(key)
+    return match[1] if match else None
 
 
 def segment_parts(key: str) -> tuple[int, int, str] | None:
     """(first height, last height, SHA-256) of a segment's key."""
-    found = _SEGMENT.fullmatch(key)
-    return (int(found[1]), int(found[2]), found[3]) if found else None
+    match = _SEGMENT.fullmatch(key)
+    return (int(match[1]), int(match[2]), match[3]) if match else None

@@ -251,15 +251,15 @@ def read_holder(target: Target, key: str) -> tuple[Holder | None, str | None]:
         if before is None:
             return None, None
         try:
-            found: _Free | _Written = fetch(target, key, _CONTENT, "It protects nobody: it is taken as free.")
+            content: _Free | _Written = fetch(target, key, _CONTENT, "It protects nobody: it is taken as free.")
         except Missing:
             continue
         except Damaged as error:
             _log.warning("%s", error)
-            found = _Free(free=True)
+            content = _Free(free=True)
         after = target.stat(key)
         if after is not None and after.version == before.version:
-            return Holder(**found.model_dump()) if isinstance(found, _Written) else None, before.version
+            return Holder(**content.model_dump()) if isinstance(content, _Written) else None, before.version
     raise TargetError(f"{key} in {target.url} changes all the time. Try again.")
 
 

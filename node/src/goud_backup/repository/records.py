@@ -60,17 +60,17 @@ def read_checks(target: Target, unreadable: dict[str, str] | None) -> dict[str, 
     Raises Damaged for one that cannot be read, as it may have said that its backup is damaged; with `unreadable` it is
     noted there, by key.
     """
-    found: dict[str, Check] = {}
+    records: dict[str, Check] = {}
     for key in [stat.key for stat in target.list(layout.CHECKS)]:
         backup_id = layout.checked(key)
         if backup_id is None:
             continue
         try:
-            found[backup_id] = fetch(target, key, CHECK, _REMEDY, MOST_LISTING)
+            records[backup_id] = fetch(target, key, CHECK, _REMEDY, MOST_LISTING)
         except Missing:
             continue  # removed since it was listed
         except Damaged as error:
             if unreadable is None:
                 raise
             unreadable[key] = str(error)
-    return found
+    return records

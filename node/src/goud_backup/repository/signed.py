@@ -119,8 +119,8 @@ def dump(record: Record, key: SigningKey) -> bytes:
 
 def load(raw: bytes, name: str, genesis: Genesis) -> Record:
     """Raises Damaged unless it is, byte for byte, what a validator of this chain has signed."""
-    found = _KEY.fullmatch(name)
-    if found is None or sha256(raw).hexdigest() != found[1]:
+    match = _KEY.fullmatch(name)
+    if match is None or sha256(raw).hexdigest() != match[1]:
         raise Damaged(f"{name} does not have the SHA-256 in its name")
     try:
         document: dict[str, Any] = read(raw, _DOCUMENT, _MOST_BYTES)
@@ -191,8 +191,8 @@ def superseded(repository: Repository) -> Iterator[Stat]:
 
 
 def _all(repository: Repository) -> list[Stat]:
-    found = (stat for stat in repository.target.list(layout.SIGNATURES) if _KEY.fullmatch(stat.key))
-    return sorted(found, key=lambda stat: stat.key, reverse=True)
+    stats = (stat for stat in repository.target.list(layout.SIGNATURES) if _KEY.fullmatch(stat.key))
+    return sorted(stats, key=lambda stat: stat.key, reverse=True)
 
 
 def _read(repository: Repository, stat: Stat, genesis: Genesis) -> Record:

@@ -288,8 +288,9 @@ class Replica:
         except TimeoutError:
             tail = await self._core.sequencer.tail(receipt.height, 1)
             block = Block.decode(tail.blocks[0]) if tail.blocks else None
-            held = block is not None and block.hash == receipt.block_hash
-            return receipt if block and held and attempt.raw in block.transactions else None
+            if block is None or block.hash != receipt.block_hash:
+                return None
+            return receipt if attempt.raw in block.transactions[receipt.index : receipt.index + 1] else None
         try:
             mine = self._core.ledger.admissible(attempt.transaction)
         except InvalidTransaction:
