@@ -9,6 +9,8 @@ class GoudError(Exception):
     code = "error"
     height: int | None = None
     """The block that is to blame, where it is known to be one."""
+    reported = False
+    """Whether whoever raised it logs what causes it: the beginning, that it lasts, and the end."""
 
 
 class ConfigurationError(GoudError):

@@ -62,6 +62,8 @@ _TITLES: Final = {
     "not-found": "There is nothing at this address",
     "method-not-allowed": "The method is not allowed here",
     "content-too-large": "The content is too large",
+    "headers-too-large": "The headers are too large",
+    "request-timeout": "The request was not complete in time",
     "unavailable": "The node cannot do this now",
     "no-quorum": "The cluster has no quorum",
     "coordination-full": "The coordination service is out of space",
@@ -157,15 +159,15 @@ async def _on_goud_error(request: Request, error: Exception) -> Response:
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
-    found = [
+    field_errors = [
         {"field": ".".join(str(part) for part in item["loc"]), "reason": str(item["msg"])}
         for item in cast(RequestValidationError, error).errors()
     ]
     if any(item["type"] == "json_invalid" for item in cast(RequestValidationError, error).errors()):
         context = cast(RequestValidationError, error).errors()[0].get("ctx", {})
         return respond(request.scope, 400, "malformed-json", f"The body is not valid JSON: {context.get('error')}.")
-    detail = "; ".join(f"{item['field']}: {item['reason']}" for item in found)
-    return respond(request.scope, 422, "invalid-request", detail, errors=found)
+    detail = "; ".join(f"{item['field']}: {item['reason']}" for item in field_errors)
+    return respond(request.scope, 422, "invalid-request", detail, errors=field_errors)
 
 
 async def _on_framework(request: Request, error: Exception) -> Response:

@@ -148,6 +148,12 @@ class Settings(DataDirectory):
     events_queue: int = Field(
         default=256, ge=1, description="Events buffered for one WebSocket; a slower client is disconnected."
     )
+    events_send_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        le=300,
+        description="Longest that events wait for a WebSocket that reads nothing; then it is cut off.",
+    )
     events_connections: int = Field(default=1000, ge=1, description="WebSocket connections accepted at once.")
     peer_poll_seconds: float = Field(
         default=1.0, gt=0, le=60, description="Interval at which peers are asked for their height."
@@ -177,7 +183,7 @@ class Settings(DataDirectory):
         return value
 
     @model_validator(mode="after")
-    def _together(self) -> Self:
+    def _check_tls_files(self) -> Self:
         files = (self.etcd_ca_file, self.etcd_cert_file, self.etcd_key_file)
         if any(files) and not all(files):
             raise ValueError("etcd_ca_file, etcd_cert_file and etcd_key_file go together: give all three or none")
@@ -211,22 +217,22 @@ def load() -> Settings:
     Raises:
         InvalidSettings: a value is missing or wrong, or a GOUD_ variable is unknown (the nearest name is given).
     """
-    unknown = _unknown(os.environ)
-    if unknown:
-        raise InvalidSettings("; ".join(unknown))
+    complaints = _unknown_settings(os.environ)
+    if complaints:
+        raise InvalidSettings("; ".join(complaints))
     try:
         return Settings()
     except ValidationError as error:
         raise InvalidSettings(sentence(error)) from None
 
 
-def _unknown(names: Iterable[str]) -> list[str]:
-    known = list(variables())
+def _unknown_settings(names: Iterable[str]) -> list[str]:
+    variable_names = list(variables())
     sentences = []
     for name in sorted(names):
-        if name.upper().startswith(ENV_PREFIX) and name.upper() not in known:
-            near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else "run `goud-node settings` for the list"
+        if name.upper().startswith(ENV_PREFIX) and name.upper() not in variable_names:
+            suggestions = difflib.get_close_matches(name.upper(), variable_names, n=1, cutoff=0.5)
+            hint = f"did you mean {suggestions[0]}?" if suggestions else "run `goud-node settings` for the list"
             sentences.append(f"unknown setting {name}: {hint}")
     return sentences
 

@@ -75,56 +75,66 @@ class Snapshot:
 class _State(Collector):
     """Turns a Snapshot into metric families at scrape time."""
 
-    def __init__(self, read: Callable[[], Snapshot]) -> None:
-        self._read = read
+    def __init__(self, source: Callable[[], Snapshot]) -> None:
+        self._source = source
 
     def describe(self) -> Iterator[Metric]:
         # Registering must not read the node, which may not run yet.
         return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        now = self._read()
-        for name, text, value in _gauges(now):
+        snapshot = self._source()
+        for name, text, value in _gauges(snapshot):
             yield GaugeMetricFamily(name, text, value=value)
-        yield CounterMetricFamily("goud_key_cache_hits", "Key cache lookups that hit.", value=now.cache_hits)
-        yield CounterMetricFamily("goud_key_cache_misses", "Key cache lookups that missed.", value=now.cache_misses)
+        yield CounterMetricFamily("goud_key_cache_hits", "Key cache lookups that hit.", value=snapshot.cache_hits)
+        yield CounterMetricFamily(
+            "goud_key_cache_misses", "Key cache lookups that missed.", value=snapshot.cache_misses
+        )
         info = GaugeMetricFamily(
             "goud_node_info", "Identity of the node; always 1.", labels=["node_id", "chain_id", "version", "schema"]
         )
-        info.add_metric([now.node_id, now.chain_id, now.version, str(now.schema)], 1)
+        info.add_metric([snapshot.node_id, snapshot.chain_id, snapshot.version, str(snapshot.schema)], 1)
         yield info
         leader = GaugeMetricFamily("goud_proposer_info", "The proposer this node knows; always 1.", labels=["proposer"])
-        if now.proposer is not None:
-            leader.add_metric([now.proposer], 1)
+        if snapshot.proposer is not None:
+            leader.add_metric([snapshot.proposer], 1)
         yield leader
 
 
-def _gauges(now: Snapshot) -> Iterator[tuple[str, str, float]]:
-    rate = now.cache_hit_rate
-    yield "goud_volume_disk_used_bytes", "Bytes this node's database occupies.", now.disk_used
-    yield "goud_volume_disk_used_mb", "Mebibytes this node's database occupies.", now.disk_used_mb
-    yield "goud_volume_disk_capacity_bytes", "Size of the file system that holds the data.", now.disk_capacity
-    yield "goud_volume_disk_free_bytes", "Bytes of that file system still available.", now.disk_free
-    yield "goud_volume_disk_needed_bytes", "Bytes that must be available, or writes are refused.", now.disk_needed
-    yield "goud_volume_disk_full", "1 while this node refuses writes for want of disk space.", now.disk_full
-    yield "goud_volume_rocksdb_present", "1 when the data directory holds a database.", now.rocksdb_present
-    yield "goud_volume_sst_files", "Live sorted string table files.", now.sst_files
-    yield "goud_chain_length", "Blocks of the chain on this node, genesis included.", now.chain_length
-    yield "goud_certified_height", "Height up to which every block has its certificate.", now.certified_height
-    yield "goud_chain_lag_blocks", "Blocks this node is behind the agreed head.", now.lag
-    yield "goud_epoch", "Agreement epoch.", now.epoch
-    yield "goud_proposer", "1 when this node is the proposer.", now.proposer == now.node_id
-    yield "goud_quorum", "1 when this node reaches a quorum of the coordination service.", now.quorum
-    yield "goud_synced", "1 when this node holds the agreed head.", now.synced
-    yield "goud_draining", "1 while this node is being drained.", now.draining
-    yield "goud_halted", "1 when this node stopped because of a conflicting block.", now.halted
-    yield "goud_clock_right", "1 while a majority of validators is known to have this node's time.", now.clock_right
-    yield "goud_block_ahead_seconds", "How far the newest block's time is ahead of this node's clock.", now.block_ahead
-    yield "goud_peer_count", "Peers that answered within the last polls.", now.peers_live
-    yield "goud_peers_known", "Peers in the configuration.", now.peers_known
+def _gauges(snapshot: Snapshot) -> Iterator[tuple[str, str, float]]:
+    rate = snapshot.cache_hit_rate
+    yield "goud_volume_disk_used_bytes", "Bytes this node's database occupies.", snapshot.disk_used
+    yield "goud_volume_disk_used_mb", "Mebibytes this node's database occupies.", snapshot.disk_used_mb
+    yield "goud_volume_disk_capacity_bytes", "Size of the file system that holds the data.", snapshot.disk_capacity
+    yield "goud_volume_disk_free_bytes", "Bytes of that file system still available.", snapshot.disk_free
+    yield "goud_volume_disk_needed_bytes", "Bytes that must be available, or writes are refused.", snapshot.disk_needed
+    yield "goud_volume_disk_full", "1 while this node refuses writes for want of disk space.", snapshot.disk_full
+    yield "goud_volume_rocksdb_present", "1 when the data directory holds a database.", snapshot.rocksdb_present
+    yield "goud_volume_sst_files", "Live sorted string table files.", snapshot.sst_files
+    yield "goud_chain_length", "Blocks of the chain on this node, genesis included.", snapshot.chain_length
+    yield "goud_certified_height", "Height up to which every block has its certificate.", snapshot.certified_height
+    yield "goud_chain_lag_blocks", "Blocks this node is behind the agreed head.", snapshot.lag
+    yield "goud_epoch", "Agreement epoch.", snapshot.epoch
+    yield "goud_proposer", "1 when this node is the proposer.", snapshot.proposer == snapshot.node_id
+    yield "goud_quorum", "1 when this node reaches a quorum of the coordination service.", snapshot.quorum
+    yield "goud_synced", "1 when this node holds the agreed head.", snapshot.synced
+    yield "goud_draining", "1 while this node is being drained.", snapshot.draining
+    yield "goud_halted", "1 when this node stopped because of a conflicting block.", snapshot.halted
+    yield (
+        "goud_clock_right",
+        "1 while a majority of validators is known to have this node's time.",
+        snapshot.clock_right,
+    )
+    yield (
+        "goud_block_ahead_seconds",
+        "How far the newest block's time is ahead of this node's clock.",
+        snapshot.block_ahead,
+    )
+    yield "goud_peer_count", "Peers that answered within the last polls.", snapshot.peers_live
+    yield "goud_peers_known", "Peers in the configuration.", snapshot.peers_known
     yield "goud_key_cache_hit_rate", "Hit share of the key cache; NaN before a lookup.", _nan(rate)
-    yield "goud_accounts", "Accounts on the chain.", now.accounts
-    yield "goud_collections", "Collections on the chain.", now.collections
+    yield "goud_accounts", "Accounts on the chain.", snapshot.accounts
+    yield "goud_collections", "Collections on the chain.", snapshot.collections
 
 
 def _nan(value: float | None) -> float:
@@ -181,9 +191,9 @@ class Metrics:
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
 
-    def watch(self, read: Callable[[], Snapshot]) -> None:
+    def watch(self, source: Callable[[], Snapshot]) -> None:
         """Read the node's state at every scrape from now on."""
-        self.registry.register(_State(read))
+        self.registry.register(_State(source))
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """The scrape's body and content type for an Accept header; the plain format for one that is none."""
@@ -199,15 +209,43 @@ class Seldom:
 
     def __init__(self, seconds: float = 60.0) -> None:
         self._seconds = seconds
-        self._last: dict[str, float] = {}
+        self._last_times: dict[str, float] = {}
 
     def allows(self, name: str) -> bool:
         """Whether a line about `name` is due; the caller then writes it. Names must come from a bounded set."""
         now = time.monotonic()
-        if now - self._last.get(name, float("-inf")) < self._seconds:
+        if now - self._last_times.get(name, float("-inf")) < self._seconds:
             return False
-        self._last[name] = now
+        self._last_times[name] = now
         return True
+
+
+class Lasting:
+    """What may go on for long is logged when it begins, once a minute while it lasts, and when it is over.
+
+    What comes back within the minute is logged no sooner than after it, so what comes and goes does not fill the log.
+    """
+
+    def __init__(self, seconds: float = 60.0) -> None:
+        self._seldom = Seldom(seconds)
+        self._starts: dict[str, float] = {}
+        self._announced_names: set[str] = set()
+
+    def goes_on(self, name: str) -> bool:
+        """Whether a line about `name`, which began or lasts, is due. Names must come from a bounded set."""
+        self._starts.setdefault(name, time.monotonic())
+        if not self._seldom.allows(name):
+            return False
+        self._announced_names.add(name)
+        return True
+
+    def ends(self, name: str) -> float | None:
+        """How many seconds `name` lasted, when its end is worth a line: it lasted, and the log says so."""
+        start = self._starts.pop(name, None)
+        if start is None or name not in self._announced_names:
+            return None
+        self._announced_names.remove(name)
+        return time.monotonic() - start
 
 
 class _JsonFormatter(logging.Formatter):
@@ -231,5 +269,5 @@ def configure_logging(level: str, *, as_json: bool) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # The server says so of every refused event stream, although the refusal was sent as the specification has it.
     logging.getLogger("uvicorn.error").addFilter(lambda record: "without completing handshake" not in record.msg)
-    for noisy in ("httpx", "httpcore", "uvicorn.error"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for logger_name in ("httpx", "httpcore", "uvicorn.error"):
+        logging.getLogger(logger_name).setLevel(logging.WARNING)

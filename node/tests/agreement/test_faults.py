@@ -31,7 +31,7 @@ def healed(cluster: Cluster) -> Iterator[Cluster]:
 
 @pytest.fixture
 async def trio(healed: Cluster) -> AsyncIterator[Trio]:
-    trio = Trio(lambda: EtcdKv(healed.endpoints), Options(kept_tail=4, maintain_interval=0.2))
+    trio = Trio(lambda: EtcdKv(healed.endpoints), Options(tail_length=4, maintain_interval=0.2))
     for name in NAMES:
         trio.start(name)
     await trio.until(lambda: trio.proposer() and all(trio.replica(n).status.synced for n in NAMES))
@@ -151,7 +151,7 @@ async def one_way(endpoint: str) -> AsyncIterator[tuple[str, Callable[[], None]]
 async def test_the_space_alarm_heals_itself(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     with running(quota_bytes=8 * 1024 * 1024) as small:
-        options = Options(kept_tail=4, maintain_interval=0.2, compact_interval=3600.0)
+        options = Options(tail_length=4, maintain_interval=0.2, compact_interval=3600.0)
         trio = Trio(lambda: EtcdKv(small.endpoints), options)
         for name in NAMES:
             trio.start(name)

@@ -79,6 +79,16 @@ async def test_a_revoked_lease_takes_its_keys(kv: Kv) -> None:
     await kv.revoke(lease)
 
 
+@pytest.mark.parametrize("again", ["none", "another"])
+async def test_a_key_that_was_put_again_does_not_hang_on_its_former_lease(kv: Kv, again: str) -> None:
+    former = await kv.grant(60)
+    present = 0 if again == "none" else await kv.grant(60)
+    await kv.txn([], [Put(A, b"1", former)])
+    await kv.txn([], [Put(A, b"2", present)])
+    await kv.revoke(former)
+    assert await value(kv, A) == b"2"
+
+
 async def test_a_put_on_a_lost_lease_refuses_the_whole_txn(kv: Kv) -> None:
     lease = await kv.grant(60)
     await kv.revoke(lease)

@@ -12,7 +12,7 @@ from goud_node.errors import Unavailable
 
 
 @pytest.mark.parametrize("members", [1, 3])
-async def test_a_silent_etcd_is_named_once_for_each_member(members: int, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_etcd_that_is_silent_is_named_once(members: int, caplog: pytest.LogCaptureFixture) -> None:
     sockets = [socket.socket() for _ in range(members)]  # bound, and not listening: whoever connects is refused
     for taken in sockets:
         taken.bind(("127.0.0.1", 0))
@@ -25,5 +25,5 @@ async def test_a_silent_etcd_is_named_once_for_each_member(members: int, caplog:
     await kv.close()
     for taken in sockets:
         taken.close()
-    for endpoint in endpoints:
-        assert sum(f"etcd at {endpoint} failed" in record.getMessage() for record in caplog.records) == 1
+    assert sum(f"etcd at {endpoints[0]} failed" in record.getMessage() for record in caplog.records) == 1
+    assert sum("failed" in record.getMessage() for record in caplog.records) == 1

@@ -51,7 +51,7 @@ async def test_long_work_happens_beside_the_loop(monkeypatch: pytest.MonkeyPatch
 
     for module, name in wanted:
         monkeypatch.setattr(module, name, watched(name, getattr(module, name)))
-    monkeypatch.setattr(steps, "_decoded", watched("_decoded", steps._decoded))
+    monkeypatch.setattr(steps, "_decode", watched("_decode", steps._decode))
     trio = Trio(Shared())
     try:
         for name in NAMES:
@@ -62,5 +62,5 @@ async def test_long_work_happens_beside_the_loop(monkeypatch: pytest.MonkeyPatch
         await trio.until(trio.agreed)
     finally:
         await trio.close()
-    assert called == {"_decoded", *(name for _, name in wanted)}
+    assert called == {"_decode", *(name for _, name in wanted)}
     assert held == set()

@@ -93,7 +93,7 @@ async def test_a_follower_that_lags_believes_the_log(monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(steps, "follow", lambda other: nothing() if other is core else follow(other))
         if shift:
             with pytest.raises(OutcomeUnknown):
-                await follower.replica.submit(account("not-here-yet"), within=1.0)
+                await follower.replica.submit(account("not-here-yet"), budget=1.0)
         receipt = None if shift else await follower.replica.submit(account("not-here-yet"))
         monkeypatch.setattr(steps, "follow", follow)
         await trio.until(trio.agreed)

@@ -26,7 +26,7 @@ from goud_node.replica.types import Hooks, Options
 
 from .trio import NAMES, Shared, Trio, Writers, account
 
-FAST = Options(kept_tail=4, maintain_interval=0.2)
+FAST = Options(tail_length=4, maintain_interval=0.2)
 
 
 @pytest.fixture
@@ -34,9 +34,14 @@ async def trio(connect: Callable[[], Kv]) -> AsyncIterator[Trio]:
     trio = Trio(connect, FAST)
     for name in NAMES:
         trio.start(name)
-    await trio.until(lambda: trio.proposer() and all(trio.replica(n).status.synced for n in NAMES))
+    await trio.until(lambda: trio.proposer() and all(knows_its_place(trio, name) for name in NAMES))
     yield trio
     await trio.close()
+
+
+def knows_its_place(trio: Trio, name: str) -> bool:
+    status = trio.replica(name).status
+    return status.synced and status.proposer == trio.proposer()
 
 
 def followers(trio: Trio) -> list[str]:

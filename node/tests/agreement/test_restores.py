@@ -22,7 +22,7 @@ EARLY = 6
 @pytest.fixture
 async def trio(connect: Callable[[], Kv]) -> AsyncIterator[Trio]:
     """Running, with a chain of EARLY blocks."""
-    trio = Trio(connect, Options(kept_tail=4, maintain_interval=0.2))
+    trio = Trio(connect, Options(tail_length=4, maintain_interval=0.2))
     await serving(trio, 1)
     await write(trio, range(EARLY))
     yield trio
@@ -89,7 +89,7 @@ async def test_the_tail_is_taken_and_nothing_is_lost(trio: Trio) -> None:
     await write(trio, range(EARLY, EARLY + 3))
     await restore(trio, early)
     outcome = await settled(trio, if_needed=True)
-    assert (outcome.action, outcome.before.relation) == ("continued", "continues")
+    assert (outcome.action, outcome.survey.relation) == ("continued", "continues")
     await serving(trio, 1)
     assert height(trio) == EARLY + 3
     await write(trio, range(EARLY + 3, EARLY + 6))
@@ -108,7 +108,7 @@ async def test_a_tail_with_a_gap_is_left_behind(trio: Trio) -> None:
     await kv.close()
     await restore(trio, early)
     outcome = await settled(trio, if_needed=True)
-    assert (outcome.action, outcome.before.relation) == ("started", "gap")
+    assert (outcome.action, outcome.survey.relation) == ("started", "gap")
     await serving(trio, 2)
     assert height(trio) == EARLY
     await write(trio, range(EARLY, EARLY + 3))
@@ -119,7 +119,7 @@ async def test_a_lost_log_begins_at_the_restored_tip(trio: Trio) -> None:
     await write(trio, range(EARLY, EARLY + 3))
     await restore(trio, early | {"node3": MemoryStore()})
     outcome = await settled(trio, if_needed=True, lost=True)
-    assert (outcome.action, outcome.before.relation) == ("started", "empty")
+    assert (outcome.action, outcome.survey.relation) == ("started", "empty")
     await serving(trio, 2)
     await trio.until(trio.agreed)
     assert height(trio) == EARLY
@@ -132,7 +132,7 @@ async def test_an_earlier_moment_on_purpose_and_a_node_that_was_left_behind(trio
     del early["node3"]
     await restore(trio, early)
     outcome = await settled(trio, if_needed=False)
-    assert (outcome.action, outcome.before.relation, outcome.left_behind) == ("started", "continues", 3)
+    assert (outcome.action, outcome.survey.relation, outcome.left_behind) == ("started", "continues", 3)
     for name in NAMES:
         trio.start(name)
     await trio.until(lambda: trio.proposer() and trio.replica("node3").status.halted)

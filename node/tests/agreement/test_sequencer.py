@@ -171,3 +171,18 @@ async def test_unreadable_control_keys_are_named() -> None:
     await kv.txn([], [Put(f"/goud/{GENESIS.chain_id}/head".encode(), b"\xff")])
     with pytest.raises(CorruptStore):
         await log.state()
+
+
+@pytest.mark.parametrize("written", [b"", b"\xff", b"\xf6", b"\x61x", b"\xfb\x7f\xf0\x00\x00\x00\x00\x00\x00", b"\x20"])
+async def test_what_one_node_writes_of_itself_stops_no_other(written: bytes) -> None:
+    """Everybody reads what each node says it holds and signs; what cannot be read says nothing."""
+    kv, log, _ = await begin()
+    await log.countersign(EPOCH, {1: b"a signature"}, 3)
+    root = f"/goud/{GENESIS.chain_id}/".encode()
+    odd = [root + b"nodes/n2", root + b"nodes/\xff", root + b"signatures/%016x/\xff" % 1]
+    odd += [root + b"signatures/%016x" % 1 + name for name in (b"", b"x/n2", b"-")]
+    await kv.txn([], [Put(key, written) for key in odd])
+    progress = await log.progress()
+    assert progress.pop("n1") == 3
+    assert set(progress.values()) <= {0}
+    assert await log.signatures(1, 2) == {1: {"n1": b"a signature"}}

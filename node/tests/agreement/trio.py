@@ -69,6 +69,11 @@ class DirectPeers:
             pairs.append((block, certificate))
         return Served(best.name, ledger.epoch, pairs)
 
+    async def proof(self, node: str) -> Served | None:
+        ledger = self._trio.members[node].ledger
+        block, certificate = ledger.block(ledger.certified_height), ledger.certificate(ledger.certified_height)
+        return Served(node, None, [(block, certificate)]) if block and certificate else None
+
     async def forward(self, leader: str, transaction: bytes) -> Receipt:
         member = self._trio.members.get(leader)
         if member is None or not member.running or member.replica is None:

@@ -160,8 +160,8 @@ def test_a_read_waits_for_the_height_it_names(account: Account, live: Live) -> N
 def test_writes_that_did_not_happen_say_when_to_retry(
     account: Account, live: Live, monkeypatch: pytest.MonkeyPatch, error: Unavailable
 ) -> None:
-    async def refuse(_transaction: bytes, *, within: float) -> None:
-        assert within > 0
+    async def refuse(_transaction: bytes, *, budget: float) -> None:
+        assert budget > 0
         raise error
 
     stored = account.store("kept", 1)
@@ -190,9 +190,9 @@ def test_an_unknown_outcome_is_asked_again_with_the_same_bytes(
     real = live.node.replica.submit
     sent: list[bytes] = []
 
-    async def lossy(transaction: bytes, *, within: float) -> object:
+    async def lossy(transaction: bytes, *, budget: float) -> object:
         sent.append(transaction)
-        receipt = await real(transaction, within=within)
+        receipt = await real(transaction, budget=budget)
         if len(sent) == 1:
             raise OutcomeUnknown("the answer was lost")
         if len(sent) == 2:
@@ -210,8 +210,8 @@ def test_an_unknown_outcome_is_asked_again_with_the_same_bytes(
 def test_an_outcome_that_stays_unknown_is_504(account: Account, live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     budgets: list[float] = []
 
-    async def lost(_transaction: bytes, *, within: float) -> None:
-        budgets.append(within)
+    async def lost(_transaction: bytes, *, budget: float) -> None:
+        budgets.append(budget)
         raise OutcomeUnknown("the answer was lost")
 
     monkeypatch.setattr(live.node.replica, "submit", lost)

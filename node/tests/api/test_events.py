@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
+import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.frames import Close, Frame, Opcode
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
 from goud_node.api.events import Listener
+from goud_node.settings import Settings
 
 from .support import Account, Live
 
@@ -101,6 +106,41 @@ def test_a_wrong_first_message_closes_the_stream(live: Live, message: str) -> No
     assert caught.value.rcvd.code == 4401
 
 
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ('{"token": "x", "token": "TOKEN"}', "it names 'token' twice"),
+        ('{"token": "TOKEN", "since": 1e400}', "1e400 is larger than any number"),
+        ('{"token": "TOKEN", "since": NaN}', "NaN is not a number of JSON"),
+        ('{"token": "TOKEN", "%s": 1, "%s": 2}' % (("ä" * 90,) * 2), "it names 'ääää"),
+        ("{}", "`token`"),
+    ],
+    ids=["twice", "infinite", "nan", "long", "missing"],
+)
+def test_a_first_message_is_read_strictly(live: Live, account: Account, message: str, reason: str) -> None:
+    with open_stream(live) as stream:
+        stream.send(message.replace("TOKEN", account.token))
+        with pytest.raises(ConnectionClosed) as caught:
+            stream.recv(timeout=10)
+    assert caught.value.rcvd is not None
+    assert caught.value.rcvd.code == 4401
+    assert reason in caught.value.rcvd.reason
+
+
+@pytest.mark.parametrize("message", [b"not json", b'{"token": "x"}', b"{}"])
+def test_who_leaves_with_a_wrong_first_message_is_no_error_of_the_node(
+    live: Live, caplog: pytest.LogCaptureFixture, message: bytes
+) -> None:
+    """Anybody can do it, so it must cost no traceback in the log."""
+    frames = [Frame(Opcode.TEXT, message), Frame(Opcode.CLOSE, Close(1000, "").serialize())]
+    with caplog.at_level(logging.ERROR), open_stream(live) as stream:
+        stream.socket.sendall(b"".join(frame.serialize(mask=True) for frame in frames))
+        with pytest.raises(ConnectionClosed):
+            stream.recv(timeout=10)
+        time.sleep(0.2)
+    assert [record.getMessage() for record in caplog.records] == []
+
+
 def test_no_first_message_closes_the_stream(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("goud_node.api.events._FIRST_MESSAGE_SECONDS", 0.1)
     with open_stream(live) as stream, pytest.raises(ConnectionClosed) as caught:
@@ -138,6 +178,47 @@ def test_a_dropped_listener_is_told_why(live: Live, account: Account) -> None:
             stream.recv(timeout=10)
     assert caught.value.rcvd is not None
     assert (caught.value.rcvd.code, "too slowly" in caught.value.rcvd.reason) == (1013, True)
+
+
+@pytest.mark.parametrize(
+    ("size", "count"), [(100_000, 400), (20_000_000, 1), (50, 10_000)], ids=["many large", "one large", "many small"]
+)
+def test_who_stops_reading_does_not_keep_a_place(
+    make_settings: Callable[..., Settings],
+    run_node: Callable[[Settings], AbstractContextManager[Live]],
+    size: int,
+    count: int,
+) -> None:
+    with run_node(make_settings(events_send_seconds=0.5)) as live, silent(live):
+        wait_for(lambda: bool(live.node.broadcaster._listeners))
+        (listener,) = live.node.broadcaster._listeners
+        for _ in range(count):
+            live.loop.call_soon_threadsafe(listener.offer, "x" * size)
+        wait_for(lambda: not live.node.broadcaster._listeners, seconds=8)
+        assert "goud_websocket_connections 0.0" in live.node.metrics.exposition("")[0].decode()
+
+
+@contextmanager
+def silent(live: Live) -> Iterator[None]:
+    """A client of the stream that never reads."""
+    account = Account(live.url)
+    host, _, port = live.url.removeprefix("http://").partition(":")
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect((host, int(port)))
+        client.sendall(
+            b"GET /api/events?token=%s HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n" % account.token.encode()
+        )
+        yield
+    account.http.close()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
 
 
 def test_streams_are_limited_and_counted(live: Live, account: Account, monkeypatch: pytest.MonkeyPatch) -> None:

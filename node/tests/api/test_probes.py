@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from unittest.mock import AsyncMock
 
 import httpx
 import pytest
@@ -143,13 +144,29 @@ def test_a_full_disk_is_red_and_refuses_writes_only(
     assert account.http.get("/api/collections").status_code == 200
 
 
-def test_a_refused_write_keeps_the_check_red_until_one_succeeds(http: httpx.Client, live: Live) -> None:
+def test_a_refused_write_keeps_the_check_red_until_one_succeeds(
+    http: httpx.Client, live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = live.node.store
-    store.refused = True
-    assert assert_problem(http.get("/readyz"), 503, "not-ready")["failed"] == ["disk"]
+    with monkeypatch.context() as patch:
+        patch.setattr(live.node.disk, "_retry", AsyncMock())  # which may come at any moment
+        store.refused = True
+        assert assert_problem(http.get("/readyz"), 503, "not-ready")["failed"] == ["disk"]
     wait_for(lambda: http.get("/readyz").status_code == 200)
     assert not store.refused
     assert scrape(http)["goud_volume_disk_full"] == 0
+
+
+def test_a_database_that_takes_no_writes_is_red_and_serves_reads(
+    http: httpx.Client, live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = live.node.api.state.context
+    broken = replace(context.room(), failure="an I/O error on /secret/path")
+    monkeypatch.setattr(context, "room", lambda: broken)
+    problem = assert_problem(http.get("/readyz"), 503, "not-ready")
+    assert problem["failed"] == ["disk"]
+    assert "secret" not in problem["detail"]
+    assert http.get("/readyz", params={"for": "reads"}).status_code == 200
 
 
 def test_a_node_behind_for_want_of_space_names_the_disk_alone(

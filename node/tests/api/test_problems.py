@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
 
@@ -65,6 +66,49 @@ def test_infinite_numbers(account: Account) -> None:
     body = b'{"label": "a", "payload": [1e999]}'
     answer = account.http.post("/api/collections", content=body, headers={"Content-Type": "application/json"})
     assert assert_problem(answer, 422, "invalid-request")["errors"][0]["field"] == "body.payload"
+
+
+TINY = ["1e-400", "-1E-0400", "0." + "0" * 400 + "1", "5" + "0" * 20 + "e-999"]
+
+
+@pytest.mark.parametrize(
+    ("payload", "field"),
+    [
+        ('{"a": 1, "a": 2}', "a"),
+        ('{"a": 1, "\\u0061": 1}', "a"),
+        ('[0, {"b": {"c": [1, {"d": 1, "d": 1}]}}]', "1.b.c.1.d"),
+        ('{"a": {"x": 1, "x": 1}, "a": 2}', "a.x"),
+        *((f'{{"a": [0, {number}]}}', "a.1") for number in TINY),
+    ],
+)
+def test_a_document_that_would_be_stored_as_another_is_refused(account: Account, payload: str, field: str) -> None:
+    body = f'{{"label": "a", "payload": {payload}}}'.encode()
+    answer = account.http.post("/api/collections", content=body, headers={"Content-Type": "application/json"})
+    assert assert_problem(answer, 422, "invalid-request")["errors"][0]["field"] == f"body.payload.{field}"
+    assert account.http.get("/api/collections").json()["collections"] == []
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"label": "a", "label": "b", "payload": 1}', b'{"payload": 1, "payload": 2, "label": "a"}']
+)
+def test_a_field_that_is_given_twice_is_refused(account: Account, body: bytes) -> None:
+    answer = account.http.post("/api/collections", content=body, headers={"Content-Type": "application/json"})
+    assert assert_problem(answer, 422, "invalid-request")["errors"][0]["field"] in ("body.label", "body.payload")
+
+
+SURVIVING = [
+    "0.0", "-0.0", "0e-999", "0.1", "1e-300", "5e-324", "1.7976931348623157e308", "123456789012345678901234567890",
+    '{"a":{"a":{"a":1}},"b":[{"a":1},{"a":2}]}', '"\\":1,\\"a\\":2"', '{"e-":"1e-400"}', '"' + "0" * 400 + '"',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("payload", SURVIVING)
+def test_what_survives_is_stored(account: Account, payload: str) -> None:
+    body = f'{{"label": "a", "payload": {payload}}}'.encode()
+    stored = account.http.post("/api/collections", content=body, headers={"Content-Type": "application/json"})
+    assert stored.status_code == 201, stored.text
+    text = account.http.get(stored.headers["location"]).text
+    assert json.loads(text)["payload"] == json.loads(payload)
 
 
 def test_bodies_that_are_not_json(account: Account) -> None:

@@ -9,9 +9,9 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from goud_node.api.middleware import CutShort
 from goud_node.service.listeners import Listener, address, bind
 from goud_node.settings import Settings
+from goud_node.shutdown import CutShort
 
 from .support import assert_problem
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from goud_node.api import vault
 from goud_node.api.secrets import Keyring
 from goud_node.api.tokens import InvalidToken, Tokens
 from goud_node.api.vault import ApiKey
-from goud_node.errors import ConfigurationError
+from goud_node.errors import ConfigurationError, StoreFull
 
 OLD, NEW, OTHER = (name * 80 for name in (b"o", b"n", b"x"))
 DATA_KEY = bytes(range(32))
@@ -150,6 +152,28 @@ def test_secrets_are_generated_once_with_mode_0600(tmp_path: Path) -> None:
     assert Keyring.load(path, generate=True).current == first.current
     assert path.read_bytes() == written
     assert len(first.current.value) >= 64
+
+
+@pytest.mark.parametrize("cut", ["the disk is full", "the process ends"])
+def test_a_first_start_that_is_cut_leaves_no_half_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: str
+) -> None:
+    def end(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device") if cut == "the disk is full" else KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", end)
+    with pytest.raises(StoreFull if cut == "the disk is full" else KeyboardInterrupt):
+        Keyring.load(tmp_path / "jwt_secret", generate=True)
+    monkeypatch.undo()
+    assert not (tmp_path / "jwt_secret").exists()
+    assert len(Keyring.load(tmp_path / "jwt_secret", generate=True).current.value) >= 64
+
+
+def test_a_link_to_a_secret_that_is_missing_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "jwt_secret").symlink_to(tmp_path / "supplied")
+    with pytest.raises(ConfigurationError, match="No such file"):
+        Keyring.load(tmp_path / "jwt_secret", generate=True)
+    assert (tmp_path / "jwt_secret").is_symlink()
 
 
 @pytest.mark.parametrize(

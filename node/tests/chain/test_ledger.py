@@ -177,6 +177,12 @@ class TestCertify:
         with pytest.raises(ConflictingBlock):
             ledger.certify([Certificate(2, swapped.block_hash, swapped.signatures)])
 
+    def test_signatures_are_looked_at_before_the_block_they_are_for(self) -> None:
+        """A conflict stops the node, so nobody may make one up."""
+        other = block_after(CHAIN[1].header, [collection("other")])
+        with pytest.raises(InvalidBlock, match="majority"):
+            ledger_of(CHAIN).certify([certificate_of(other, ["node2"])])
+
     def test_heights_that_are_not_here_are_refused(self) -> None:
         ledger = ledger_of(CHAIN[:2])
         for certificate in (certificate_of(CHAIN[2]), certificate_of(GENESIS.block())):
@@ -322,6 +328,7 @@ class TestOpening:
             (Family.BLOCKS, height_key(3), None, "at most 6 rows"),
             (Family.BLOCKS, height_key(6), b"\xff", "Block 6"),
             (Family.BLOCKS, height_key(6), CHAIN[4].encode(), "last block stored is 5"),
+            (Family.BLOCKS, height_key(6), block_after(CHAIN[4].header, [collection("other")]).encode(), "last block"),
             (Family.BLOCKS, height_key(7), CHAIN[5].encode(), "last block"),
             (Family.CERTIFICATES, height_key(4), None, "at most 3 rows"),
             (Family.ACCOUNTS, b"aalice", None, "accounts"),

@@ -30,6 +30,8 @@ TIMES = st.integers(0, 2**63 - 1)
 ACCOUNTS = st.builds(
     AccountCreate, IDS, st.binary(min_size=32, max_size=32), st.binary(min_size=16, max_size=64), TIMES
 )
+TAGS = [*range(310), 1004, 43_000, 55_799, 70_000, 2**40]
+CONTENTS = [b"\x00", b"\x41\x00", b"\x59\x10\x00" + bytes(4096), b"\x61x", b"\x80", b"\x82\x00\x01", b"\xa0"]
 COLLECTIONS = st.builds(
     CollectionPut,
     collection_id=IDS,
@@ -139,6 +141,26 @@ class TestEncoding:
     def test_records_have_exactly_their_types(self, value: Any) -> None:
         with pytest.raises(encoding.NotCanonical):
             encoding.record(value, (int, bytes))
+
+    @pytest.mark.parametrize("content", CONTENTS)
+    def test_no_tag_is_decoded(self, content: bytes) -> None:
+        """A tag may hold a number of any length, or a reference: some hundred bytes that become gigabytes."""
+        for tag in TAGS:
+            tagged = cbor2.dumps(cbor2.CBORTag(tag, 0))[:-1] + content
+            for raw in (tagged, b"\x82\x00" + tagged):
+                with pytest.raises(encoding.NotCanonical):
+                    encoding.decode(raw)
+                with pytest.raises(encoding.NotCanonical):
+                    encoding.decode_trusted(raw)
+
+    @pytest.mark.parametrize(
+        "number", [2**64, -(2**64) - 1, 10**5000], ids=["65 bits", "65 bits, negative", "5000 digits"]
+    )
+    def test_a_number_that_cannot_be_printed_is_refused(self, number: int) -> None:
+        with pytest.raises(InvalidTransaction):
+            transactions.decode(cbor2.dumps([number]))
+        with pytest.raises(encoding.NotCanonical):
+            encoding.decode_trusted(cbor2.dumps(number))
 
 
 def recursive_root(leaves: list[bytes]) -> bytes:
@@ -294,7 +316,7 @@ class TestCertificate:
         for signatures in cases.values():
             with pytest.raises(InvalidBlock, match="1 valid"):
                 Certificate(block.height, block.hash, signatures).verify(GENESIS)
-        with pytest.raises(InvalidBlock, match="no validator"):
+        with pytest.raises(InvalidBlock, match="not a validator"):
             Certificate(block.height, block.hash, {"stranger": good}).verify(GENESIS)
 
     def test_single_countersignatures_can_be_checked_before_collecting(self) -> None:

@@ -106,6 +106,19 @@ def test_every_cut_of_the_manifest_is_refused_before_a_data_file_is_deleted(data
     assert kept == refused > 40
 
 
+def test_a_database_without_its_floor_is_not_taken_for_whole(data: Path) -> None:
+    """A MANIFEST that is cut to an earlier state opens cleanly: only the floor tells."""
+    floor = data / "rocksdb" / "goud-sequence"
+    content = floor.read_bytes()
+    floor.unlink()
+    with pytest.raises(CorruptStore, match=r"goud-sequence is missing.* echo") as error:
+        reopened(data)
+    floor.write_bytes(content)
+    assert reopened(data) == 40
+    floor.write_text(str(error.value).rpartition("echo ")[2].partition(" ")[0] + "\n")
+    assert reopened(data) == 40
+
+
 def test_a_cut_that_opens_cleanly_costs_no_data_file(tmp_path: Path) -> None:
     # No compaction has run, so every cut names only files that exist: opening for writing would delete the others.
     data = tmp_path / "data"

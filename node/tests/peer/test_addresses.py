@@ -135,6 +135,24 @@ async def test_a_write_to_a_name_that_is_not_resolved_did_not_happen(names: Name
     await client.close()
 
 
+async def test_a_machine_without_a_thread_to_spare_costs_one_lookup(
+    names: Names, known_here: Callable[[str], PeerClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names.entries["peer"] = ["127.0.0.1"]
+    client = known_here("peer")
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert await client.heights() == {}
+        with pytest.raises(Unavailable, match="cannot be reached"):
+            await client.forward("node1", account())
+    assert set(await client.heights()) == {"node1"}
+    await client.close()
+
+
 async def test_the_host_keeps_its_name_in_the_request(names: Names) -> None:
     names.entries["node1"] = ["127.0.0.1"]
     requests: list[httpx.Request] = []

@@ -42,7 +42,9 @@ def test_no_file_is_no_peers() -> None:
 @pytest.mark.parametrize(
     ("entries", "words"),
     [
-        ("not json", "Invalid JSON"),
+        ("not json", "not JSON"),
+        ('[{"node_id": "x", "node_id": "y"}]', "twice"),
+        ("[" * 5000, "nested more than"),
         ({}, "array"),
         ([{"node_id": "x"}], "url"),
         ([entry("node-001", url="node1")], "url"),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from typing import Any
 
 import httpx
@@ -21,8 +22,9 @@ from goud_node.chain.keys import SigningKey
 from goud_node.chain.ledger import Epoch
 from goud_node.chain.transactions import AccountCreate
 from goud_node.errors import Unavailable
+from goud_node.peer import client, server, signing
 from goud_node.peer.signing import MAX_REQUEST_BYTES
-from goud_node.peer.tokens import ANSWER_HEADER, Verifier
+from goud_node.peer.tokens import ANSWER_HEADER, Signer, Verifier
 from goud_node.replica import steps
 from goud_node.settings import Settings
 from goud_node.store import RocksStore
@@ -32,6 +34,7 @@ from .support import Caller, Live
 ROUTES = [
     ("GET", "/peer/status"),
     ("GET", "/peer/blocks?start=1&limit=1"),
+    ("GET", "/peer/proof"),
     ("POST", "/peer/submissions"),
     ("GET", "/operator/status"),
     ("GET", "/operator/checkpoints"),
@@ -138,7 +141,91 @@ def test_answers_are_signed(live: Live, caller: Caller) -> None:
 
 def test_an_oversize_body_is_not_taken(caller: Caller) -> None:
     body = bytes(MAX_REQUEST_BYTES + 1)
-    assert caller("POST", "/peer/submissions", body).status_code == 413
+    token = caller.token("POST", "/peer/submissions", b"x")
+    answer = caller("POST", "/peer/submissions", body, token=token)
+    assert answer.status_code == 413
+    assert ANSWER_HEADER in answer.headers
+    again = caller("POST", "/peer/submissions", b"x", token=token)
+    assert again.json()["reason"] == "replayed", "it was answered that nothing is taken"
+
+
+def refused_before_the_body(live: Live, token: str) -> object:
+    """Why a request is refused whose body has begun and never ends."""
+    connection = http.client.HTTPConnection(live.peer_url.removeprefix("http://"), timeout=5)
+    connection.putrequest("POST", "/peer/submissions")
+    connection.putheader("Content-Length", "100000")
+    if token:
+        connection.putheader("Authorization", f"Bearer {token}")
+    connection.endheaders(b"x" * 1000)
+    with contextlib.closing(connection):
+        answer = connection.getresponse()
+        assert answer.status == 401
+        return json.loads(answer.read())["reason"]
+
+
+def test_who_is_refused_for_the_headers_is_refused_before_the_body(live: Live, caller: Caller) -> None:
+    target = "/peer/submissions"
+    stranger = Signer(SigningKey.generate(), "node9").request("node1", "POST", target, b"x")[0]
+    late = Signer(live.node.identity.key, "node1", lambda: time.time() - 3600).request("node1", "POST", target, b"x")[0]
+    used = caller.token("POST", target, b"x")
+    assert caller("POST", target, b"x", token=used).status_code == 422
+    for reason, token in (("unsigned", ""), ("malformed", "x"), ("unknown", stranger), ("expired", late)):
+        assert refused_before_the_body(live, token) == reason
+    assert refused_before_the_body(live, used) == "replayed"
+
+
+def test_unfinished_bodies_have_a_bound_together(live: Live, caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signing, "MOST_UNFINISHED_BYTES", 100_000)
+    body = bytes(300_000)
+    token, request_id = caller.signer.request("node1", "POST", "/peer/submissions", body)
+    answer = caller("POST", "/peer/submissions", body, token=token)
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+    verifier = Verifier("node1", live.node.identity.keys)
+    verifier.answer(answer.headers[ANSWER_HEADER], "node1", request_id, 503, answer.content)
+    assert caller("POST", "/peer/submissions", b"x", token=token).json()["reason"] == "replayed"
+    assert caller("POST", "/peer/submissions", b"x").status_code == 422
+
+
+@contextmanager
+def unfinished_bodies(live: Live, tokens: Sequence[str]) -> Iterator[None]:
+    """Requests of those tokens, of which 50,000 bytes have come."""
+    with ExitStack() as stack:
+        for token in tokens:
+            connection = stack.enter_context(
+                closing(http.client.HTTPConnection(live.peer_url.removeprefix("http://"), timeout=10))
+            )
+            connection.putrequest("POST", "/peer/submissions")
+            connection.putheader("Content-Length", "1000000")
+            connection.putheader("Authorization", f"Bearer {token}")
+            connection.endheaders(bytes(50_000))
+        time.sleep(0.5)
+        yield
+
+
+def refusals(live: Live, reason: str) -> float:
+    return float(live.node.metrics.peer_refused.labels(reason)._value.get())
+
+
+def test_a_token_opens_one_body(live: Live, caller: Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signing, "MOST_UNFINISHED_BYTES", 400_000)
+    before = refusals(live, "replayed")
+    with unfinished_bodies(live, [caller.token("POST", "/peer/submissions", b"x")] * 8):
+        assert refusals(live, "replayed") == before + 7
+        assert caller("POST", "/peer/submissions", bytes(300_000)).status_code == 422
+
+
+def test_no_caller_fills_the_room_of_all(
+    live: Live, caller: Caller, operator_key: SigningKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signing, "MOST_UNFINISHED_BYTES_OF_ONE", 200_000)
+    before, body = refusals(live, "crowded"), bytes(300_000)
+    operator = Caller(live, operator_key, "operator")
+    with unfinished_bodies(live, [caller.token("POST", "/peer/submissions", b"x") for _ in range(4)]):
+        assert caller("POST", "/peer/submissions", body).status_code == 503
+        assert refusals(live, "crowded") > before
+        monkeypatch.setattr(signing, "MOST_UNFINISHED_BYTES_OF_ONE", 320_000)
+        assert operator("POST", "/peer/submissions", body).status_code == 422
+    operator.http.close()
 
 
 def test_blocks_come_with_their_certificates(live: Live, caller: Caller) -> None:
@@ -164,6 +251,27 @@ def test_blocks_are_served_of_the_epoch_that_is_asked_for(live: Live, caller: Ca
     for other in (later.encode().hex(), "", "zz"):
         answer = caller("GET", f"{query}&epoch={other}")
         assert (answer.status_code, answer.json()["code"]) == (409, "other-epoch")
+
+
+class FullLedger:
+    """Blocks of 400 bytes with the certificates of so many validators."""
+
+    certified_height = 512
+
+    def __init__(self, validators: int) -> None:
+        self._certificate = Certificate(1, bytes(32), {f"validator-{i:04}": bytes(64) for i in range(validators)})
+
+    def raw_block(self, _height: int) -> bytes:
+        return bytes(400)
+
+    def certificate(self, _height: int) -> Certificate:
+        return self._certificate
+
+
+@pytest.mark.parametrize("validators", [3, 150, 200, 1000])
+def test_an_answer_with_the_certificates_of_many_validators_is_one_that_is_read(validators: int) -> None:
+    answer = server._encode_blocks(FullLedger(validators), 1, 512, Epoch(1, 0, bytes(32)))  # type: ignore[arg-type]  # all of it that is used
+    assert 0 < len(answer) <= client._FETCH.most_bytes
 
 
 @pytest.mark.parametrize("query", ["start=0&limit=1", "start=1&limit=0", "start=1&limit=100000", "limit=1", "start=x"])
@@ -272,6 +380,7 @@ def test_a_node_outside_the_common_epoch_serves_no_blocks(
         outside.setattr(steps, "join", apart)  # or the node is back with its next look at the log
         core.epoch = None
         answer = caller("GET", f"/peer/blocks?start={height}&limit=1")
+        assert caller("GET", "/peer/proof").status_code == 200, "that the chain has begun holds for every epoch"
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     deadline = time.monotonic() + 10
     while caller("GET", f"/peer/blocks?start={height}&limit=1").status_code != 200:

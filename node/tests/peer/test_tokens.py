@@ -12,7 +12,7 @@ import pytest
 
 from goud_node.chain.keys import DOMAIN_BLOCK, SigningKey
 from goud_node.peer import tokens
-from goud_node.peer.tokens import DOMAIN_ANSWER, DOMAIN_REQUEST, Refused, Signer, Verifier
+from goud_node.peer.tokens import DOMAIN_ANSWER, DOMAIN_REQUEST, Caller, Refused, Signer, Verifier
 
 KEY = SigningKey.from_seed(b"\1" * 32)
 STRANGER = SigningKey.from_seed(b"\2" * 32)
@@ -42,8 +42,14 @@ def made(key: SigningKey = KEY, issuer: str = "node1", clock: Clock | None = Non
     return Signer(key, issuer, clock or Clock()).request("node2", "POST", TARGET, BODY)[0]
 
 
-def check(token: str | None, method: str = "POST", target: str = TARGET, body: bytes = BODY) -> None:
-    verifier().request(token, method, target, body)
+def take(verifier: Verifier, token: str | None, body: bytes = BODY) -> Caller:
+    caller = verifier.request(token, "POST", TARGET)
+    verifier.take(caller, body)
+    return caller
+
+
+def check(token: str | None, method: str = "POST", target: str = TARGET) -> None:
+    verifier().request(token, method, target)
 
 
 def altered(token: str, **changes: object) -> str:
@@ -61,7 +67,7 @@ def resigned(**changes: object) -> str:
 
 
 def test_a_signed_request_is_accepted() -> None:
-    caller = verifier().request(made(), "POST", TARGET, BODY)
+    caller = take(verifier(), made())
     assert caller.node_id == "node1"
     assert len(caller.request_id) == 32
 
@@ -79,8 +85,8 @@ def test_a_signed_request_is_accepted() -> None:
         ("forged", lambda: check(made()[:-4] + "AAAA")),
         ("altered", lambda: check(made(), method="GET")),
         ("altered", lambda: check(made(), target="/peer/blocks?start=1&limit=3")),
-        ("altered", lambda: check(made(), body=b"other")),
-        ("audience", lambda: Verifier("node3", {"node1": KEY.public}, Clock()).request(made(), "POST", TARGET, BODY)),
+        ("altered", lambda: take(verifier(), made(), b"other")),
+        ("audience", lambda: take(Verifier("node3", {"node1": KEY.public}, Clock()), made())),
         ("malformed", lambda: check(resigned(exp=2_000_000_000))),
         ("malformed", lambda: check(resigned(exp=None))),
         ("malformed", lambda: check(resigned(iat="now"))),
@@ -102,10 +108,10 @@ def test_an_expired_request_is_refused() -> None:
     since = verifier(clock, running=running)
     clock.now += tokens.LIFETIME_SECONDS + tokens.LEEWAY_SECONDS - 1
     running.now += tokens.LIFETIME_SECONDS + tokens.LEEWAY_SECONDS - 1
-    since.request(token, "POST", TARGET, BODY)
+    take(since, token)
     clock.now += 1
     with pytest.raises(Refused, match="expired"):
-        since.request(token, "POST", TARGET, BODY)
+        take(since, token)
 
 
 @pytest.mark.parametrize("before", [0.002, 0.5, 1, 10, tokens.LIFETIME_SECONDS + tokens.LEEWAY_SECONDS - 2])
@@ -115,17 +121,17 @@ def test_a_request_from_before_a_restart_is_refused_for_good(before: float, whol
     clock, running = Clock(), Running()
     old = verifier(clock, running=running)
     token = resigned(ims=None) if whole_seconds else made(clock=clock)
-    old.request(token, "POST", TARGET, BODY)
+    take(old, token)
     clock.now += before
     running.now += before
     new = verifier(clock, running=running)
     for _ in range(3):
         with pytest.raises(Refused) as caught:
-            new.request(token, "POST", TARGET, BODY)
+            take(new, token)
         assert caught.value.reason == "restarted"
         clock.now += 0.5
         running.now += 0.5
-    new.request(made(clock=clock), "POST", TARGET, BODY)
+    take(new, made(clock=clock))
 
 
 @pytest.mark.parametrize("step", [-86_400, 86_400])
@@ -134,7 +140,7 @@ def test_a_step_of_the_wall_clock_after_the_start_refuses_nobody(step: int) -> N
     started = verifier(clock, running=running)
     running.now += 1
     clock.now += 1 + step
-    started.request(made(clock=clock), "POST", TARGET, BODY)
+    take(started, made(clock=clock))
 
 
 @pytest.mark.parametrize("ims", [0, "1", True, 1.5, 1_800_000_001_000, 1_799_999_999_999])
@@ -144,28 +150,103 @@ def test_a_token_may_not_contradict_itself_about_its_time(ims: object) -> None:
     assert caught.value.reason == "malformed"
 
 
+def test_a_request_is_remembered_for_as_long_as_it_would_be_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of a caller whose clock is ahead lives longest: a step before it ends, it must not be taken again."""
+    here, ahead, passing, running = Clock(), Clock(), Running(), Running()
+    monkeypatch.setattr("goud_node.peer.tokens.time.monotonic", passing)
+    once = verifier(here, running=running, since=running.now - 1000)
+    monkeypatch.undo()
+    ahead.now = here.now + tokens.LEEWAY_SECONDS
+    token = made(clock=ahead)
+    take(once, token)
+    for _ in range(tokens.LIFETIME_SECONDS + 2 * tokens.LEEWAY_SECONDS):
+        with pytest.raises(Refused) as refused:
+            take(once, token)
+        assert refused.value.reason == "replayed"
+        for clock in (here, passing, running):
+            clock.now += 1
+    with pytest.raises(Refused) as refused:
+        take(once, token)
+    assert refused.value.reason == "expired"
+
+
+@pytest.mark.parametrize("issuer", ["operator", "node2"])
+@pytest.mark.parametrize("step", [60, 600])
+def test_a_step_back_of_the_clock_lets_no_operator_request_be_taken_again(
+    monkeypatch: pytest.MonkeyPatch, issuer: str, step: int
+) -> None:
+    clock, passing, running = Clock(), Running(), Running()
+    monkeypatch.setattr("goud_node.peer.tokens.time.monotonic", passing)
+    key = SigningKey.generate()
+    once = Verifier("node1", {issuer: key.public}, clock, running=running, since=running.now - 1000)
+    monkeypatch.undo()
+
+    def request() -> str:
+        return Signer(key, issuer, clock).request("node1", "POST", "/operator/drain", b"")[0]
+
+    def take_request(token: str) -> None:
+        once.take(once.request(token, "POST", "/operator/drain"), b"")
+
+    recorded = request()
+    take_request(recorded)
+    for moment in (clock, passing, running):
+        moment.now += step - 5
+    clock.now -= step
+    if issuer == "operator":
+        for token in (recorded, request()):
+            with pytest.raises(Refused, match="clock"):
+                take_request(token)
+        clock.now += 6
+    # Nodes go on: what they ask for may be taken twice, and their clocks may go back together.
+    take_request(request())
+
+
 def test_a_replayed_request_is_refused() -> None:
     once = verifier()
     token = made()
-    once.request(token, "POST", TARGET, BODY)
+    also = once.request(token, "POST", TARGET)
+    take(once, token)
     with pytest.raises(Refused, match="received before"):
-        once.request(token, "POST", TARGET, BODY)
+        once.request(token, "POST", TARGET)
+    with pytest.raises(Refused, match="received before"):
+        once.take(also, BODY)
+
+
+@pytest.mark.parametrize("use", [lambda once, also: once.take(also, BODY), Verifier.use_up], ids=["taken", "used up"])
+def test_a_token_that_ends_before_its_body_does_is_refused(
+    monkeypatch: pytest.MonkeyPatch, use: Callable[[Verifier, Caller], None]
+) -> None:
+    """A body may come for minutes: by then nobody remembers whether the token was taken before."""
+    clock, running, late = Clock(), Running(), Clock()
+    monkeypatch.setattr("goud_node.peer.tokens.time.monotonic", running)
+    once = verifier(clock, running=running, since=running.now - 1000)
+    monkeypatch.undo()
+    late.now = clock.now + tokens.LEEWAY_SECONDS
+    token = made(clock=late)
+    also = once.request(token, "POST", TARGET)
+    clock.now -= 3600  # a step of the wall clock gives it no time
+    running.now += tokens.LIFETIME_SECONDS + 2 * tokens.LEEWAY_SECONDS
+    with pytest.raises(Refused) as refused:
+        use(once, also)
+    assert refused.value.reason == "expired"
+    running.now -= 1
+    use(once, also)
 
 
 def test_a_refused_attempt_does_not_use_up_the_request() -> None:
     once = verifier()
     token = made()
     with pytest.raises(Refused):
-        once.request(token, "POST", TARGET, b"other")
-    once.request(token, "POST", TARGET, BODY)
+        take(once, token, b"other")
+    take(once, token)
 
 
 def test_a_full_memory_refuses_rather_than_forgets() -> None:
     small = verifier(entries=2)
     for _ in range(2):
-        small.request(made(), "POST", TARGET, BODY)
+        take(small, made())
     with pytest.raises(Refused) as caught:
-        small.request(made(), "POST", TARGET, BODY)
+        take(small, made())
     assert caught.value.reason == "overload"
 
 

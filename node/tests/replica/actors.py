@@ -45,3 +45,6 @@ def entry(number: int) -> Entry:
 
 
 ENTRIES = [entry(number) for number in range(12)]
+
+WRITES = [entry(number) for number in range(100, 164)]
+"""Each is asked for once."""

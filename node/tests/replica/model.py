@@ -6,12 +6,14 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from goud_node.agreement.sequencer import HeightTrimmed, Sequencer
-from goud_node.errors import EpochMismatch, GoudError, NotLeader, OutcomeUnknown, Unavailable
+from goud_node.errors import CoordinationFull, EpochMismatch, GoudError, NotLeader, OutcomeUnknown, Unavailable
 from goud_node.replica import lead, steps
 
-from .actors import ENTRIES
+from .actors import ENTRIES, WRITES
+from .calls import Violation, lost, refused
+from .clients import QUEUE_LIMIT
 from .restore import restore_all
-from .world import Node, Propose, Unit, Violation, World, lost
+from .world import LEASE_TICKS, Node, Propose, Unit, World
 
 HEALING_ROUNDS = 120
 WARM_ROUNDS = 2
@@ -27,7 +29,7 @@ class Model:
         self._schedule = schedule[1:]
         validators = (3, 3, 3, 1, 5)[shape % 5]
         self.world = World(
-            validators, observer=shape % 3 == 0, kept_tail=shape % 4, sequencer=sequencer, propose=propose
+            validators, observer=shape % 3 == 0, tail_length=shape % 4, sequencer=sequencer, propose=propose
         )
 
     def run(self) -> World:
@@ -44,8 +46,12 @@ class Model:
         """What one pair of bytes means; two thirds of them let somebody get on with the work."""
         node = self.world.nodes[target % len(self.world.nodes)]
         meanings: tuple[tuple[int, Callable[[], object]], ...] = (
-            (168, lambda: self.advance_some(target, 1 + action % 4)),
-            (188, lambda: self.submit(node, action)),
+            (172, lambda: self.advance_some(target, 1 + action % 4)),
+            (181, lambda: self.submit(node, target)),
+            (185, lambda: self.write_once(node, target)),
+            (186, lambda: self.flood(node, target)),
+            (187, lambda: self.world.halt(node)),
+            (188, lambda: self.world.stop(node)),
             (195, self.world.tick),
             (196, lambda: self.set_clock(node, target)),
             (198, lambda: node.lies.append(target // len(self.world.nodes))),
@@ -62,17 +68,35 @@ class Model:
             (256, self.world.tick),
         )
         next(meaning for limit, meaning in meanings if action < limit)()
+        self.world.clients.run()
 
     def deliver_ghost(self, target: int) -> None:
         """A request of long ago arrives after all."""
         if self.world.ghosts:
             self.world.ghosts.pop(target % len(self.world.ghosts)).execute()
 
-    def submit(self, node: Node, number: int) -> None:
-        if node.alive and len(node.waiting) < 8:
-            node.waiting.append(ENTRIES[number % len(ENTRIES)])
+    def submit(self, node: Node, target: int) -> None:
+        """One of the writes that are asked for until they are acknowledged."""
+        if node.alive and len(node.queue) < 8:
+            self.world.clients.ask(node, ENTRIES[target // 8 % len(ENTRIES)], 1 + target % 8)
+
+    def write_once(self, node: Node, target: int) -> None:
+        """A client that asks once, and believes what it is told."""
+        clients = self.world.clients
+        write = next((write for write in WRITES if not clients.was_asked(write)), None)
+        if node.alive and write is not None:
+            clients.ask(node, write, 1 + 4 * (target // 8 % 4))
+
+    def flood(self, node: Node, target: int) -> None:
+        """Something is full for a while: the log, or the queue of a node that may come to lead."""
+        if target // 8 % 2:
+            self.world.raise_alarm()
+        elif node.alive and not node.prepared:
+            node.queue.flood()
 
     def recover(self, node: Node) -> None:
+        if node.ended:
+            self.world.crash(node)
         if not node.alive:
             self.world.start(node)
         node.paused = node.cut = False
@@ -90,7 +114,7 @@ class Model:
             node.wrong = (1 - 2 * (target // 8 % 2)) * 10**9
 
     def hand_over(self, node: Node) -> None:
-        if node.core is not None and node.term is not None and node.core.unresolved is None:
+        if node.core is not None and node.term is not None and node.core.unresolved_block is None:
             node.renewed = False
 
     def lose_log(self) -> None:
@@ -119,25 +143,35 @@ class Model:
         return [(node, unit) for node in nodes for unit in node.units.values()]
 
     def advance_some(self, target: int, times: int) -> None:
+        letters = self.world.clients.letters
         for _ in range(times):
             units = self.runnable()
-            if units:
-                self.advance(*units[target % len(units)])
+            choice = target % ((len(units) + len(letters)) or 1)
+            if choice < len(units):
+                self.advance(*units[choice])
+            elif letters:
+                self.world.clients.advance(letters[choice - len(units)])
 
     def disturb(self, action: int, target: int) -> None:
         """Something happens to a request on its way."""
         waiting = [(node, unit) for node, unit in self.runnable() if unit.call is not None]
-        if not waiting:
+        letters = self.world.clients.letters
+        choice = target % ((len(waiting) + len(letters)) or 1)
+        if choice >= len(waiting):
+            if letters:
+                self.world.clients.hold_up(letters[choice - len(waiting)])
             return
-        node, unit = waiting[target % len(waiting)]
+        node, unit = waiting[choice]
         call = unit.call
         if call is None:
             return
-        if action < 206 or not call.remote:
+        if action < 205 or not call.remote:
             call.execute()  # applied; the answer takes its time
-        elif action < 214:
+        elif action < 212:
             call.execute()  # applied; the answer is lost
             self.resume(node, unit, lost(call))
+        elif action < 215 and call.changes and not call.applied:
+            self.resume(node, unit, refused(full=action % 2 == 0))
         else:
             if call.changes and not call.applied:
                 self.world.ghosts.append(call)  # delayed: it may arrive later, or never
@@ -168,6 +202,10 @@ class Model:
             unit.call = step.throw(error) if error is not None else step.send(None if call is None else call.answer)
         except StopIteration:
             unit.step = unit.call = None
+        except CoordinationFull as full:
+            unit.step = unit.call = None
+            if unit.name == "lead" and node.core is not None:
+                node.queue.fail(full, node.core.unsure_transactions)
         except (NotLeader, HeightTrimmed, EpochMismatch) as end:
             unit.step = unit.call = None
             if unit.name == "lead":
@@ -187,7 +225,7 @@ class Model:
 
     def next_step(self, node: Node, unit: Unit) -> Coroutine[Any, Any, None] | None:
         core, term = node.core, node.term
-        if core is None:
+        if core is None or (node.ended and unit.name != "lead"):
             return None
         if unit.name == "follow":
             return steps.join(core) if core.epoch is None else _discard(steps.follow(core))
@@ -204,15 +242,15 @@ class Model:
         if core is None:
             return None
         if term is None:
-            return _campaign(node)
-        if core.unresolved is not None:
+            return None if node.ended else _campaign(node)
+        if core.unresolved_block is not None:
             return _discard(lead.settle(core, term))
-        if not node.renewed:
+        if not node.renewed or node.ended:
             end_term(node)
             return _discard(core.sequencer.resign(term))
         if not node.prepared:
             return _prepare(node)
-        return self.world.run_proposal(node, core, term) if node.waiting else None
+        return self.world.run_proposal(node, core, term) if len(node.queue) else None
 
     def heal(self, *, apply_ghosts: bool) -> None:
         """Undo every fault and work fairly: all must be acknowledged, everywhere, and certified."""
@@ -225,28 +263,37 @@ class Model:
             node.cut = node.paused = False
             node.lies.clear()
             node.wrong = 0
-            if not node.alive:
-                world.start(node)
+            self.recover(node)
+            node.queue.ebb()
+        world.full_until = 0
         for turn in range(HEALING_ROUNDS):
             if self.converged():
                 break
             if turn % 4 == 0:
-                for node in world.nodes:
-                    if node.prepared and not node.waiting:
-                        # Clients that have their answer do not ask again.
-                        node.waiting.extend(e for e in ENTRIES if e.raw not in world.acknowledged)
+                self.ask_again()
                 world.tick()
             self.work(4)
         else:
             heights = {n.name: (n.ledger.height, n.ledger.certified_height) for n in world.nodes}
             raise Violation(f"no progress after healing: {heights}, {len(world.acknowledged)} acknowledged")
         self.check_chain()
+        world.clients.check()
+
+    def ask_again(self) -> None:
+        """Clients that have their answer do not ask again."""
+        for node in self.world.nodes:
+            if node.prepared and not len(node.queue):
+                for entry in [e for e in ENTRIES if e.raw not in self.world.acknowledged][:QUEUE_LIMIT]:
+                    self.world.clients.ask(node, entry, LEASE_TICKS)
 
     def work(self, rounds: int) -> None:
         """Let every loop of every node advance, in turn."""
         for _ in range(rounds):
             for node, unit in self.runnable():
                 self.advance(node, unit)
+            for letter in list(self.world.clients.letters):
+                self.world.clients.advance(letter)
+            self.world.clients.run()
 
     def converged(self) -> bool:
         world = self.world
@@ -254,8 +301,8 @@ class Model:
         certified = {node.ledger.certified_height for node in world.nodes}
         # After a restore every node may be level below what the log still has.
         promised = max((receipt.height for receipt in world.acknowledged.values()), default=0)
-        complete = len(world.acknowledged) == len(ENTRIES) and min(heights) >= promised
-        return complete and len(heights) == 1 and heights == certified
+        complete = all(e.raw in world.acknowledged for e in ENTRIES) and min(heights) >= promised
+        return complete and world.clients.are_answered and len(heights) == 1 and heights == certified
 
     def check_chain(self) -> None:
         """Invariants 1 and 2 on the final chain."""
@@ -278,9 +325,13 @@ class Model:
 
 def end_term(node: Node) -> None:
     """As the replica does when a term is over."""
-    node.term, node.prepared = None, False
-    if node.core is not None:
-        node.core.leader = None
+    node.term = None
+    core = node.core
+    if core is not None:
+        node.duties.leading = False
+        node.queue.release(core.unsure_transactions)
+        node.queue.ebb()
+        core.leader = None
 
 
 async def _discard(step: Coroutine[Any, Any, object]) -> None:
@@ -300,13 +351,13 @@ async def _campaign(node: Node) -> None:
     if core is not None:
         term = await lead.campaign(core)
         if term is not None:
-            node.term, node.prepared, node.renewed = term, False, True
+            node.term, node.renewed = term, True
 
 
 async def _prepare(node: Node) -> None:
     core, term = node.core, node.term
     if core is not None and term is not None and await lead.prepare(core, term):
-        node.prepared = True
+        node.duties.leading = True
 
 
 async def _renew(node: Node) -> None:

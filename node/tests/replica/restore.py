@@ -10,7 +10,8 @@ from goud_node.errors import GoudError
 from goud_node.replica import epochs
 from goud_node.store.memory import MemoryStore
 
-from .world import LEASE_TICKS, Call, Node, Violation, World
+from .calls import Call, Violation
+from .world import LEASE_TICKS, Node, World
 
 T = TypeVar("T")
 

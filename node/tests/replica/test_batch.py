@@ -48,31 +48,31 @@ def order(ledger: Ledger, *entries: Waiting) -> None:
 def test_new_transactions_are_chosen_in_order(ledger: Ledger) -> None:
     entries = [put(f"c{n}", f"k{n}") for n in range(3)]
     batch = compose(ledger, entries)
-    assert (batch.chosen, batch.twins, batch.answered) == (entries, [], [])
+    assert (batch.selection, batch.twins, batch.outcomes) == (entries, [], [])
 
 
 def test_the_same_request_twice_is_ordered_once(ledger: Ledger) -> None:
     one, twin = put("c", "k"), put("c", "k")
     batch = compose(ledger, [one, twin])
-    assert (batch.chosen, batch.twins) == ([one], [twin])
+    assert (batch.selection, batch.twins) == ([one], [twin])
 
 
 def test_rivals_for_one_key_wait_until_the_ledger_can_judge(ledger: Ledger) -> None:
     one, rival, same_id = put("c", "k"), put("d", "k", fingerprint=b"\1" * 32), put("c", "other")
     batch = compose(ledger, [one, rival, same_id])
-    assert (batch.chosen, batch.twins, batch.answered) == ([one], [], [])
+    assert (batch.selection, batch.twins, batch.outcomes) == ([one], [], [])
     order(ledger, one)
     batch = compose(ledger, [rival, same_id])
-    assert batch.chosen == []
-    assert [type(outcome) for _, outcome in batch.answered] == [IdempotencyConflict, AlreadyExists]
+    assert batch.selection == []
+    assert [type(outcome) for _, outcome in batch.outcomes] == [IdempotencyConflict, AlreadyExists]
 
 
 def test_what_was_applied_is_answered_with_its_receipt(ledger: Ledger) -> None:
     entry = put("c", "k")
     order(ledger, put("other", "o"), entry)
     batch = compose(ledger, [put("c", "k")])
-    assert batch.chosen == []
-    outcome = batch.answered[0][1]
+    assert batch.selection == []
+    outcome = batch.outcomes[0][1]
     assert isinstance(outcome, Receipt)
     assert (outcome.height, outcome.index) == (2, 1)
 
@@ -80,14 +80,14 @@ def test_what_was_applied_is_answered_with_its_receipt(ledger: Ledger) -> None:
 def test_what_cannot_be_applied_is_refused(ledger: Ledger) -> None:
     stranger = Waiting(CollectionPut("c", "nobody", "k", bytes(32), b"l", b"p", 1))
     batch = compose(ledger, [stranger])
-    assert batch.chosen == []
-    assert isinstance(batch.answered[0][1], InvalidTransaction)
+    assert batch.selection == []
+    assert isinstance(batch.outcomes[0][1], InvalidTransaction)
 
 
 def test_a_block_takes_what_fits_and_keeps_the_order(ledger: Ledger) -> None:
     entries = [put(f"c{n}", f"k{n}", bytes(300_000)) for n in range(5)] + [put("small", "small")]
     batch = compose(ledger, entries)
-    assert batch.chosen == entries[:3]
-    assert sum(len(entry.raw) for entry in batch.chosen) <= MAX_BLOCK_BYTES
+    assert batch.selection == entries[:3]
+    assert sum(len(entry.raw) for entry in batch.selection) <= MAX_BLOCK_BYTES
     order(ledger, *entries[:3])
-    assert compose(ledger, entries[3:]).chosen == entries[3:]
+    assert compose(ledger, entries[3:]).selection == entries[3:]

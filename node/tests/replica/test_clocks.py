@@ -10,6 +10,9 @@ from goud_node.chain.genesis import Genesis, Validator
 from goud_node.replica import lead, steps
 from goud_node.replica.clocks import FRESH_SECONDS, TOLERANCE_MS, ClockRefused, Reading, judge
 from goud_node.replica.core import Core
+from goud_node.replica.duties import Duties
+from goud_node.replica.queue import Queue
+from goud_node.replica.types import Hooks
 from goud_node.store.memory import MemoryStore
 
 from .actors import ENTRIES, KEYS
@@ -52,7 +55,11 @@ def told(offset_ms: int | None, age: float = 0.0) -> Reading:
         (5, {"n2": told(0), "n3": told(HOUR_MS)}, "wrong", False),
         # Until every validator's release sends its clock, the rule only warns.
         (3, {"n2": told(None)}, "unread", True),
-        (3, {"n2": told(None, 10 * FRESH_SECONDS), "n3": told(HOUR_MS)}, "wrong", True),
+        (3, {"n2": told(None, FRESH_SECONDS - 1), "n3": told(HOUR_MS)}, "wrong", True),
+        # One that has not answered for so long is dead, or has another release by now.
+        (3, {"n2": told(None, FRESH_SECONDS + 1), "n3": told(HOUR_MS)}, "wrong", False),
+        (3, {"n2": told(None, FRESH_SECONDS + 1), "n3": told(0)}, "right", True),
+        (3, {"n2": told(None, FRESH_SECONDS + 1)}, "unread", False),
         (3, {"n2": told(None), "n3": told(0)}, "right", True),
     ],
 )
@@ -78,7 +85,7 @@ async def test_a_wrong_clock_neither_campaigns_nor_commits(offset_ms: int) -> No
     core.clock = lambda: CLOCK_MS + offset_ms
     with pytest.raises(ClockRefused, match="put right"):
         await lead.propose(core, term, [ENTRIES[0]])
-    assert (core.unresolved, (await core.sequencer.state()).head) == (None, core.head), "nothing was ordered"
+    assert (core.unresolved_block, (await core.sequencer.state()).head) == (None, core.head), "nothing was ordered"
     await core.sequencer.resign(term)
     core.leader = None
     with pytest.raises(ClockRefused):
@@ -89,6 +96,35 @@ async def test_a_wrong_clock_neither_campaigns_nor_commits(offset_ms: int) -> No
     await lead.prepare(core, term)
     assert await lead.propose(core, term, [ENTRIES[0]]) is not None
     assert core.ledger.tip.timestamp_ms - CLOCK_MS < TOLERANCE_MS
+
+
+@pytest.mark.parametrize("age", [None, FRESH_SECONDS + 1], ids=["no reading", "an old reading"])
+async def test_without_readings_of_a_majority_nothing_is_proposed(age: float | None) -> None:
+    core, peers = await ready()
+    term = await lead.campaign(core)
+    assert term is not None
+    assert await lead.prepare(core, term)
+    readings = peers.shown
+    peers.shown = {} if age is None else {name: Reading(CLOCK_MS, clock.running() - age) for name in KEYS}
+    with pytest.raises(ClockRefused, match="majority is 2"):
+        await lead.propose(core, term, [ENTRIES[0]])
+    assert (core.unresolved_block, (await core.sequencer.state()).head) == (None, core.head), "nothing was ordered"
+    peers.shown = readings
+    assert (await lead.propose(core, term, [ENTRIES[0]])).receipts
+
+
+@pytest.mark.parametrize("clock_ms", [CLOCK_MS + HOUR_MS, None], ids=["every release sends its clock", "one does not"])
+async def test_a_wrong_clock_costs_the_lead_only_once_every_release_sends_its_own(
+    clock_ms: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    core, peers = await ready()
+    peers.shown = {"n2": Reading(clock_ms, clock.running()), "n3": Reading(CLOCK_MS + HOUR_MS, clock.running())}
+    duties = Duties(core, Queue(8, 1 << 20), Hooks())
+    duties.leading = True
+    duties._watch_clock()
+    assert duties.ending == (clock_ms is not None)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert ("only warns, as the release of n2" in line) == (clock_ms is None)
 
 
 async def test_a_campaign_beside_an_earlier_release_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ def fail(duties: Duties, error: Exception | None = None) -> None:
 
 
 def recover(duties: Duties) -> None:
-    cast("Any", duties)._complaints.pop("follow", None)  # as the loop does after a step that went well
+    cast("Any", duties)._go_on("follow")  # as the loop does after a step that went well
 
 
 async def test_a_failure_that_lasts_is_logged_once_a_minute(

@@ -67,7 +67,7 @@ def started(ledger: Ledger, kv: EmbeddedKv, name: str = "n1") -> Core:
 async def test_a_lost_log_begins_again_at_the_restored_tip() -> None:
     kv, mine, other = EmbeddedKv(MemoryStore()), restored(5, Epoch(3, 2, PAIRS[1][0].hash)), restored(5)
     outcome = await resume(mine, kv)
-    assert (outcome.action, outcome.before.relation, outcome.left_behind) == ("started", "empty", 0)
+    assert (outcome.action, outcome.survey.relation, outcome.left_behind) == ("started", "empty", 0)
     assert outcome.epoch == Epoch(4, 5, PAIRS[4][0].hash)
     wiped = Ledger(MemoryStore(), GENESIS)
     for name, ledger in (("n1", mine), ("n2", other), ("n3", wiped)):
@@ -81,8 +81,8 @@ async def test_a_lost_log_begins_again_at_the_restored_tip() -> None:
 async def test_a_log_that_continues_the_chain_is_kept(trimmed: int) -> None:
     kv = await old_log(trimmed=trimmed)
     outcome = await resume(restored(5), kv)
-    assert (outcome.action, outcome.before.relation, outcome.left_behind) == ("continued", "continues", 0)
-    assert (outcome.epoch, outcome.before.above) == (FIRST, 3)
+    assert (outcome.action, outcome.survey.relation, outcome.left_behind) == ("continued", "continues", 0)
+    assert (outcome.epoch, outcome.survey.blocks_above) == (FIRST, 3)
     core = started(restored(5), kv)
     await steps.join(core)
     while core.ledger.height < HEAD:
@@ -124,7 +124,7 @@ async def test_a_backup_of_an_earlier_epoch_joins_where_the_log_begins_just_abov
 async def test_a_gap_that_nobody_can_fill_begins_a_new_epoch() -> None:
     kv = await old_log(trimmed=6)
     outcome = await resume(restored(5), kv)
-    assert (outcome.action, outcome.before.relation, outcome.left_behind) == ("started", "gap", 2)
+    assert (outcome.action, outcome.survey.relation, outcome.left_behind) == ("started", "gap", 2)
     assert outcome.epoch == Epoch(2, 5, PAIRS[4][0].hash)
     core = started(restored(5), kv)
     await steps.join(core)
@@ -136,13 +136,13 @@ async def test_a_gap_further_up_is_a_gap() -> None:
     second = Epoch(2, 6, PAIRS[5][0].hash)
     kv = await old_log(epoch=second, trimmed=7)
     await log_of(kv).republish(second, PAIRS[5][0])
-    assert (await resume(restored(5), kv)).before.relation == "gap"
+    assert (await resume(restored(5), kv)).survey.relation == "gap"
 
 
 async def test_an_earlier_tip_on_purpose_leaves_the_tail_behind() -> None:
     kv, left = await old_log(), restored(7)
     outcome = await resume(restored(5), kv, if_needed=False)
-    assert (outcome.action, outcome.before.relation, outcome.left_behind) == ("started", "continues", 3)
+    assert (outcome.action, outcome.survey.relation, outcome.left_behind) == ("started", "continues", 3)
     with pytest.raises(EpochMismatch, match="holds 7 blocks"):
         await steps.join(started(left, kv))
     core = started(restored(5), kv, "n2")
@@ -183,7 +183,7 @@ async def test_a_contradiction_is_for_the_operator_to_decide(length: int, trimme
         await resume(ledger, kv)
     assert await log_of(kv).state() == before
     outcome = await resume(ledger, kv, if_needed=False)
-    assert (outcome.action, outcome.before.relation) == ("started", "conflict")
+    assert (outcome.action, outcome.survey.relation) == ("started", "conflict")
     assert outcome.epoch == Epoch(epoch.number + 1, ledger.height, ledger.tip.hash)
 
 
@@ -213,7 +213,7 @@ async def test_a_log_with_nothing_new_that_cannot_be_joined_is_replaced(height: 
     with pytest.raises(EpochMismatch):
         await steps.join(started(restored(height, epoch), kv))
     outcome = await resume(restored(height, epoch), kv)
-    assert (outcome.action, outcome.before.relation, outcome.left_behind) == ("started", "ahead", 0)
+    assert (outcome.action, outcome.survey.relation, outcome.left_behind) == ("started", "ahead", 0)
     assert outcome.epoch.number == epoch.number + 1
     await steps.join(started(restored(height, epoch), kv))
 
@@ -250,6 +250,22 @@ async def test_a_lost_answer_does_not_begin_two_epochs() -> None:
     kv = LosesAnswers(MemoryStore())
     outcome = await resume(restored(5), kv)
     assert (outcome.epoch, (await log_of(kv).state()).epoch) == (Epoch(2, 5, PAIRS[4][0].hash),) * 2
+
+
+async def test_a_node_that_works_in_the_new_epoch_at_once_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every node should be stopped: what is restored to next would leave behind what this one orders."""
+    kv, begin = await old_log(), Sequencer.begin_epoch
+
+    async def begin_beside_a_node(log: Sequencer, new: Epoch, previous: State) -> None:
+        await begin(log, new, previous)
+        other = log_of(kv, "n2")
+        term = await other.campaign(new, 60)
+        assert term is not None
+        await other.commit(term, PAIRS[5][0])
+
+    monkeypatch.setattr(Sequencer, "begin_epoch", begin_beside_a_node)
+    with pytest.raises(OutcomeUnknown, match="the log has moved on"):
+        await resume(restored(5), kv, if_needed=False)
 
 
 @pytest.mark.parametrize("running", [False, True])

@@ -49,6 +49,18 @@ async def test_those_who_wait_are_told_a_slice_in_a_turn(count: int, how: str) -
     assert all(submission.result.exception() is None or how == "fail" for submission in waiting)
 
 
+@pytest.mark.parametrize(("most", "most_bytes"), [(2, 1 << 30), (1 << 30, 2)], ids=["in number", "in bytes"])
+async def test_a_full_queue_takes_no_more_until_some_are_answered(most: int, most_bytes: int) -> None:
+    queue, waiting = Queue(most, most_bytes), submissions(3)
+    for submission in waiting[:2]:
+        queue.put(submission)
+    with pytest.raises(Unavailable, match="2 submissions are waiting"):
+        queue.put(waiting[2])
+    queue.settle(Batch(receipts=[(waiting[0], RECEIPT)]))
+    queue.put(waiting[2])
+    assert queue.waiting() == waiting[1:]
+
+
 async def test_an_answer_that_is_decided_first_stands() -> None:
     queue, waiting = Queue(100, 1 << 30), submissions(100)
     for submission in waiting:
@@ -63,7 +75,7 @@ def test_blocks_are_written_in_parts_of_bounded_size(shapes: list[tuple[int, int
     blocks = []
     for count, size in shapes:
         block = Block(Header("c", 1, bytes(32), 1, "n1", bytes(32), count), (), bytes(64))
-        block.__dict__["_encoded"] = bytes(size)
+        block.__dict__["_encoding"] = bytes(size)
         blocks.append(block)
     parts = list(cores._parts(blocks))
     assert [at for start, stop in parts for at in range(start, stop)] == list(range(len(blocks)))

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from .model import Model
+from .schedules import busy
 
 SCHEDULES = int(os.environ.get("GOUD_MODEL_SCHEDULES", "1000"))
 """Per test; the long run sets some hundred thousand."""
@@ -28,5 +29,14 @@ def test_long_random_schedules_keep_the_invariants() -> None:
         schedule = random.Random(seed).randbytes(2401)  # noqa: S311  # repeatable on purpose
         try:
             Model(schedule).run()
+        except AssertionError as violation:
+            raise AssertionError(f"seed {seed}: {violation}") from violation
+
+
+def test_what_clients_are_told_is_true() -> None:
+    """Busy clients, lost answers, and nodes that stop, halt, hand over or are full: refused is never ordered."""
+    for seed in range(SCHEDULES // 5):
+        try:
+            Model(busy(seed)).run()
         except AssertionError as violation:
             raise AssertionError(f"seed {seed}: {violation}") from violation

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -14,14 +15,17 @@ from goud_node.chain.block import Block
 from goud_node.chain.certificate import Certificate
 from goud_node.chain.genesis import Genesis
 from goud_node.chain.ledger import Epoch, Ledger, Receipt
-from goud_node.errors import OutcomeUnknown
+from goud_node.errors import CoordinationFull, Draining, GoudError, OutcomeUnknown, Unavailable
 from goud_node.replica import epochs, lead, proofs
 from goud_node.replica.batch import Batch, Waiting, compose
 from goud_node.replica.core import Core
+from goud_node.replica.replica import Replica
 from goud_node.replica.types import Served
 
+from .calls import Violation
 from .model import Model
-from .world import Violation, World
+from .schedules import bereft, busy
+from .world import World
 
 pytestmark = pytest.mark.model
 
@@ -29,11 +33,16 @@ SCHEDULES = 4000
 """More than any of these bugs has needed by far; a bug that survives them fails its test."""
 
 
-def caught(run: Callable[[bytes], World]) -> str:
+def even(seed: int) -> bytes:
+    """A long schedule of all that may happen."""
+    return random.Random(seed).randbytes(2401)  # noqa: S311  # repeatable on purpose
+
+
+def caught(run: Callable[[bytes], World], schedule: Callable[[int], bytes] = even) -> str:
     """The first violation that random schedules find."""
     for seed in range(SCHEDULES):
         try:
-            run(random.Random(seed).randbytes(2401))  # noqa: S311  # repeatable on purpose
+            run(schedule(seed))
         except Violation as violation:
             return str(violation)
     pytest.fail(f"the planted bug survived {SCHEDULES} schedules")
@@ -94,15 +103,15 @@ class LostMeansDone(Sequencer):
 async def acknowledge_first(world: World, core: Core, term: Term, waiting: list[Waiting]) -> Batch | None:
     """Acknowledges before the commit."""
     batch = compose(core.ledger, waiting)
-    for index, chosen in enumerate(batch.chosen):
+    for index, entry in enumerate(batch.selection):
         height = core.ledger.height + 1
-        world.acknowledged.setdefault(chosen.raw, Receipt(height, index, "early", b""))
+        world.acknowledged.setdefault(entry.raw, Receipt(height, index, "early", b""))
     return await lead.propose(core, term, waiting)
 
 
 def compose_all(_ledger: Ledger, waiting: list[Waiting]) -> Batch:
     """Retry without dedupe: orders whatever waits, whether it was applied before or not."""
-    return Batch(chosen=list({entry.raw: entry for entry in waiting}.values()))
+    return Batch(selection=list({entry.raw: entry for entry in waiting}.values()))
 
 
 async def any_height(core: Core) -> int:
@@ -136,9 +145,43 @@ async def any_epoch(core: Core, epoch: Epoch, served: Served) -> Block | None:
 proofs_conflict = proofs.conflict
 
 
+async def doubts_when_told(replica: Any, attempt: Any, leader: str) -> Receipt | None:
+    """Doubts a forwarded write when an exception says that the answer is lost. The deadline comes before it."""
+    try:
+        receipt: Receipt = await replica._core.peers.forward(leader, attempt.raw)
+    except CoordinationFull:
+        raise
+    except Unavailable:
+        return None
+    except OutcomeUnknown:
+        attempt.doubtful = True
+        return None
+    return receipt
+
+
+def certain_of(is_certain: Callable[[GoudError], bool]) -> Callable[[Any, Any], Awaitable[Receipt | None]]:
+    """Takes such a refusal for the whole truth, although the answer of an earlier try was lost."""
+    try_once = Replica._attempt
+
+    async def attempt_once(replica: Any, attempt: Any) -> Receipt | None:
+        try:
+            return await try_once(replica, attempt)
+        except Unavailable as error:
+            attempt.doubtful = attempt.doubtful and not is_certain(error)
+            raise
+
+    return attempt_once
+
+
+LATER_REFUSALS: dict[str, Callable[[GoudError], bool]] = {
+    "draining": lambda error: isinstance(error, Draining),
+    "halted": lambda error: "halted" in str(error),
+}
+
+
 def test_the_faithful_copy_is_no_bug() -> None:
     for seed in range(150):
-        Model(random.Random(seed).randbytes(2401), sequencer=AllConditions).run()  # noqa: S311  # repeatable
+        Model(even(seed), sequencer=AllConditions).run()
 
 
 @pytest.mark.parametrize("planted", [NoCondition, OnlyAbsent, LostMeansDone])
@@ -155,12 +198,14 @@ def test_retrying_without_dedupe_is_found(monkeypatch: pytest.MonkeyPatch) -> No
     assert caught(lambda schedule: Model(schedule).run())
 
 
-@pytest.mark.parametrize("planted", [any_height, highest_progress])
+@pytest.mark.parametrize(("planted", "draw"), [(any_height, even), (highest_progress, bereft)])
 def test_trimming_before_a_majority_has_persisted_is_found(
-    monkeypatch: pytest.MonkeyPatch, planted: Callable[[Core], Awaitable[int]]
+    monkeypatch: pytest.MonkeyPatch,
+    planted: Callable[[Core], Awaitable[int]],
+    draw: Callable[[int], bytes],
 ) -> None:
     monkeypatch.setattr(lead, "safe_height", planted)
-    assert caught(lambda schedule: Model(schedule).run())
+    assert caught(lambda schedule: Model(schedule).run(), draw)
 
 
 def test_restored_nodes_that_wait_for_one_another_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,3 +231,14 @@ def test_believing_a_peer_of_another_epoch_is_found(monkeypatch: pytest.MonkeyPa
 def test_stamping_a_block_by_a_wrong_clock_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lead, "_check_clock", lambda _core, _now_ms: None)
     assert "wrong clock" in caught(lambda schedule: Model(schedule).run())
+
+
+def test_a_forwarded_write_that_is_refused_at_its_deadline_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Replica, "_forward", doubts_when_told)
+    assert "answered 503" in caught(lambda schedule: Model(schedule).run(), busy)
+
+
+@pytest.mark.parametrize("refusal", LATER_REFUSALS)
+def test_a_refusal_after_a_lost_answer_is_found(monkeypatch: pytest.MonkeyPatch, refusal: str) -> None:
+    monkeypatch.setattr(Replica, "_attempt", certain_of(LATER_REFUSALS[refusal]))
+    assert "answered 503" in caught(lambda schedule: Model(schedule).run(), busy)

@@ -19,11 +19,12 @@ from goud_node.chain.certificate import Certificate, countersign
 from goud_node.chain.genesis import Genesis, Validator
 from goud_node.chain.keys import SigningKey
 from goud_node.chain.ledger import Epoch, Ledger, Receipt
-from goud_node.errors import ConflictingBlock, EpochMismatch, InvalidBlock, Unavailable
+from goud_node.errors import ConflictingBlock, EpochMismatch, InvalidBlock, StoreError, Unavailable
 from goud_node.replica import lead, steps
 from goud_node.replica.clocks import Reading
 from goud_node.replica.core import Core
 from goud_node.replica.types import Served
+from goud_node.store.base import Batch
 from goud_node.store.memory import MemoryStore
 
 from .actors import ENTRIES
@@ -43,6 +44,7 @@ class Told:
     def __init__(self) -> None:
         self.pairs: list[tuple[Block, Certificate]] = []
         self.tips: dict[str, int] = {}
+        self.proofs: dict[str, Served] = {}
         self.epoch: Epoch | None = FIRST
         self.answer: Served | None = None
         self.asked = 0
@@ -59,6 +61,9 @@ class Told:
             return self.answer
         pairs = [pair for pair in self.pairs if start <= pair[0].height][:limit]
         return Served("n2", self.epoch, pairs) if pairs else None
+
+    async def proof(self, node: str) -> Served | None:
+        return self.proofs.get(node)
 
     async def forward(self, leader: str, transaction: bytes) -> Receipt:
         raise NotImplementedError
@@ -159,6 +164,32 @@ async def test_a_log_that_lost_blocks_stops_the_node() -> None:
         await steps.follow(core)
 
 
+async def test_a_log_that_ends_at_another_block_than_this_node_s_tip_stops_it() -> None:
+    core, _, kv = await joined()
+    assert core.epoch is not None
+    other = Sequencer(kv, GENESIS.chain_id, "n2")
+    term = await other.campaign(core.epoch, 60)
+    assert term is not None
+    await other.commit(term, chain(1)[0][0])
+    await core.append([chain(1, "n3")[0][0]])
+    with pytest.raises(ConflictingBlock, match="another block 1"):
+        await steps.follow(core)
+
+
+async def test_an_epoch_that_was_not_joined_is_not_followed() -> None:
+    core, _, kv = await joined()
+    other = Sequencer(kv, GENESIS.chain_id, "n2")
+    second = Epoch(2, 0, GENESIS.block().hash)
+    await other.begin_epoch(second, await other.state())
+    term = await other.campaign(second, 60)
+    assert term is not None
+    await other.commit(term, chain(1)[0][0])
+    with pytest.raises(EpochMismatch):
+        await steps.follow(core)
+    assert core.ledger.height == 0
+    assert core.epoch is None
+
+
 async def test_an_empty_log_is_begun_only_by_a_new_chain() -> None:
     core, peers, kv = await joined()
     await kv.txn([], [Delete(b"/", b"0")])
@@ -171,7 +202,7 @@ async def test_an_empty_log_is_begun_only_by_a_new_chain() -> None:
         await steps.join(core)  # at genesis, but it took part in an epoch before
     fresh = core_on(kv, peers, "n2")
     peers.tips = {"n1": 1}
-    with pytest.raises(EpochMismatch, match="n1 holds 1"):
+    with pytest.raises(EpochMismatch, match="n1 says that it holds 1"):
         await steps.join(fresh)
     new = await steps.start_epoch(old)
     assert (new.number, new.base_height) == (1, 1)
@@ -215,3 +246,30 @@ async def test_forged_signatures_make_no_certificate() -> None:
     await honest.countersign(core.epoch, {1: countersign(KEYS["n2"], block.hash)}, 0)
     assert await steps.certify(core) == 1
     assert core.ledger.certified_height == 1
+
+
+class SaysItFailed(MemoryStore):
+    """A write reaches the disk, and its sync is said to have failed: once."""
+
+    fails = False
+
+    def write(self, batch: Batch) -> None:
+        super().write(batch)
+        if self.fails:
+            self.fails = False
+            raise StoreError("fsync failed")
+
+
+async def test_events_go_on_after_a_write_that_was_said_to_fail() -> None:
+    store = SaysItFailed()
+    core = core_on(EmbeddedKv(MemoryStore()), Told(), store=store)
+    published: list[int] = []
+    core.publish = lambda block: published.append(block.height)
+    blocks = [block for block, _ in chain(3)]
+    store.fails = True
+    with pytest.raises(StoreError):
+        await core.append(blocks[:1])
+    assert core.ledger.height == 1
+    await core.append(blocks[1:2])
+    await core.append(blocks[2:])
+    assert published == [1, 2, 3]

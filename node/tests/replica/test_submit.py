@@ -54,6 +54,9 @@ class ScriptedPeers:
     async def fetch(self, start: int, limit: int, epoch: Epoch) -> Served | None:
         raise NotImplementedError
 
+    async def proof(self, node: str) -> Served | None:
+        raise NotImplementedError
+
     async def heights(self) -> Mapping[str, int]:
         return {}
 
@@ -122,11 +125,11 @@ def replica_of(peers: ScriptedPeers) -> Replica:
         core.leader = Leader("n3", 2, 2)
 
     peers.change_leader = change
-    cast("Any", replica)._borne_out = _borne_out
+    cast("Any", replica)._confirm = _confirm
     return replica
 
 
-async def _borne_out(_attempt: object, receipt: Receipt) -> Receipt:
+async def _confirm(_attempt: object, receipt: Receipt) -> Receipt:
     return receipt  # test_receipts.py is about those that are not
 
 
@@ -181,6 +184,22 @@ async def test_a_definite_refusal_leaves_no_doubt(behaviour: str) -> None:
     assert isinstance(outcome, Unavailable)
 
 
+@pytest.mark.parametrize("event", ["stopped", "halted", "leads_with_a_full_queue"])
+@pytest.mark.parametrize("forward", [True, False])
+async def test_a_repeat_of_a_write_in_flight_is_not_refused(event: str, *, forward: bool) -> None:
+    """The first request waits for its block; the second comes to a node that takes nothing any more."""
+    replica = replica_of(ScriptedPeers([]))
+    cast("Any", replica)._core.unsure_transactions = frozenset({ENTRIES[0].raw})
+    happens_later(replica, event)
+    try:
+        with pytest.raises(OutcomeUnknown):
+            await replica.submit(ENTRIES[0].raw, forward=forward)
+        with pytest.raises(Unavailable):
+            await replica.submit(ENTRIES[1].raw, forward=forward)
+    finally:
+        cast("Any", replica)._executor.shutdown()
+
+
 @asynccontextmanager
 async def leading() -> AsyncIterator[tuple[Replica, Ledger, ThreadPoolExecutor]]:
     """A proposer on its own, at height 1, and the thread that writes for it."""
@@ -202,7 +221,7 @@ async def leading() -> AsyncIterator[tuple[Replica, Ledger, ThreadPoolExecutor]]
     )
     running = asyncio.create_task(replica.run())
     try:
-        await replica.submit(ENTRIES[0].raw, within=10)
+        await replica.submit(ENTRIES[0].raw, budget=10)
         yield replica, ledger, writer
     finally:
         running.cancel()
@@ -221,7 +240,7 @@ async def test_a_deadline_that_passes_while_the_block_is_chosen_leaves_a_doubt(*
                 await replica.submit(ENTRIES[1].raw, forward=forward)
         finally:
             released.set()
-        assert (await replica.submit(ENTRIES[1].raw, within=10)).height == 2
+        assert (await replica.submit(ENTRIES[1].raw, budget=10)).height == 2
         assert ledger.height == 2, "the first try was ordered, and the same bytes are applied once"
 
 
@@ -230,9 +249,9 @@ async def test_a_node_that_halts_while_a_block_is_chosen_does_not_order_it() -> 
     async with leading() as (replica, ledger, writer):
         writer.submit(released.wait)
         try:
-            write = asyncio.create_task(replica.submit(ENTRIES[1].raw, within=10))
+            write = asyncio.create_task(replica.submit(ENTRIES[1].raw, budget=10))
             async with asyncio.timeout(10):
-                while ENTRIES[1].raw not in cast("Any", replica)._core.unsure:  # noqa: ASYNC110  # nobody tells when
+                while ENTRIES[1].raw not in cast("Any", replica)._core.unsure_transactions:  # noqa: ASYNC110  # nobody tells when
                     await asyncio.sleep(0.01)
             cast("Any", replica)._duties._halt(ConflictingBlock("another block"))
             with pytest.raises(OutcomeUnknown):
@@ -254,10 +273,10 @@ async def test_a_receipt_that_nothing_bears_out_leaves_a_doubt(
     peers = ScriptedPeers(["ordered"])
     monkeypatch.setattr(peers, "_ordered", lambda: _answered(replace(RECEIPT, height=height)))
     replica = replica_of(peers)
-    monkeypatch.delattr(replica, "_borne_out")
+    monkeypatch.delattr(replica, "_confirm")
     try:
         with pytest.raises(OutcomeUnknown):
-            await replica.submit(ENTRIES[0].raw, within=within)
+            await replica.submit(ENTRIES[0].raw, budget=within)
     finally:
         cast("Any", replica)._executor.shutdown()
 
@@ -270,6 +289,22 @@ async def test_a_forward_follows_the_leader_when_it_changes() -> None:
     peers, outcome = await outcome_of(["deposed_and_ordered", "ordered"], "nothing", 0.0)
     assert outcome == RECEIPT
     assert peers.asked == ["n2", "n3"]
+
+
+async def test_a_term_that_ends_without_an_answer_leaves_a_doubt() -> None:
+    """This node led, and its proposal may have been ordered: what it is told afterwards is no refusal."""
+    replica = replica_of(ScriptedPeers([]))
+    inner = cast("Any", replica)
+    inner._duties.leading = True
+    try:
+        write = asyncio.create_task(replica.submit(ENTRIES[0].raw))
+        await asyncio.sleep(0)
+        inner._duties.leading, inner._core.leader = False, None
+        inner._queue.release(frozenset({ENTRIES[0].raw}))
+        with pytest.raises(OutcomeUnknown):
+            await write
+    finally:
+        inner._executor.shutdown()
 
 
 @pytest.mark.parametrize("how", ["release", "fail"])

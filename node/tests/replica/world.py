@@ -7,11 +7,11 @@ checked at every change; what must finally happen is checked after everything ha
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
-from goud_node.agreement.kv import Compare, KeyValue, Operation, Txn
 from goud_node.agreement.machine import Machine
 from goud_node.agreement.sequencer import Sequencer, Term
 from goud_node.chain.block import Block, build
@@ -19,117 +19,28 @@ from goud_node.chain.certificate import Certificate
 from goud_node.chain.genesis import Genesis, Validator
 from goud_node.chain.keys import SigningKey
 from goud_node.chain.ledger import Epoch, Ledger, Receipt
-from goud_node.errors import OutcomeUnknown, Unavailable
-from goud_node.replica import lead
+from goud_node.errors import ConflictingBlock, Unavailable
 from goud_node.replica.batch import Batch, Waiting
-from goud_node.replica.clocks import TOLERANCE_MS, Reading
+from goud_node.replica.clocks import TOLERANCE_MS
 from goud_node.replica.core import Core
+from goud_node.replica.duties import Duties
+from goud_node.replica.replica import Replica
 from goud_node.replica.types import Options, Served
 from goud_node.store.memory import MemoryStore
 
 from .actors import ENTRIES, KEYS
+from .calls import Call, SimulatedKv, SimulatedPeers, Violation
+from .clients import Clients, ShortQueue
 from .lies import LIES
 
 T = TypeVar("T")
 Propose = Callable[["World", Core, Term, list[Waiting]], Coroutine[Any, Any, Batch | None]]
 LEASE_TICKS = 4
-OPTIONS = Options(lease_ttl=LEASE_TICKS, read_batch=2, fetch_batch=4, patience=2)
-
-
-class Violation(AssertionError):
-    """An invariant of the design is broken."""
-
-
-class Call(Generic[T]):
-    """One request on its way: not applied, applied, or answered."""
-
-    def __init__(self, apply: Callable[[], T], *, remote: bool, changes: bool) -> None:
-        self.apply, self.remote, self.changes = apply, remote, changes
-        self.applied = False
-        self.answer: T | None = None
-        self.error: Exception | None = None
-
-    def __await__(self) -> Generator[Call[T], Any, T]:
-        answer: T = yield self
-        return answer
-
-    def execute(self) -> None:
-        """Let it take effect, once."""
-        if self.applied:
-            return
-        self.applied = True
-        try:
-            self.answer = self.apply()
-        except Exception as error:  # noqa: BLE001  # the callee's error is the caller's answer
-            self.error = error
-
-
-class SimulatedKv:
-    """The log as one node reaches it."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-
-    async def txn(self, compares: Sequence[Compare], then: Sequence[Operation]) -> Txn:
-        world, compares, then = self._world, list(compares), list(then)
-        machine = world.machine
-
-        def apply() -> Txn:
-            if machine is not world.machine:
-                raise Unavailable("that log is gone")
-            outcome = machine.txn(compares, then)
-            world.check_log()
-            return outcome
-
-        return await Call(apply, remote=True, changes=True)
-
-    async def range(
-        self, start: bytes, end: bytes | None = None, limit: int = 0, *, keys_only: bool = False
-    ) -> list[KeyValue]:
-        world = self._world
-        return await Call(
-            lambda: world.machine.range(start, end, limit, keys_only=keys_only), remote=True, changes=False
-        )
-
-    async def grant(self, ttl: int) -> int:
-        return await Call(lambda: self._world.grant(ttl), remote=True, changes=False)
-
-    async def keep_alive(self, lease: int) -> bool:
-        return await Call(lambda: self._world.keep_alive(lease), remote=True, changes=False)
-
-    async def revoke(self, lease: int) -> None:
-        await Call(lambda: self._world.machine.revoke(lease), remote=True, changes=True)
-
-    def changes(self, start: bytes, end: bytes) -> AsyncIterator[None]:
-        raise NotImplementedError("the schedule wakes the steps")
-
-    async def compact_and_reclaim(self) -> None:
-        raise NotImplementedError("space is tested on real etcd")
-
-    async def close(self) -> None:
-        raise NotImplementedError
-
-
-class SimulatedPeers:
-    """The other nodes, when they can be reached."""
-
-    def __init__(self, world: World, node: Node) -> None:
-        self._world, self._node = world, node
-
-    async def fetch(self, start: int, limit: int, epoch: Epoch) -> Served | None:
-        return await Call(lambda: self._world.answer_of(self._node, start, limit, epoch), remote=True, changes=False)
-
-    async def forward(self, leader: str, transaction: bytes) -> Receipt:
-        raise NotImplementedError("clients of the model choose their node")
-
-    async def heights(self) -> Mapping[str, int]:
-        def heights() -> dict[str, int]:
-            return {peer.name: peer.ledger.height for peer in self._world.reachable(self._node)}
-
-        return await Call(heights, remote=True, changes=False)
-
-    def clocks(self) -> Mapping[str, Reading]:
-        return {peer.name: Reading(self._world.clock_of(peer), 0) for peer in self._world.reachable(self._node)}
+OPTIONS = Options(
+    lease_ttl=LEASE_TICKS, read_batch=2, fetch_batch=4, patience=2, poll_interval=1.0, submit_deadline=LEASE_TICKS
+)
+_NO_THREADS = ThreadPoolExecutor(1)
+"""Never used: what a replica writes is a call of the world's."""
 
 
 @dataclass
@@ -157,14 +68,36 @@ class Node:
     refill: int = 0
     wrong: int = 0
     """Milliseconds by which its clock was set wrong."""
-    core: Core | None = None
+    replica: Any = None
+    """The real one of this life, of which the schedule moves the loops."""
     term: Term | None = None
-    prepared: bool = False
     renewed: bool = True
-    waiting: list[Waiting] = field(default_factory=list)
     units: dict[str, Unit] = field(default_factory=dict)
     lies: list[int] = field(default_factory=list)
     """What the next answers of peers are instead of the truth."""
+
+    @property
+    def core(self) -> Core | None:
+        return None if self.replica is None else self.replica._core
+
+    @property
+    def duties(self) -> Duties:
+        duties: Duties = self.replica._duties
+        return duties
+
+    @property
+    def queue(self) -> ShortQueue:
+        queue: ShortQueue = self.replica._queue
+        return queue
+
+    @property
+    def prepared(self) -> bool:
+        return self.replica is not None and self.duties.leading
+
+    @property
+    def ended(self) -> bool:
+        """It answers, and works no more in this life."""
+        return self.replica is not None and (self.duties.halted is not None or self.duties.stopped.is_set())
 
 
 class World:
@@ -175,16 +108,17 @@ class World:
         validators: int,
         *,
         observer: bool,
-        kept_tail: int = 0,
+        tail_length: int = 0,
         sequencer: type[Sequencer] = Sequencer,
         propose: Propose | None = None,
     ) -> None:
-        self.options = replace(OPTIONS, kept_tail=kept_tail)
+        self.options = replace(OPTIONS, tail_length=tail_length)
         names = [f"n{number}" for number in range(1, validators + 1)]
         self.genesis = Genesis("model", 0, tuple(Validator(name, KEYS[name].public) for name in names))
         self.machine = Machine()
         self.now = 0
         self.floor = 0
+        self.full_until = 0
         self.ghosts: list[Call[Any]] = []
         self.history: dict[int, bytes] = {0: self.genesis.block().hash}
         self.acknowledged: dict[bytes, Receipt] = {}
@@ -193,6 +127,7 @@ class World:
         self._blocks = f"/goud/{self.genesis.chain_id}/blocks/".encode()
         self.left_behind: list[Served] = []
         self.nodes: list[Node] = []
+        self.clients = Clients(self)
         for index, name in enumerate([*names, *(["observer"] if observer else [])]):
             store = MemoryStore()
             skew = -2 * index
@@ -203,7 +138,7 @@ class World:
     def start(self, node: Node) -> None:
         """Begin a new life on the node's volume."""
         node.ledger = Ledger(node.store, self.genesis)
-        kv, peers = SimulatedKv(self), SimulatedPeers(self, node)
+        kv, peers = SimulatedKv(self, node), SimulatedPeers(self, node)
         log = self.sequencer(kv, self.genesis.chain_id, node.name)
 
         async def disk(write: Callable[[], T]) -> T:
@@ -219,9 +154,21 @@ class World:
         def clock() -> int:
             return self.clock_of(node)
 
-        node.core = Core(node.ledger, log, peers, node.key, node.name, node.validator, clock, disk, self.options)
-        node.core.running = lambda: 0.0
-        node.term, node.prepared, node.renewed, node.waiting = None, False, True, []
+        node.replica = Replica(
+            node.ledger,
+            log,
+            peers,
+            node.key,
+            node.name,
+            clock=clock,
+            validator=node.validator,
+            options=self.options,
+            executor=_NO_THREADS,
+        )
+        core = node.replica._core
+        core.disk, core.running = disk, lambda: 0.0
+        node.replica._queue = node.duties.queue = ShortQueue()
+        node.term, node.renewed = None, True
         node.units = {name: Unit(name) for name in ("follow", "certify", "lead", "renew", "trim")}
         node.alive, node.paused = True, False
 
@@ -231,12 +178,35 @@ class World:
 
     def crash(self, node: Node) -> None:
         """Lose the process; its requests may still arrive."""
+        self._cancel(node)
+        node.replica, node.alive = None, False
+        self.clients.crash(node)
+
+    def stop(self, node: Node) -> None:
+        """Cancel the loops, as at the end of a process that still answers."""
+        core = node.core
+        if core is None or node.ended:
+            return
+        duties = node.duties
+        self._cancel(node)
+        duties.stopped.set()
+        if node.term is not None:
+            node.queue.release(core.unsure_transactions)
+        duties.leading, node.term = False, None
+        node.queue.fail(Unavailable("this node is stopping; ask another"), core.unsure_transactions)
+
+    def halt(self, node: Node) -> None:
+        """The node finds something that it must stop for."""
+        if node.alive and not node.ended:
+            node.duties._halt(ConflictingBlock("another block"))
+
+    def _cancel(self, node: Node) -> None:
         for unit in node.units.values():
             if unit.call is not None and unit.call.remote and unit.call.changes and not unit.call.applied:
                 self.ghosts.append(unit.call)
             if unit.step is not None:
                 unit.step.close()
-        node.units, node.core, node.alive = {}, None, False
+        node.units = {}
 
     def wipe(self, node: Node) -> bool:
         """Lose a volume, unless that is more than the design promises to survive: one volume at a time.
@@ -262,7 +232,7 @@ class World:
         for node in self.nodes:
             self.crash(node)
         self.ghosts.clear()
-        self.machine = Machine()
+        self.machine, self.full_until = Machine(), 0
         self._deadlines.clear()
         highest = max(node.ledger.height for node in self.nodes)
         self.floor = highest
@@ -274,6 +244,10 @@ class World:
         for lease in [lease for lease, deadline in self._deadlines.items() if deadline <= self.now]:
             del self._deadlines[lease]
             self.machine.revoke(lease)
+
+    def raise_alarm(self) -> None:
+        """The log has no space for a while."""
+        self.full_until = self.now + 2
 
     def grant(self, ttl: int) -> int:
         lease = self.machine.grant()
@@ -340,11 +314,11 @@ class World:
 
     def check_log(self) -> None:
         """Invariant 1 in the log: a height never gets another block."""
-        for key in self.machine.changed:
+        for key in self.machine.changed_keys:
             record = self.machine.records.get(key)
             if record is not None and key.startswith(self._blocks):
                 self._remember(Block.decode(record.value))
-        self.machine.changed.clear()
+        self.machine.changed_keys.clear()
 
     def check_ledger(self, ledger: Ledger) -> None:
         """Invariant 1 on the disks."""
@@ -356,7 +330,10 @@ class World:
     def _remember(self, block: Block) -> None:
         if block.header.timestamp_ms > self.now + TOLERANCE_MS + len(self.history):
             raise Violation(f"block {block.height} has the time of a wrong clock")
-        known = self.history.setdefault(block.height, block.hash)
+        known = self.history.get(block.height)
+        if known is None:
+            self.history[block.height] = known = block.hash
+            self.clients.ordered.update(block.transactions)
         if known != block.hash:
             raise Violation(f"two blocks at height {block.height}")
 
@@ -367,32 +344,12 @@ class World:
             raise Violation(f"acknowledged at {known.height} and again at {receipt.height}")
 
     async def run_proposal(self, node: Node, core: Core, term: Term) -> None:
-        """As the replica does: propose what waits, answer from the ledger."""
-        waiting = node.waiting[:2]  # small blocks make a longer chain
-        if self.propose is not None:
-            batch = await self.propose(self, core, term, waiting)
-        else:
-            batch = await lead.propose(core, term, waiting)
+        """As the replica does: propose what waits, and answer it."""
+        if self.propose is None:
+            await node.duties._propose(term)
+            return
+        batch = await self.propose(self, core, term, node.queue.waiting())
         if batch is not None:
-            self.answer(node, core, batch)
-
-    def answer(self, node: Node, core: Core, batch: Batch) -> None:
-        """Tell the clients of a stored batch."""
-        for done, outcome in batch.answered:
-            if not isinstance(outcome, Receipt):
-                raise Violation(f"a valid transaction was refused: {outcome}")
-            self.acknowledge(done.raw, outcome)
-        for done in (*batch.chosen, *batch.twins):
-            receipt = core.ledger.admissible(done.transaction)
-            if receipt is None:
-                raise Violation("a stored transaction has no receipt")
-            self.acknowledge(done.raw, receipt)
-        settled = {id(e) for e in (*batch.chosen, *batch.twins, *(done for done, _ in batch.answered))}
-        node.waiting = [waiting for waiting in node.waiting if id(waiting) not in settled]
-
-
-def lost(call: Call[Any]) -> Exception:
-    """What a client sees when an answer does not come."""
-    if call.changes:
-        return OutcomeUnknown("the answer was lost")
-    return Unavailable("no answer")
+            node.queue.answer(batch)
+            node.queue.settle(batch)
+            core.unsure_transactions = frozenset()

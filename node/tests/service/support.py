@@ -63,6 +63,7 @@ class Process:
 
     def __init__(self, variables: Mapping[str, str], log: Path) -> None:
         self.url = f"http://127.0.0.1:{variables['GOUD_HTTP_PORT']}"
+        self.peer_url = f"http://127.0.0.1:{variables['GOUD_PEER_PORT']}"
         self.log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(

@@ -6,7 +6,9 @@ import json
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from goud_node.settings import Settings
@@ -115,6 +117,80 @@ def test_help_teaches(command: Run, arguments: tuple[str, ...]) -> None:
     code, out, _ = command(*arguments, "--help")
     assert code == 0
     assert len(out) > 200
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b'{"role": "follower", "role": "proposer"}', "it names 'role' twice"),
+        (b'{"height": 1e400}', "1e400 is larger than any number"),
+        (b'{"height": NaN}', "NaN is not a number of JSON"),
+        (b"[]", "Expected `object`"),
+        (b"<html>", "it is not JSON"),
+    ],
+)
+def test_an_answer_to_the_operator_is_read_strictly(
+    command: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answer: bytes, reason: str
+) -> None:
+    monkeypatch.setattr(httpx.Client, "send", lambda _client, _request: httpx.Response(200, content=answer))
+    command("keygen", "--out", str(tmp_path / "operator.key"))
+    node = ("--url", "http://node1:9000", "--node", "node1", "--key", str(tmp_path / "operator.key"))
+    code, out, err = command("admin", *node, "status")
+    assert (code, out) == (12, "")
+    assert "node1" in err
+    assert reason in err
+
+
+BAD: list[Any] = ["no", 1, None, []]
+BAD_TIMES: list[Any] = [1e300, -1, None, []]
+LEASE: dict[str, Any] = {"id": "a", "path": "/data/checkpoints/a", "expires": 1.8e9, "files": {"CURRENT": 16}}
+BAD_LEASES = [LEASE | {"expires": moment} for moment in BAD_TIMES]
+BAD_FILES: list[Any] = [7, None, [], {"a": "x"}, {"a": -1}]
+ESCAPE = "\x1b[2J\x07[/x]"
+
+
+def answered(
+    command: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answer: bytes, *words: str, status: int = 200
+) -> tuple[int, str, str]:
+    """What an operator's command makes of that answer."""
+    monkeypatch.setattr(httpx.Client, "send", lambda _client, _request: httpx.Response(status, content=answer))
+    if not (tmp_path / "operator.key").exists():
+        command("keygen", "--out", str(tmp_path / "operator.key"))
+    node = ("--url", "http://node1:9000", "--node", "node1", "--key", str(tmp_path / "operator.key"))
+    return command("admin", *node, *words)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize(
+    ("words", "answers"),
+    [
+        (("hand-over",), [b"", b"{}", *({"handed_over": value} for value in BAD)]),
+        (("checkpoint", "list"), [b"", *({"checkpoints": value} for value in (*BAD[:3], [7], [{}], {"a": 1}))]),
+        (("checkpoint", "list"), [{"checkpoints": [lease]} for lease in BAD_LEASES]),
+        (("checkpoint", "create"), [b"", b"{}", *(LEASE | {"expires": value} for value in BAD_TIMES)]),
+        (("checkpoint", "create"), [LEASE | {"files": value} for value in BAD_FILES]),
+    ],
+)
+def test_an_answer_of_another_shape_is_no_success(  # noqa: PLR0917  # four fixtures
+    command: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: tuple[str, ...],
+    answers: list[Any], as_json: bool,
+) -> None:  # fmt: skip
+    for answer in answers:
+        content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        code, out, err = answered(command, monkeypatch, tmp_path, content, *words, *(["--json"] * as_json))
+        assert (code, out) == (12, ""), answer
+        assert "node1 gave no usable answer" in err, answer
+
+
+@pytest.mark.parametrize("status", [200, 401, 403])
+def test_no_answer_commands_the_operators_terminal(
+    command: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, status: int
+) -> None:
+    content = json.dumps({"role": ESCAPE, "detail": ESCAPE, ESCAPE: "\ud800"}).encode()
+    for body in (content, ESCAPE.encode()):
+        _, out, err = answered(command, monkeypatch, tmp_path, body, "status", status=status)
+        assert not {"\x1b", "\x07"} & set(out + err)
+        assert out + err
 
 
 def test_wrong_usage_is_2(command: Run) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,32 @@ def test_an_open_stream_does_not_hold_up_the_end(make_settings: MakeSettings, tm
             node.terminate()
             assert node.process.wait(15) == 0
             assert time.monotonic() - began < 8
+
+
+UNFINISHED = {
+    "a head": b"POST /peer/submissions HTTP/1.1\r\nHost: x\r\n",
+    "no body": b"POST /peer/submissions HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n",
+    "half a body": b"POST /api/sessions HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf",
+    "a chunk": b"POST /operator/drain HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
+    "too large a body": b"POST /api/sessions HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\nhalf",
+}
+
+
+def test_requests_that_never_end_do_not_hold_up_the_end(make_settings: MakeSettings, tmp_path: Path) -> None:
+    with serving(make_settings(), tmp_path / "log") as node, ExitStack() as stack:
+        for url in (node.url, node.peer_url):
+            for start in UNFINISHED.values():
+                host, _, port = url.removeprefix("http://").partition(":")
+                stream = stack.enter_context(socket.create_connection((host, int(port))))
+                stream.sendall(start)
+        time.sleep(0.3)
+        began = time.monotonic()
+        node.terminate()
+        assert node.process.wait(15) == 0
+        assert time.monotonic() - began < 10
+        log = node.log.read_text()
+    assert "stopped in" in log
+    assert "Traceback" not in log
 
 
 def test_secrets_are_made_once_and_private(make_settings: MakeSettings, tmp_path: Path) -> None:

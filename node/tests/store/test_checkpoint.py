@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from goud_node.errors import StoreError
+from goud_node.errors import StoreError, StoreFull
 from goud_node.store import Batch, Family, RocksStore
 from goud_node.store.checkpoint import Checkpoints
 
@@ -180,6 +182,21 @@ def test_a_failed_checkpoint_leaves_nothing_behind(
     with pytest.raises(StoreError, match="interrupted"):
         checkpoints.create("a", 60)
     monkeypatch.undo()
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_disk_that_takes_no_checkpoint_is_named(
+    checkpoints: Checkpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("goud_node.store.durable.adopt_all", fail)
+    with pytest.raises(StoreError, match="Cannot write") as caught:
+        checkpoints.create("a", 60)
+    monkeypatch.undo()
+    assert isinstance(caught.value, StoreFull) == (number != errno.EROFS)
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 

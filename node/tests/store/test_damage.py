@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,15 +40,23 @@ def test_the_undamaged_copy_holds_everything(database: Path, original: tuple[Pat
     assert read_all(database) == original[1]
 
 
-def test_one_flipped_byte_in_a_data_file_ends_the_scan_with_an_error(database: Path) -> None:
+READS: dict[str, Callable[[RocksStore], object]] = {
+    "scan": lambda store: list(store.scan(Family.BLOCKS)),
+    "scan backwards": lambda store: list(store.scan(Family.BLOCKS, reverse=True)),
+    "count": lambda store: store.count(Family.BLOCKS),
+    "keys": lambda store: list(store.keys(Family.BLOCKS, b"")),
+    "read through": lambda store: store.read_through(Family.BLOCKS, b"", b"\xff" * 9),
+}
+
+
+@pytest.mark.parametrize("read", READS)
+def test_one_flipped_byte_in_a_data_file_ends_every_read_of_it_with_an_error(database: Path, read: str) -> None:
     file = largest(database, "*.sst")
     flip(file, file.stat().st_size // 2)
     store = RocksStore.open(database)
     try:
         with pytest.raises(CorruptStore, match=f"{file.name}|family blocks"):
-            list(store.scan(Family.BLOCKS))
-        with pytest.raises(CorruptStore, match=f"{file.name}|family blocks"):
-            list(store.scan(Family.BLOCKS, reverse=True))
+            READS[read](store)
     finally:
         store.close()
 
@@ -173,7 +182,10 @@ def test_a_log_torn_in_its_last_record_is_a_crash_and_opens(
     assert len(original[1]) - 10 <= len(rows) < len(original[1])
 
 
-def test_a_damaged_floor_is_named(database: Path) -> None:
-    (database / FLOOR).write_text("not a number")
+@pytest.mark.parametrize(
+    "content", [b"not a number", b"", b"\xb12\n", b"9" * 5000, "²\n".encode(), b"-1\n"], ids=lambda found: found[:9]
+)
+def test_a_damaged_floor_is_named(database: Path, content: bytes) -> None:
+    (database / FLOOR).write_bytes(content)
     with pytest.raises(CorruptStore, match=FLOOR):
         read_all(database)

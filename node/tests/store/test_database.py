@@ -215,6 +215,7 @@ def test_memory_stays_within_the_budget_while_writing(tmp_path: Path) -> None:
     ("text", "kind", "part"),
     [
         ("IO error: No space left on device: While appending to file: /d/000009.log: x", StoreFull, "Free space"),
+        ("IO error: While appending to file: /d/000009.log: Disk quota exceeded", StoreFull, "Free space"),
         ("IO error: While lock file: /d/LOCK: Resource temporarily unavailable", StoreError, "Stop that process"),
         (
             "Corruption: block checksum mismatch: stored = 1 in /d/000009.sst offset 0",
@@ -280,3 +281,68 @@ def test_a_write_that_the_database_puts_off_waits_outside_of_the_library(
     assert not answers
     assert (store.get(Family.BLOCKS, b"key") is None, store.refused) == ((end == "no room"),) * 2
     store.close()
+
+
+BROKEN = """
+import resource, sys
+from pathlib import Path
+from goud_node.errors import StoreError, StoreFull
+from goud_node.store import Batch, Family, RocksStore
+
+def put(key):
+    batch = Batch()
+    batch.put(Family.BLOCKS, key, key)
+    store.write(batch)
+
+path = Path(sys.argv[1]) / "rocksdb"
+store = RocksStore.create(path)
+put(b"before")
+most = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1, most[1]))
+for _ in range(2):
+    try:
+        put(b"lost")
+        sys.exit("written")
+    except StoreFull:
+        sys.exit("called full")
+    except StoreError:
+        pass
+resource.setrlimit(resource.RLIMIT_FSIZE, most)
+assert store.failure and not store.refused, (store.failure, store.refused)
+store.close()
+store = RocksStore.open(path)
+put(b"after")
+assert store.failure is None
+rows = [store.get(Family.BLOCKS, key) for key in (b"before", b"after")]
+store.close()
+print(rows)
+"""
+
+
+def test_a_database_that_broke_says_so_closes_and_opens_whole(tmp_path: Path) -> None:
+    """Here by a limit of the size of files, lifted again; a device or a file system may fail alike."""
+    result = subprocess.run([sys.executable, "-c", BROKEN, tmp_path], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (0, "[b'before', b'after']\n"), result.stderr
+
+
+INODES = """
+import os, sys
+from pathlib import Path
+from goud_node.errors import StoreFull
+from goud_node.store import RocksStore
+
+path = Path(sys.argv[1]) / "rocksdb"
+try:
+    RocksStore.create(path)
+    sys.exit("created")
+except StoreFull:
+    os.system(f"mount -o remount,nr_inodes=1000 '{sys.argv[1]}'")
+RocksStore.create(path).close()
+print("created later")
+"""
+
+
+@pytest.mark.parametrize("inodes", [1, 2, 6])
+def test_a_disk_without_inodes_is_full_and_leaves_nothing_in_the_way(tmp_path: Path, inodes: int) -> None:
+    result = in_mount_namespace(f"mount -t tmpfs -o nr_inodes={inodes} tmpfs '{tmp_path}'", INODES, str(tmp_path))
+    assert (result.returncode, result.stdout) == (0, "created later\n"), result.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,10 +67,42 @@ def test_a_missing_directory_and_a_missing_mount_are_told_apart(tmp_path: Path) 
         marker.initialize(tmp_path / "no" / "parent", OURS)
 
 
-def test_an_unreadable_marker_is_no_missing_marker(tmp_path: Path) -> None:
-    (tmp_path / "chain_id").write_bytes(b"\xff\xfe")
-    with pytest.raises(ConfigurationError, match="Cannot read the marker"):
-        marker.require(tmp_path, OURS.chain_id, must_be_mount=False)
+UNREADABLE: dict[str, bytes | None] = {
+    "no text": b"\xff\xfe\x80goud",
+    "empty": b"",
+    "blank": b" \n",
+    "zeros": bytes(4096),
+    "control characters": b"goud-\x1b[2J1111111",
+    "two lines": b"goud-1111111111111111\ngoud-2222222222222222\n",
+    "long": b"g" * 10_000_000,
+    "a folder": None,
+}
+
+
+@pytest.mark.parametrize("content", UNREADABLE.values(), ids=UNREADABLE)
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda data: marker.require(data, OURS.chain_id, must_be_mount=False),
+        lambda data: marker.initialize(data, OURS),
+    ],
+    ids=["serve", "initialize"],
+)
+def test_an_unreadable_marker_is_no_missing_marker(
+    tmp_path: Path, content: bytes | None, read: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "chain_id"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match="Cannot read the marker") as caught:
+        read(tmp_path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert f"write {OURS.chain_id} into it" in message
+    assert message.isprintable()
+    assert len(message) < 1000
 
 
 def test_a_read_only_file_system_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

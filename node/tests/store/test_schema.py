@@ -77,7 +77,7 @@ def test_migrations_run_forward_one_by_one(path: Path, policy: SchemaPolicy) -> 
 
         return migrate
 
-    store = open_database(path, policy, wanted=3, migrations={1: step(1), 2: step(2)})
+    store = open_database(path, policy, target_version=3, migrations={1: step(1), 2: step(2)})
     assert seen == [1, 2]
     assert schema.version(store) == 3
     assert store.get(Family.METADATA, b"note") == b"2"
@@ -90,7 +90,7 @@ def test_a_failed_migration_leaves_the_version_and_releases_the_lock(path: Path)
         raise CorruptStore("row 7 cannot be read")
 
     with pytest.raises(CorruptStore, match="row 7"):
-        open_database(path, SchemaPolicy.REINITIALIZE, wanted=2, migrations={1: migrate})
+        open_database(path, SchemaPolicy.REINITIALIZE, target_version=2, migrations={1: migrate})
     store = RocksStore.open(path)
     assert schema.version(store) == 1
     store.close()

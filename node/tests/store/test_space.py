@@ -20,7 +20,7 @@ MIB, TIB = 1024**2, 1024**4
 def room(capacity: int, free: int, percent: float = 95.0, *, refused: bool = False) -> Room:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_frsize=1, f_blocks=capacity, f_bavail=free))
-        store = SimpleNamespace(refused=refused)
+        store = SimpleNamespace(refused=refused, failure=None)
         return Space(store, Path("/data"), percent).room()  # type: ignore[arg-type]  # only that field is read
 
 

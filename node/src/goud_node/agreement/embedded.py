@@ -7,10 +7,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 
-import cbor2
-
 from goud_node.agreement.kv import Compare, KeyValue, Operation, Txn
 from goud_node.agreement.machine import Machine, Record
+from goud_node.chain import encoding
 from goud_node.errors import CorruptStore
 from goud_node.store.base import Batch, Family, Store
 
@@ -42,11 +41,11 @@ class EmbeddedKv:
         self._wakeups: set[asyncio.Event] = set()
         self._machine = self._load()
 
-    async def txn(self, compares: Sequence[Compare], then: Sequence[Operation]) -> Txn:
+    async def txn(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> Txn:
         """Apply and persist before answering; an error of the store leaves memory as it was on disk."""
         async with self._lock:
             self._expire()
-            outcome = self._machine.txn(compares, then)
+            outcome = self._machine.txn(compares, operations)
             await self._persist()
             return outcome
 
@@ -104,40 +103,40 @@ class EmbeddedKv:
         machine = Machine()
         try:
             raw = self._store.get(Family.SEQUENCER, _REVISION)
-            machine.revision = 1 if raw is None else int(cbor2.loads(raw))
+            machine.revision = 1 if raw is None else int(encoding.decode_trusted(raw))
             for key, value in self._store.scan(Family.SEQUENCER, _RECORD, _RECORDS_END):
-                record = Record(*cbor2.loads(value))
+                record = Record(*encoding.decode_trusted(value))
                 name = key[len(_RECORD) :]
                 if record.lease:
-                    machine.changed.add(name)
+                    machine.changed_keys.add(name)
                 else:
                     machine.restore(name, record)
-        except (cbor2.CBORDecodeError, TypeError, ValueError) as error:
+        except (TypeError, ValueError) as error:
             raise CorruptStore(f"the embedded log cannot be read ({error}); restore this node from a backup") from error
         return machine
 
     def _expire(self) -> None:
         now = self._monotonic()
-        gone = [lease for lease, (deadline, _) in self._deadlines.items() if deadline <= now]
-        for lease in gone:
+        expired_leases = [lease for lease, (deadline, _) in self._deadlines.items() if deadline <= now]
+        for lease in expired_leases:
             del self._deadlines[lease]
             self._machine.revoke(lease)
-        if gone:
+        if expired_leases:
             self._wake()
 
     async def _persist(self) -> None:
         machine = self._machine
-        if not machine.changed:
+        if not machine.changed_keys:
             return
         batch = Batch()
-        for key in machine.changed:
+        for key in machine.changed_keys:
             record = machine.records.get(key)
             if record is None:
                 batch.delete(Family.SEQUENCER, _RECORD + key)
             else:
                 fields = [record.value, record.create_revision, record.mod_revision, record.version, record.lease]
-                batch.put(Family.SEQUENCER, _RECORD + key, cbor2.dumps(fields))
-        batch.put(Family.SEQUENCER, _REVISION, cbor2.dumps(machine.revision))
+                batch.put(Family.SEQUENCER, _RECORD + key, encoding.encode(fields))
+        batch.put(Family.SEQUENCER, _REVISION, encoding.encode(machine.revision))
         try:
             await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._executor, self._store.write, batch))
         except Exception:
@@ -146,7 +145,7 @@ class EmbeddedKv:
             self._machine.next_lease = machine.next_lease
             self._deadlines.clear()
             raise
-        machine.changed.clear()
+        machine.changed_keys.clear()
         self._wake()
 
     def _wake(self) -> None:

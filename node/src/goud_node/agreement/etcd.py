@@ -21,7 +21,7 @@ from etcd3aio.maintenance import AlarmType
 from goud_node.agreement.channels import Member, TlsFiles
 from goud_node.agreement.kv import Compare, KeyValue, Operation, Put, Txn
 from goud_node.errors import ConfigurationError, CoordinationFull, OutcomeUnknown, Unavailable
-from goud_node.telemetry import Seldom
+from goud_node.telemetry import Lasting
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -36,6 +36,18 @@ _REFUSED = ("too many requests", "request is too large")
 
 class _LeaseGone(Unavailable):
     """The lease of the call has ended."""
+
+
+class _Unreachable(Unavailable):
+    """No member answers."""
+
+    reported = True
+
+
+class _Silent(OutcomeUnknown):
+    """The member that has the request does not answer."""
+
+    reported = True
 
 
 class EtcdKv:
@@ -61,24 +73,25 @@ class EtcdKv:
         self._maintenance_timeout = maintenance_timeout
         self._index = 0
         self._member: Member | None = None
-        self._rotated = asyncio.Event()
-        self._failures = Seldom()
+        self._rotation = asyncio.Event()
+        self._failures = Lasting()
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = asyncio.Event()
 
-    async def txn(self, compares: Sequence[Compare], then: Sequence[Operation]) -> Txn:
+    async def txn(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> Txn:
         """One transaction, sent once. Moves to another member only when it surely never left this one."""
-        condition = [_compare(compare) for compare in compares]
-        operations = [_operation(operation) for operation in then]
+        conditions = [_compare(compare) for compare in compares]
+        requests = [_operation(operation) for operation in operations]
         for _ in self._endpoints:
             member = self._current()
             try:
-                answer = await member.kv.txn(condition, operations, timeout=self._timeout)
+                answer = await member.kv.txn(conditions, requests, timeout=self._timeout)
             except _Failure as error:
-                never_sent = self._refuse(error, member, "transaction")
-                if not never_sent:
-                    raise OutcomeUnknown(f"etcd at {member.endpoint} did not answer ({_words(error)})") from error
+                is_unsent = self._refuse(error, member, "transaction")
+                if not is_unsent:
+                    raise _Silent(f"etcd at {member.endpoint} did not answer ({_message(error)})") from error
                 continue
+            self._note_answer(member)
             return Txn(succeeded=bool(answer.succeeded), revision=int(answer.header.revision))
         raise self._unreachable()
 
@@ -87,36 +100,37 @@ class EtcdKv:
     ) -> list[KeyValue]:
         """Linearizable read; tries every member."""
         answer = await self._repeat(
-            lambda m: m.kv.get(start, end, limit=limit, keys_only=keys_only, timeout=self._timeout), "range"
+            lambda member: member.kv.get(start, end, limit=limit, keys_only=keys_only, timeout=self._timeout), "range"
         )
+        self._note_answer(self._current())
         return [KeyValue(kv.key, kv.value, int(kv.create_revision), int(kv.mod_revision)) for kv in answer.kvs]
 
     async def grant(self, ttl: int) -> int:
         """A lease whose answer was lost is granted again: the lost one ends by itself."""
-        answer = await self._repeat(lambda m: m.lease.grant(ttl, timeout=self._timeout), "grant")
+        answer = await self._repeat(lambda member: member.lease.grant(ttl, timeout=self._timeout), "grant")
         return int(answer.ID)
 
     async def keep_alive(self, lease: int) -> bool:
         """Renew on one member, then on the others."""
-        return await self._repeat(lambda m: self._renew(m, lease), "renewal")
+        return await self._repeat(lambda member: self._renew(member, lease), "renewal")
 
     async def revoke(self, lease: int) -> None:
         """Ending a lease twice does no harm, so a lost answer is repeated."""
         with contextlib.suppress(_LeaseGone):
-            await self._repeat(lambda m: m.lease.revoke(lease, timeout=self._timeout), "revocation")
+            await self._repeat(lambda member: member.lease.revoke(lease, timeout=self._timeout), "revocation")
 
     async def changes(self, start: bytes, end: bytes) -> AsyncIterator[None]:
         """Watch on the current member, anew after each rotation."""
         while True:
             member = self._current()
-            rotated = self._rotated
+            rotation = self._rotation
             stream = member.watch.watch(start, end)
-            rotation = asyncio.ensure_future(rotated.wait())
+            rotation_task = asyncio.ensure_future(rotation.wait())
             try:
-                while not rotated.is_set():
+                while not rotation.is_set():
                     event = asyncio.ensure_future(anext(stream, None))
                     try:
-                        await asyncio.wait({event, rotation}, return_when=asyncio.FIRST_COMPLETED)
+                        await asyncio.wait({event, rotation_task}, return_when=asyncio.FIRST_COMPLETED)
                     finally:
                         if not event.done():
                             event.cancel()
@@ -125,7 +139,7 @@ class EtcdKv:
                         break
                     yield
             finally:
-                rotation.cancel()
+                rotation_task.cancel()
                 await stream.aclose()  # type: ignore[attr-defined]  # declared as an iterator, is a generator
             yield  # whatever happened meanwhile was missed
             await asyncio.sleep(0.2)
@@ -135,21 +149,21 @@ class EtcdKv:
 
         Raises Unavailable when a member could not be reached: the alarm then stays until the next try.
         """
-        status = await self._repeat(lambda m: m.maintenance.status(timeout=self._timeout), "status")
-        alarms = await self._repeat(lambda m: m.maintenance.alarms(timeout=self._timeout), "alarm list")
-        raised = [alarm for alarm in alarms.alarms if alarm.alarm == AlarmType.NOSPACE]
+        status = await self._repeat(lambda member: member.maintenance.status(timeout=self._timeout), "status")
+        alarms = await self._repeat(lambda member: member.maintenance.alarms(timeout=self._timeout), "alarm list")
+        space_alarms = [alarm for alarm in alarms.alarms if alarm.alarm == AlarmType.NOSPACE]
         try:
             await self._current().kv.compact(
-                int(status.header.revision), physical=bool(raised), timeout=self._maintenance_timeout
+                int(status.header.revision), physical=bool(space_alarms), timeout=self._maintenance_timeout
             )
         except grpc.aio.AioRpcError as error:
-            if "has been compacted" not in _words(error):
-                raise Unavailable(f"etcd was not compacted: {_words(error)}") from error
+            if "has been compacted" not in _message(error):
+                raise Unavailable(f"etcd was not compacted: {_message(error)}") from error
         except _Failure as error:
-            raise Unavailable(f"etcd was not compacted: {_words(error)}") from error
-        if raised:
+            raise Unavailable(f"etcd was not compacted: {_message(error)}") from error
+        if space_alarms:
             await self._defragment_all()
-            for alarm in raised:
+            for alarm in space_alarms:
                 await self._disarm(int(alarm.memberID))
 
     async def close(self) -> None:
@@ -161,31 +175,31 @@ class EtcdKv:
         if self._closing:
             await asyncio.wait(self._closing)
 
-    async def _repeat(self, call: Callable[[Member], Awaitable[_T]], what: str) -> _T:
+    async def _repeat(self, call: Callable[[Member], Awaitable[_T]], name: str) -> _T:
         """Run a call that may safely be repeated, on one member after the other."""
         for _ in self._endpoints:
             member = self._current()
             try:
                 return await call(member)
             except _Failure as error:
-                self._refuse(error, member, what)
+                self._refuse(error, member, name)
         raise self._unreachable()
 
-    def _refuse(self, error: Exception, member: Member, what: str) -> bool:
+    def _refuse(self, error: Exception, member: Member, name: str) -> bool:
         """Raise what is final; otherwise leave the member, and return whether the request surely never left."""
-        words = _words(error)
-        if _NO_SPACE in words:
+        message = _message(error)
+        if _NO_SPACE in message:
             raise CoordinationFull(
                 "etcd raised its space alarm and takes no writes until space is reclaimed"
             ) from error
-        if _LEASE_GONE in words:
-            raise _LeaseGone(f"etcd refused the {what}: the lease has ended") from error
-        if any(reason in words for reason in _REFUSED):
-            raise Unavailable(f"etcd refused the {what}: {words}") from error
+        if _LEASE_GONE in message:
+            raise _LeaseGone(f"etcd refused the {name}: the lease has ended") from error
+        if any(reason in message for reason in _REFUSED):
+            raise Unavailable(f"etcd refused the {name}: {message}") from error
         if isinstance(error, grpc.aio.AioRpcError) and error.code() in _FAULTS:
             raise error
-        self._leave(member, f"{what}: {words}")
-        return any(reason in words for reason in _NEVER_SENT)
+        self._leave(member, f"{name}: {message}")
+        return any(reason in message for reason in _NEVER_SENT)
 
     def _current(self) -> Member:
         if self._member is None:
@@ -197,14 +211,20 @@ class EtcdKv:
         if member is not self._member:
             return  # another call has left it already
         self._index = (self._index + 1) % len(self._endpoints)
-        if self._failures.allows(member.endpoint):  # without etcd every call comes by here, several times a second
+        if self._failures.goes_on("etcd"):  # without it every call comes by here, several times a second
             _log.warning("etcd at %s failed (%s), turning to %s", member.endpoint, reason, self._endpoints[self._index])
         self._member = None
-        self._rotated.set()
-        self._rotated = asyncio.Event()
+        self._rotation.set()
+        self._rotation = asyncio.Event()
         task = asyncio.ensure_future(self._close_later(member))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+    def _note_answer(self, member: Member) -> None:
+        """A member with a quorum answered."""
+        seconds = self._failures.ends("etcd")
+        if seconds is not None:
+            _log.info("etcd answers again, at %s, after %.1f s", member.endpoint, seconds)
 
     async def _close_later(self, member: Member) -> None:
         # Calls still in flight on it get their full time: their answers may yet arrive.
@@ -230,20 +250,25 @@ class EtcdKv:
             try:
                 await member.maintenance.defragment(timeout=self._maintenance_timeout)
             except _Failure as error:
-                raise Unavailable(f"etcd at {endpoint} was not defragmented: {_words(error)}; trying later") from error
+                raise Unavailable(
+                    f"etcd at {endpoint} was not defragmented: {_message(error)}; trying later"
+                ) from error
             finally:
                 await member.close()
             _log.warning("etcd at %s is defragmented", endpoint)
 
     async def _disarm(self, member_id: int) -> None:
         await self._repeat(
-            lambda m: m.maintenance.alarm_deactivate(AlarmType.NOSPACE, member_id=member_id, timeout=self._timeout),
+            lambda member: member.maintenance.alarm_deactivate(
+                AlarmType.NOSPACE, member_id=member_id, timeout=self._timeout
+            ),
             "disarming",
         )
         _log.warning("the space alarm of etcd member %x is disarmed", member_id)
 
     def _unreachable(self) -> Unavailable:
-        return Unavailable(f"no etcd member answers ({', '.join(self._endpoints)}); check that a majority of them runs")
+        members = ", ".join(self._endpoints)
+        return _Unreachable(f"no etcd member answers ({members}); check that a majority of them runs")
 
 
 _FAULTS = (
@@ -255,7 +280,7 @@ _FAULTS = (
 )
 
 
-def _words(error: Exception) -> str:
+def _message(error: Exception) -> str:
     if isinstance(error, grpc.aio.AioRpcError):
         return f"{error.code().name}: {error.details()}".lower()
     return str(error).lower() or type(error).__name__

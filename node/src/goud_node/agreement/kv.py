@@ -6,7 +6,8 @@ Errors, with the same meaning everywhere:
 
 * `Unavailable`: the call surely had no effect; it may be repeated.
 * `OutcomeUnknown`: the answer was lost. The call may have been applied, **or may still be applied later**.
-* `CoordinationFull`: the space alarm is raised; nothing was applied, and `compact_and_reclaim` is the cure.
+* `CoordinationFull`: the space alarm is raised, and `compact_and_reclaim` is the cure. **The call may have been
+  applied**: etcd says so of the transaction that takes the last space, too. It is decided, so reading tells.
 """
 
 from __future__ import annotations
@@ -68,8 +69,8 @@ class Txn:
 class Kv(Protocol):
     """A linearizable key-value store with transactions, leases and change hints."""
 
-    async def txn(self, compares: Sequence[Compare], then: Sequence[Operation]) -> Txn:
-        """Apply `then` atomically if every comparison holds; otherwise change nothing."""
+    async def txn(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> Txn:
+        """Apply `operations` atomically if every comparison holds; otherwise change nothing."""
         ...
 
     async def range(
@@ -87,7 +88,7 @@ class Kv(Protocol):
         ...
 
     async def revoke(self, lease: int) -> None:
-        """End a lease now, deleting its keys; an unknown lease is no error."""
+        """End a lease now, deleting its keys; an unknown lease is not an error."""
         ...
 
     def changes(self, start: bytes, end: bytes) -> AsyncIterator[None]:

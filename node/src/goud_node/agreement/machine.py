@@ -28,7 +28,7 @@ class Record:
 class Machine:
     """Keys, revisions and leases.
 
-    `changed` collects touched keys until the owner clears it. `next_lease` only grows: an owner that builds a new
+    `changed_keys` collects touched keys until the owner clears it. `next_lease` only grows: an owner that builds a new
     machine carries it over, so that an old lease never names a new one.
     """
 
@@ -36,20 +36,20 @@ class Machine:
         self.revision = 1
         self.records: dict[bytes, Record] = {}
         self.leases: dict[int, set[bytes]] = {}
-        self.changed: set[bytes] = set()
+        self.changed_keys: set[bytes] = set()
         self._keys: list[bytes] = []
         self.next_lease = 1
 
-    def txn(self, compares: Sequence[Compare], then: Sequence[Operation]) -> Txn:
+    def txn(self, compares: Sequence[Compare], operations: Sequence[Operation]) -> Txn:
         """Evaluate and apply; a put on a lease that is gone refuses the whole transaction, as etcd does."""
         if not all(self._holds(compare) for compare in compares):
             return Txn(succeeded=False, revision=self.revision)
-        for operation in then:
+        for operation in operations:
             if isinstance(operation, Put) and operation.lease and operation.lease not in self.leases:
                 raise Unavailable(f"lease {operation.lease:x} is gone; grant a new one and try again")
-        if then:
+        if operations:
             self.revision += 1
-        for operation in then:
+        for operation in operations:
             self._apply(operation)
         return Txn(succeeded=True, revision=self.revision)
 
@@ -58,8 +58,11 @@ class Machine:
         keys = self._select(start, end)
         if limit:
             keys = keys[:limit]
-        found = [(key, self.records[key]) for key in keys]
-        return [KeyValue(k, b"" if keys_only else r.value, r.create_revision, r.mod_revision) for k, r in found]
+        records = [(key, self.records[key]) for key in keys]
+        return [
+            KeyValue(key, b"" if keys_only else record.value, record.create_revision, record.mod_revision)
+            for key, record in records
+        ]
 
     def grant(self) -> int:
         """Return a lease id never used before in this machine's life."""
@@ -85,8 +88,8 @@ class Machine:
         record = self.records.get(compare.key)
         if compare.kind == "value":
             return record is not None and record.value == compare.value
-        actual = 0 if record is None else int(getattr(record, compare.kind))
-        return actual == compare.value
+        value = 0 if record is None else int(getattr(record, compare.kind))
+        return value == compare.value
 
     def _select(self, start: bytes, end: bytes | None) -> list[bytes]:
         if end is None:
@@ -98,17 +101,17 @@ class Machine:
             for key in self._select(operation.start, operation.end):
                 self._delete(key)
             return
-        key, old = operation.key, self.records.get(operation.key)
-        if old is None:
+        key, previous = operation.key, self.records.get(operation.key)
+        if previous is None:
             insort(self._keys, key)
-        elif old.lease in self.leases:
-            self.leases[old.lease].discard(key)
+        elif previous.lease in self.leases:
+            self.leases[previous.lease].discard(key)
         if operation.lease:
             self.leases[operation.lease].add(key)
-        created = self.revision if old is None else old.create_revision
-        version = 1 if old is None else old.version + 1
-        self.records[key] = Record(operation.value, created, self.revision, version, operation.lease)
-        self.changed.add(key)
+        create_revision = self.revision if previous is None else previous.create_revision
+        version = 1 if previous is None else previous.version + 1
+        self.records[key] = Record(operation.value, create_revision, self.revision, version, operation.lease)
+        self.changed_keys.add(key)
 
     def _delete(self, key: bytes) -> None:
         record = self.records.pop(key, None)
@@ -117,4 +120,4 @@ class Machine:
         del self._keys[bisect_left(self._keys, key)]
         if record.lease in self.leases:
             self.leases[record.lease].discard(key)
-        self.changed.add(key)
+        self.changed_keys.add(key)

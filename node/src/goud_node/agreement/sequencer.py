@@ -12,18 +12,20 @@ Keys under /goud/<chain id>/:
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
-import cbor2
-
 from goud_node.agreement.kv import Compare, Delete, KeyValue, Kv, Operation, Put, prefix_end
+from goud_node.chain import encoding
 from goud_node.chain.block import Block
 from goud_node.chain.ledger import Epoch
-from goud_node.errors import CorruptStore, GoudError, NotLeader, OutcomeUnknown, Unavailable
+from goud_node.errors import CoordinationFull, CorruptStore, GoudError, NotLeader, OutcomeUnknown, Unavailable
 
 MAX_SIGNATURES_PER_TXN = 100  # etcd refuses transactions of more than 128 operations
 _MOST_BLOCKS = 64
+_ENTRY = re.compile(rb"(?P<height>[0-9a-f]{16})/(?P<node>[!-~]+)")
+"""Of a signature. Each node writes its own: one that is written wrong must not stop those who read all."""
 
 
 class HeightTrimmed(OutcomeUnknown):
@@ -84,7 +86,7 @@ class Sequencer:
 
     def __init__(self, kv: Kv, chain_id: str, node_id: str) -> None:
         self._kv = kv
-        self._node = node_id
+        self._node_id = node_id
         self._batch = _MOST_BLOCKS
         root = f"/goud/{chain_id}/".encode()
         self._epoch, self._head, self._leader = root + b"epoch", root + b"head", root + b"leader"
@@ -92,19 +94,19 @@ class Sequencer:
 
     async def state(self) -> State:
         """Read epoch, head and leader at one revision."""
-        found = {kv.key: kv for kv in await self._kv.range(self._epoch, self._leader + b"\0")}
-        epoch, head, leader = (found.get(key) for key in (self._epoch, self._head, self._leader))
+        entries = {kv.key: kv for kv in await self._kv.range(self._epoch, self._leader + b"\0")}
+        epoch, head, leader = (entries.get(key) for key in (self._epoch, self._head, self._leader))
         try:
             return State(
                 None if epoch is None else Epoch.decode(epoch.value),
-                None if head is None else Head(*cbor2.loads(head.value)),
+                None if head is None else Head(*encoding.decode_trusted(head.value)),
                 None if leader is None else _leader(leader),
             )
-        except (cbor2.CBORDecodeError, TypeError, ValueError) as error:
+        except (TypeError, ValueError) as error:
             raise CorruptStore(f"the control keys of the log cannot be read: {error}") from error
 
-    async def begin_epoch(self, new: Epoch, previous: State) -> None:
-        """Replace the epoch of `previous` by `new`: head moves to its base, and what was ordered before is dropped.
+    async def begin_epoch(self, new_epoch: Epoch, previous: State) -> None:
+        """Replace the epoch of `previous` by `new_epoch`: head moves to its base, what was ordered before is dropped.
 
         Idempotent. Raises Unavailable when another epoch stands there, or when a block was ordered after `previous` was
         read: it may have been acknowledged.
@@ -116,27 +118,43 @@ class Sequencer:
             if head is None
             else Compare(self._head, "value", _dump_head(head.height, head.hash)),
         ]
-        then: list[Operation] = [Delete(p, prefix_end(p)) for p in (self._blocks, self._signatures, self._nodes)]
-        then += [Delete(self._leader), Put(self._epoch, new.encode())]
-        then.append(Put(self._head, _dump_head(new.base_height, new.base_hash)))
-        if not (await self._kv.txn(guards, then)).succeeded and (await self.state()).epoch != new:
-            raise Unavailable(
-                f"epoch {new.number} was not begun: another epoch stands in the log, or it has moved on; read it and "
-                "decide"
+        operations: list[Operation] = [
+            Delete(prefix, prefix_end(prefix)) for prefix in (self._blocks, self._signatures, self._nodes)
+        ]
+        operations += [Delete(self._leader), Put(self._epoch, new_epoch.encode())]
+        operations.append(Put(self._head, _dump_head(new_epoch.base_height, new_epoch.base_hash)))
+        refusal: Unavailable | None = None
+        try:
+            if (await self._kv.txn(guards, operations)).succeeded:
+                return
+        except CoordinationFull as error:
+            refusal = error
+        try:
+            current_epoch = (await self.state()).epoch
+        except Unavailable as error:
+            raise OutcomeUnknown(
+                f"epoch {new_epoch.number} may have been begun; the log cannot say yet: {error}"
+            ) from error
+        if current_epoch != new_epoch:
+            raise refusal or Unavailable(
+                f"epoch {new_epoch.number} was not begun: another epoch stands in the log, or it has moved on; read it "
+                "and decide"
             )
 
     async def campaign(self, epoch: Epoch, ttl: int) -> Term | None:
         """Try once to become the proposer; None when somebody else is, or the epoch changed."""
         lease = await self._kv.grant(ttl)
-        value = cbor2.dumps([self._node, lease])
+        value = encoding.encode([self._node_id, lease])
         compares = [Compare(self._leader, "version", 0), Compare(self._epoch, "value", epoch.encode())]
         try:
             txn = await self._kv.txn(compares, [Put(self._leader, value, lease)])
-        except OutcomeUnknown:
+        except (OutcomeUnknown, CoordinationFull) as error:
             leader = (await self.state()).leader
-            if leader is not None and leader.lease == lease and leader.node_id == self._node:
+            if leader is not None and leader.lease == lease and leader.node_id == self._node_id:
                 return Term(lease, leader.create_revision, epoch)
             await self._kv.revoke(lease)  # so that a late arrival of the lost request cannot make us an absent leader
+            if isinstance(error, CoordinationFull):
+                raise
             return None
         if txn.succeeded:
             return Term(lease, txn.revision, epoch)
@@ -161,7 +179,7 @@ class Sequencer:
         Raises NotLeader when the block is not ordered and never will be: every comparison that can fail fails for
         good, so a delayed twin of this request fails as well. Raises OutcomeUnknown when the answer was lost: then the
         only safe step at this height is to call again with the same block. Raises HeightTrimmed when it is decided
-        but the log no longer shows how.
+        but the log no longer shows how, CoordinationFull when the log shows that want of space kept this call out.
         """
         header, raw = block.header, block.encode()
         key = self._block_key(header.height)
@@ -171,28 +189,32 @@ class Sequencer:
             Compare(self._head, "value", _dump_head(header.height - 1, header.previous)),
             Compare(self._epoch, "value", term.epoch.encode()),
         ]
-        then = [Put(key, raw), Put(self._head, _dump_head(header.height, header.hash))]
-        if (await self._kv.txn(compares, then)).succeeded:
-            return raw
+        operations = [Put(key, raw), Put(self._head, _dump_head(header.height, header.hash))]
+        shortage: CoordinationFull | None = None
+        try:
+            if (await self._kv.txn(compares, operations)).succeeded:
+                return raw
+        except CoordinationFull as error:
+            shortage = error
         try:
             return await self._holder(header.height)
+        except NotLeader as error:
+            raise shortage or error from None
         except Unavailable as error:
-            if isinstance(error, NotLeader):
-                raise
             raise OutcomeUnknown(f"block {header.height} was refused or ordered before: {error}") from error
 
     async def tail(self, start: int, limit: int) -> Tail:
         """Read encoded blocks from height `start`: at most `limit`, and fewer over a link that is slow."""
-        found = await self._read(self._block_key(start), limit)
+        entries = await self._read(self._block_key(start), limit)
         blocks: list[bytes] = []
-        for kv in found:
-            if self._height(kv.key) != start + len(blocks):
+        for entry in entries:
+            if self._height(entry.key) != start + len(blocks):
                 break
-            blocks.append(kv.value)
+            blocks.append(entry.value)
         if blocks:
             return Tail(start, blocks)
-        if found:
-            return Tail(self._height(found[0].key), [])
+        if entries:
+            return Tail(self._height(entries[0].key), [])
         head = (await self.state()).head
         return Tail(None if head is None or head.height < start else head.height + 1, [])
 
@@ -206,31 +228,35 @@ class Sequencer:
         guards = [Compare(self._epoch, "value", epoch.encode()), Compare(key, "version", 0)]
         return (await self._kv.txn(guards, [Put(key, block.encode())])).succeeded
 
-    async def countersign(self, epoch: Epoch, signatures: Mapping[int, bytes], certified: int) -> bool:
+    async def countersign(self, epoch: Epoch, signatures: Mapping[int, bytes], certified_height: int) -> bool:
         """Publish signatures by height (at most 100) and this node's certified height; False if the epoch changed."""
         if len(signatures) > MAX_SIGNATURES_PER_TXN:
             raise GoudError(f"{len(signatures)} signatures in one call; send at most {MAX_SIGNATURES_PER_TXN}")
-        then: list[Operation] = [
-            Put(self._signatures + b"%016x/%s" % (height, self._node.encode()), signature)
+        operations: list[Operation] = [
+            Put(self._signatures + b"%016x/%s" % (height, self._node_id.encode()), signature)
             for height, signature in signatures.items()
         ]
-        then.append(Put(self._nodes + self._node.encode(), cbor2.dumps(certified)))
+        operations.append(Put(self._nodes + self._node_id.encode(), encoding.encode(certified_height)))
         guard = Compare(self._epoch, "value", epoch.encode())
-        return (await self._kv.txn([guard], then)).succeeded
+        return (await self._kv.txn([guard], operations)).succeeded
 
     async def signatures(self, start: int, limit: int) -> dict[int, dict[str, bytes]]:
-        """Read countersignatures of heights [start, start + limit): by height, by node."""
-        first, end = (self._signatures + b"%016x/" % height for height in (start, start + limit))
-        found: dict[int, dict[str, bytes]] = {}
-        for kv in await self._kv.range(first, end):
-            height, node = kv.key[len(self._signatures) :].split(b"/", 1)
-            found.setdefault(int(height, 16), {})[node.decode()] = kv.value
-        return found
+        """Read countersignatures of heights [start, start + limit): by height, by node; none of them verified."""
+        first_key, end_key = (self._signatures + b"%016x/" % height for height in (start, start + limit))
+        signatures: dict[int, dict[str, bytes]] = {}
+        for entry in await self._kv.range(first_key, end_key):
+            match = _ENTRY.fullmatch(entry.key[len(self._signatures) :])
+            if match is not None:
+                signatures.setdefault(int(match["height"], 16), {})[match["node"].decode()] = entry.value
+        return signatures
 
     async def progress(self) -> dict[str, int]:
-        """Read the certified height each node reports."""
-        found = await self._kv.range(self._nodes, prefix_end(self._nodes))
-        return {kv.key[len(self._nodes) :].decode(): int(cbor2.loads(kv.value)) for kv in found}
+        """Read the certified height each node reports; what is not a height says nothing."""
+        entries = await self._kv.range(self._nodes, prefix_end(self._nodes))
+        heights = {
+            entry.key[len(self._nodes) :].decode(errors="replace"): _reported_height(entry.value) for entry in entries
+        }
+        return {name: height for name, height in heights.items() if height is not None}
 
     async def forget_progress(self, epoch: Epoch) -> None:
         """Drop what nodes reported to hold, for nodes that were restored and hold less; each reports when it joins."""
@@ -242,11 +268,11 @@ class Sequencer:
         """How many blocks above that height the log still holds."""
         return len(await self._kv.range(self._block_key(height + 1), prefix_end(self._blocks), keys_only=True))
 
-    async def trim(self, epoch: Epoch, up_to: int) -> bool:
+    async def trim(self, epoch: Epoch, height: int) -> bool:
         """Drop blocks and signatures up to that height from the log; False if the epoch changed."""
-        last = b"%016x" % (up_to + 1)
-        then = [Delete(prefix, prefix + last) for prefix in (self._blocks, self._signatures)]
-        return (await self._kv.txn([Compare(self._epoch, "value", epoch.encode())], then)).succeeded
+        end = b"%016x" % (height + 1)
+        operations = [Delete(prefix, prefix + end) for prefix in (self._blocks, self._signatures)]
+        return (await self._kv.txn([Compare(self._epoch, "value", epoch.encode())], operations)).succeeded
 
     async def reclaim(self) -> None:
         """Give space back to the log's store; ends a space alarm."""
@@ -257,9 +283,9 @@ class Sequencer:
         return self._kv.changes(self._epoch, self._leader + b"\0")
 
     async def _holder(self, height: int) -> bytes:
-        found = await self._kv.range(self._block_key(height))
-        if found:
-            return found[0].value
+        entries = await self._kv.range(self._block_key(height))
+        if entries:
+            return entries[0].value
         head = (await self.state()).head
         if head is not None and head.height >= height:
             raise HeightTrimmed(f"block {height} is decided and trimmed; catch up from peers")
@@ -271,15 +297,15 @@ class Sequencer:
         while True:
             batch = min(limit, self._batch)
             try:
-                found = await self._kv.range(start, end, batch)
+                entries = await self._kv.range(start, end, batch)
             except Unavailable:
                 if batch == 1:
                     raise
                 self._batch = batch // 2
             else:
-                if len(found) == self._batch:
+                if len(entries) == self._batch:
                     self._batch = min(2 * batch, _MOST_BLOCKS)
-                return found
+                return entries
 
     def _block_key(self, height: int) -> bytes:
         return self._blocks + b"%016x" % height
@@ -288,10 +314,18 @@ class Sequencer:
         return int(key[len(self._blocks) :], 16)
 
 
+def _reported_height(value: bytes) -> int | None:
+    try:
+        height = encoding.decode_trusted(value)
+    except encoding.NotCanonical:
+        return None
+    return height if type(height) is int and height >= 0 else None
+
+
 def _leader(kv: KeyValue) -> Leader:
-    node_id, lease = cbor2.loads(kv.value)
+    node_id, lease = encoding.decode_trusted(kv.value)
     return Leader(str(node_id), int(lease), kv.create_revision)
 
 
 def _dump_head(height: int, block_hash: bytes) -> bytes:
-    return cbor2.dumps([height, block_hash], canonical=True)
+    return encoding.encode([height, block_hash])

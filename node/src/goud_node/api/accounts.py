@@ -57,13 +57,13 @@ async def create_session(body: schemas.SessionRequest, context: Reached) -> Resp
     account = await _account(context, key) if key is not None else None
     if key is None or account is None or not key.matches(account.key_hash):
         raise unauthorized("This API key belongs to no account of this chain.")
-    token, expires = context.tokens.issue(account.account_id, key.data_key(account.salt))
+    token, expiry = context.tokens.issue(account.account_id, key.data_key(account.salt))
     answer = {
         "token": token,
         "token_type": "Bearer",
         "account_id": account.account_id,
-        "expires": expires,
-        "expires_at": datetime.fromtimestamp(expires, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "expires": expiry,
+        "expires_at": datetime.fromtimestamp(expiry, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
     return JSONResponse(answer, headers={"Cache-Control": "no-store"})
 

@@ -11,7 +11,8 @@ from goud_node import __version__, problems
 from goud_node.api import accounts, chain, collections, events, probes
 from goud_node.api.context import Context
 from goud_node.api.events import Broadcaster
-from goud_node.api.middleware import BodyLimit, CutShort, RequestMetrics
+from goud_node.api.middleware import BodyLimit, RequestMetrics
+from goud_node.shutdown import CutShort
 
 BODY_SLACK = 64 * 1024
 """A request may be larger than its collection: the label, the field names, white space."""

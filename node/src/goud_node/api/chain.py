@@ -37,25 +37,25 @@ async def blocks(
 ) -> Response:
     """Headers of consecutive blocks."""
     first = max(0, context.ledger.height - limit + 1) if start is None else start
-    found = await asyncio.to_thread(_page, context.ledger, first, limit)
-    following = first + len(found)
-    more = bool(found) and following <= context.ledger.height
-    return JSONResponse({"blocks": found, "next_start": following if more else None})
+    summaries = await asyncio.to_thread(_page, context.ledger, first, limit)
+    next_start = first + len(summaries)
+    has_more = bool(summaries) and next_start <= context.ledger.height
+    return JSONResponse({"blocks": summaries, "next_start": next_start if has_more else None})
 
 
 @router.get("/blocks/{height}", response_model=schemas.BlockDetail, responses=problems.documented(404, 422, 503))
 async def block(height: Annotated[int, Path(ge=0, le=_MAX_HEIGHT)], context: Reached) -> Response:
     """One block: header, a summary of each transaction, and its certificate."""
-    found = context.ledger.block(height)
-    if found is None:
+    content = context.ledger.block(height)
+    if content is None:
         raise ProblemError(404, "not-found", f"The chain on this node ends at height {context.ledger.height}.")
     certificate = context.ledger.certificate(height)
     signatures = None if certificate is None else {name: sig.hex() for name, sig in certificate.signatures.items()}
     return JSONResponse(
         {
-            **_summary(found, context.ledger),
-            "signature": found.signature.hex(),
-            "transactions": [_transaction(height, index, raw) for index, raw in enumerate(found.transactions)],
+            **_summary(content, context.ledger),
+            "signature": content.signature.hex(),
+            "transactions": [_transaction(height, index, raw) for index, raw in enumerate(content.transactions)],
             "certificate": signatures,
         }
     )
@@ -123,7 +123,7 @@ async def stats(context: Reached) -> Response:
 )
 async def audit(caller: Caller, context: Reached, cursor: Cursor = None, limit: Limit = PAGE) -> Response:
     """What changed the chain on the caller's behalf, newest first."""
-    found = context.ledger.audit(caller.account_id, cursor, limit)
+    page = context.ledger.audit(caller.account_id, cursor, limit)
     entries = [
         {
             "action": row.action,
@@ -132,21 +132,21 @@ async def audit(caller: Caller, context: Reached, cursor: Cursor = None, limit: 
             "height": row.height,
             "index": row.index,
         }
-        for row in found.items
+        for row in page.items
     ]
-    return JSONResponse({"entries": entries, "next_cursor": found.next_cursor})
+    return JSONResponse({"entries": entries, "next_cursor": page.next_cursor})
 
 
 def _page(ledger: Ledger, start: int, limit: int) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+    summaries: list[dict[str, Any]] = []
     size = 0
     for height in range(start, min(start + limit, ledger.height + 1)):
         block = ledger.block(height)
         if block is None or size > _PAGE_BYTES:
             break
-        found.append(_summary(block, ledger))
-        size += found[-1]["size"]
-    return found
+        summaries.append(_summary(block, ledger))
+        size += summaries[-1]["size"]
+    return summaries
 
 
 def _summary(block: Block, ledger: Ledger) -> dict[str, Any]:

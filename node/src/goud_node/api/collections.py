@@ -64,7 +64,7 @@ async def store(
             f"{context.settings.max_collection_bytes}. Split it.",
         )
     name = idempotency_key or secrets.token_hex(16)
-    transaction = _sealed(caller, body.label.encode(), payload, name, int(context.wall() * 1000))
+    transaction = _collection_put(caller, body.label.encode(), payload, name, int(context.wall() * 1000))
     receipt = await submit(context, transaction.encode())
     answer = {
         "collection_id": receipt.transaction_id,
@@ -73,27 +73,27 @@ async def store(
         "block_hash": receipt.block_hash.hex(),
         "idempotency_key": name,
     }
-    repeated = receipt.transaction_id != transaction.collection_id
+    is_repeat = receipt.transaction_id != transaction.collection_id
     location = {"Location": f"/api/collections/{receipt.transaction_id}"}
-    return JSONResponse(answer, 200 if repeated else 201, headers=location)
+    return JSONResponse(answer, 200 if is_repeat else 201, headers=location)
 
 
 @router.get("", response_model=schemas.CollectionPage, responses=problems.documented(400, 401, 422, 503))
 async def page(caller: Caller, context: Reached, cursor: Cursor = None, limit: Limit = PAGE) -> Response:
     """The caller's collections, newest first, without their payloads."""
-    found = context.ledger.collections(caller.account_id, cursor, limit)
+    summaries = context.ledger.collections(caller.account_id, cursor, limit)
     entries = [
         {
             "collection_id": row.collection_id,
-            "label": _opened(caller, row.label, row.collection_id, "label").decode(),
+            "label": _plaintext(caller, row.label, row.collection_id, "label").decode(),
             "size": row.size - SEAL_BYTES,
             "created_ms": row.created_ms,
             "height": row.height,
             "index": row.index,
         }
-        for row in found.items
+        for row in summaries.items
     ]
-    return JSONResponse({"collections": entries, "next_cursor": found.next_cursor})
+    return JSONResponse({"collections": entries, "next_cursor": summaries.next_cursor})
 
 
 @router.get("/{collection_id}", response_model=schemas.Collection, responses=problems.documented(401, 404, 422, 503))
@@ -108,13 +108,13 @@ async def read(collection_id: Annotated[str, Path(pattern=schemas.ID)], caller: 
         )
     head = {
         "collection_id": record.collection_id,
-        "label": _opened(caller, record.label, collection_id, "label").decode(),
+        "label": _plaintext(caller, record.label, collection_id, "label").decode(),
         "created_ms": record.created_ms,
         "height": record.height,
         "index": record.index,
     }
     # The payload is JSON already: parsing it only to write it again would double the cost of a read.
-    payload = _opened(caller, record.payload, collection_id, "payload")
+    payload = _plaintext(caller, record.payload, collection_id, "payload")
     text = json.dumps(head, ensure_ascii=False).encode()
     return Response(text[:-1] + b',"payload":' + payload + b"}", media_type="application/json")
 
@@ -129,10 +129,10 @@ def _compact(payload: object) -> bytes:
         ) from error
 
 
-def _sealed(caller: Principal, label: bytes, payload: bytes, name: str, created_ms: int) -> CollectionPut:
+def _collection_put(caller: Principal, label: bytes, payload: bytes, name: str, created_ms: int) -> CollectionPut:
     collection_id = secrets.token_hex(16)
 
-    def sealed(field: str, text: bytes) -> bytes:
+    def seal_field(field: str, text: bytes) -> bytes:
         return vault.seal(caller.data_key, text, caller.account_id, collection_id, field)
 
     return CollectionPut(
@@ -140,14 +140,14 @@ def _sealed(caller: Principal, label: bytes, payload: bytes, name: str, created_
         account_id=caller.account_id,
         idempotency_key=name,
         fingerprint=vault.fingerprint(caller.data_key, label, payload),
-        label=sealed("label", label),
-        payload=sealed("payload", payload),
+        label=seal_field("label", label),
+        payload=seal_field("payload", payload),
         created_ms=created_ms,
     )
 
 
-def _opened(caller: Principal, sealed: bytes, collection_id: str, field: str) -> bytes:
+def _plaintext(caller: Principal, ciphertext: bytes, collection_id: str, field: str) -> bytes:
     try:
-        return vault.unseal(caller.data_key, sealed, caller.account_id, collection_id, field)
+        return vault.unseal(caller.data_key, ciphertext, caller.account_id, collection_id, field)
     except vault.Undecryptable as error:
         raise CorruptStore(f"collection {collection_id}: its {field} cannot be decrypted ({error})") from error

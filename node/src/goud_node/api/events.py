@@ -22,6 +22,7 @@ from goud_node.api.context import Context
 from goud_node.api.tokens import InvalidToken, Principal
 from goud_node.chain.block import Block
 from goud_node.chain.transactions import CollectionPut, decode_trusted
+from goud_node.documents import Document, Malformed, read
 from goud_node.errors import GoudError
 
 router = APIRouter()
@@ -32,6 +33,11 @@ TOKEN_PREFIX: Final = "goud.token."  # noqa: S105  (the name of a subprotocol, n
 CLOSE_UNAUTHORIZED: Final = 4401
 CLOSE_TRY_LATER: Final = 1013
 _FIRST_MESSAGE_SECONDS: Final = 5.0
+_MOST_REASON: Final = 123
+
+
+class _FirstMessage(Document):
+    token: str
 
 
 class Listener:
@@ -87,10 +93,10 @@ class Broadcaster:
             return
         listeners, event = tuple(self._listeners), _block_event(block)
         # A block has up to thousands of transactions to decode.
-        own = await asyncio.to_thread(_own_events, block, {listener.account_id for listener in listeners})
+        events_by_account = await asyncio.to_thread(_own_events, block, {listener.account_id for listener in listeners})
         for listener in listeners:
             listener.offer(event)
-            for entry in own.get(listener.account_id, ()):
+            for entry in events_by_account.get(listener.account_id, ()):
                 listener.offer(entry)
 
 
@@ -133,7 +139,7 @@ async def events(websocket: WebSocket) -> None:
     context: Context = websocket.app.state.context
     broadcaster: Broadcaster = websocket.app.state.broadcaster
     try:
-        principal = await _authenticated(websocket, context)
+        principal = await _principal(websocket, context)
     except InvalidToken as error:
         await _refuse(websocket, str(error))
         return
@@ -141,7 +147,7 @@ async def events(websocket: WebSocket) -> None:
         return
     listener = broadcaster.join(principal.account_id)
     if listener is None:
-        await websocket.close(CLOSE_TRY_LATER, "too many event streams on this node: try another")
+        await _close(websocket, CLOSE_TRY_LATER, "too many event streams on this node: try another")
         return
     try:
         await _serve(websocket, context, principal, listener)
@@ -149,26 +155,25 @@ async def events(websocket: WebSocket) -> None:
         broadcaster.leave(listener)
 
 
-async def _authenticated(websocket: WebSocket, context: Context) -> Principal:
+async def _principal(websocket: WebSocket, context: Context) -> Principal:
     """Accept the connection of a valid token. Raises InvalidToken (before or after accepting)."""
-    token = _offered(websocket)
-    chosen = SUBPROTOCOL if SUBPROTOCOL in websocket.scope["subprotocols"] else None
+    token = _token(websocket)
+    subprotocol = SUBPROTOCOL if SUBPROTOCOL in websocket.scope["subprotocols"] else None
     if token is not None:
         principal = context.tokens.verify(token)
-        await websocket.accept(subprotocol=chosen)
+        await websocket.accept(subprotocol=subprotocol)
         return principal
-    await websocket.accept(subprotocol=chosen)
+    await websocket.accept(subprotocol=subprotocol)
     try:
-        message = json.loads(await asyncio.wait_for(websocket.receive_text(), _FIRST_MESSAGE_SECONDS))
-        token = message["token"]
-    except (TimeoutError, ValueError, KeyError, TypeError, RecursionError) as error:
+        message = read(await asyncio.wait_for(websocket.receive_text(), _FIRST_MESSAGE_SECONDS), _FirstMessage)
+    except Malformed as error:
+        raise InvalidToken(f'The first message is not {{"token": "..."}}: {error}') from error
+    except (TimeoutError, KeyError) as error:
         raise InvalidToken('Send {"token": "..."} as the first message within five seconds.') from error
-    if not isinstance(token, str):
-        raise InvalidToken('Send {"token": "..."} as the first message within five seconds.')
-    return context.tokens.verify(token)
+    return context.tokens.verify(message.token)
 
 
-def _offered(websocket: WebSocket) -> str | None:
+def _token(websocket: WebSocket) -> str | None:
     scheme, _, value = websocket.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and value:
         return value.strip()
@@ -182,7 +187,9 @@ def _offered(websocket: WebSocket) -> str | None:
 
 async def _refuse(websocket: WebSocket, reason: str) -> None:
     if websocket.application_state.name == "CONNECTED":
-        await websocket.close(CLOSE_UNAUTHORIZED, reason)
+        # The protocol has no room for a longer one.
+        reason = reason.encode(errors="replace")[:_MOST_REASON].decode(errors="ignore")
+        await _close(websocket, CLOSE_UNAUTHORIZED, reason)
     else:
         response: Response = problems.respond(websocket.scope, 401, "unauthorized", reason)
         await websocket.send_denial_response(response)
@@ -198,19 +205,24 @@ async def _serve(websocket: WebSocket, context: Context, principal: Principal, l
         asyncio.create_task(listener.overrun.wait()),
     ]
     try:
-        remaining = max(0.0, principal.expires - context.wall())
-        done, _ = await asyncio.wait(tasks, timeout=remaining, return_when=asyncio.FIRST_COMPLETED)
+        lifetime = max(0.0, principal.expires - context.wall())
+        done, _ = await asyncio.wait(tasks, timeout=lifetime, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+    if listener.overrun.is_set():
+        context.metrics.dropped.inc()
+        await _close(websocket, CLOSE_TRY_LATER, "you read too slowly: reconnect and read /api/blocks for the gap")
+    elif not done:
+        reason = "the token has expired: make a new one with POST /api/sessions"
+        await _close(websocket, CLOSE_UNAUTHORIZED, reason)
+
+
+async def _close(websocket: WebSocket, code: int, reason: str) -> None:
+    """The client may be gone already; then there is nobody to tell."""
     with contextlib.suppress(RuntimeError, WebSocketDisconnect):
-        # The client may be gone already; then there is nobody to tell.
-        if listener.overrun.is_set():
-            context.metrics.dropped.inc()
-            await websocket.close(CLOSE_TRY_LATER, "you read too slowly: reconnect and read /api/blocks for the gap")
-        elif not done:
-            await websocket.close(CLOSE_UNAUTHORIZED, "the token has expired: make a new one with POST /api/sessions")
+        await websocket.close(code, reason)
 
 
 async def _send(websocket: WebSocket, listener: Listener) -> None:

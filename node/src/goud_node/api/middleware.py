@@ -1,4 +1,4 @@
-"""Pure ASGI middleware of the public interface: body limit, requests cut short, and request metrics."""
+"""Pure ASGI middleware of the public interface: body limit, and request metrics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from goud_node import problems
-from goud_node.errors import Draining, OutcomeUnknown
 from goud_node.telemetry import Metrics
 
 _LINGER_BYTES: Final = 4 * 1024 * 1024
@@ -30,25 +29,25 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        declared = self._declared(scope)
-        if declared > self._limit:
-            if declared <= self._limit + _LINGER_BYTES:
+        content_length = self._content_length(scope)
+        if content_length > self._limit:
+            if content_length <= self._limit + _LINGER_BYTES:
                 await _discard(receive)
             await self._refusal(scope)(scope, receive, send)
             return
-        seen = 0
+        size = 0
 
-        async def limited() -> Message:
-            nonlocal seen
+        async def bounded_receive() -> Message:
+            nonlocal size
             message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > self._limit:
+            size += len(message.get("body", b""))
+            if size > self._limit:
                 await _discard(receive)
                 # The framework hands it to the handler that answers with a problem.
                 raise HTTPException(413, self._detail, headers={"Connection": "close"})
             return message
 
-        await self._app(scope, limited, send)
+        await self._app(scope, bounded_receive, send)
 
     @property
     def _detail(self) -> str:
@@ -58,7 +57,7 @@ class BodyLimit:
         return problems.respond(scope, 413, "content-too-large", self._detail, headers={"Connection": "close"})
 
     @staticmethod
-    def _declared(scope: Scope) -> int:
+    def _content_length(scope: Scope) -> int:
         for name, value in scope["headers"]:
             if name == b"content-length":
                 return int(value) if value.isdigit() else 0
@@ -71,48 +70,14 @@ async def _discard(receive: Receive) -> None:
     A connection closed with unread data is reset, and a reset can overtake the answer: a client that is only a little
     over the limit should see why it was refused.
     """
-    seen = 0
+    size = 0
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_LINGER_SECONDS):
-            while seen < _LINGER_BYTES:
+            while size < _LINGER_BYTES:
                 message = await receive()
-                seen += len(message.get("body", b""))
+                size += len(message.get("body", b""))
                 if message["type"] == "http.disconnect" or not message.get("more_body", False):
                     return
-
-
-class CutShort:
-    """Tell the client of a request that the server cancels when its graceful end runs out of time.
-
-    A write may have gone through, so only its idempotency key makes repeating it safe; a read is simply repeated.
-    """
-
-    _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        answered = False
-
-        async def watched(message: Message) -> None:
-            nonlocal answered
-            answered = True
-            await send(message)
-
-        try:
-            await self._app(scope, receive, watched)
-        except asyncio.CancelledError:
-            if answered or scope["type"] != "http":
-                raise
-            await problems.from_error(scope, self._error(scope["method"]))(scope, receive, send)
-
-    def _error(self, method: str) -> Draining | OutcomeUnknown:
-        if method in self._READS:
-            return Draining("The node stopped before this request was answered. Repeat it: other nodes serve.")
-        return OutcomeUnknown(
-            "The node stopped before the outcome of this write was known. Repeat it with the same Idempotency-Key."
-        )
 
 
 class RequestMetrics:
@@ -134,7 +99,7 @@ class RequestMetrics:
             return
         status = "500"
 
-        async def watched(message: Message) -> None:
+        async def metered_send(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = str(message["status"])
@@ -142,13 +107,13 @@ class RequestMetrics:
                     message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
             await send(message)
 
-        started = time.perf_counter()
+        start = time.perf_counter()
         self._metrics.in_flight.inc()
         try:
-            await self._app(scope, receive, watched)
+            await self._app(scope, receive, metered_send)
         finally:
             self._metrics.in_flight.dec()
             # Label values come from us, never from the client, or anyone could grow the registry without end.
             route = getattr(scope.get("route"), "path", "unmatched")
             method = scope["method"] if scope["method"] in self._METHODS else "other"
-            self._metrics.requests.labels(method, route, status).observe(time.perf_counter() - started)
+            self._metrics.requests.labels(method, route, status).observe(time.perf_counter() - start)

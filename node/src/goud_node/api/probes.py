@@ -46,22 +46,22 @@ async def readyz(
     ] = Purpose.ALL,
 ) -> Response:
     """Whether requests should be sent here, check by check: 200, or 503 with the same checks."""
-    found = checks(context_of(request))
+    results = checks(context_of(request))
     if purpose is Purpose.READS:
-        found = {name: found[name] for name in _FOR_READS}
+        results = {name: results[name] for name in _FOR_READS}
         status = context_of(request).replica.status
         if not status.quorum and status.epoch is not None and status.lag == 0:
             # Nobody can be ahead of a node that was level when the quorum was lost.
-            found["synced"] = _check(True, f"Height {status.height}; nothing is ordered without a quorum.")
-    failed = [name for name, check in found.items() if not check["ok"]]
-    if "disk" in failed and found["quorum"]["ok"]:
+            results["synced"] = _check(True, f"Height {status.height}; nothing is ordered without a quorum.")
+    failures = [name for name, check in results.items() if not check["ok"]]
+    if "disk" in failures and results["quorum"]["ok"]:
         # What cannot be written cannot be followed: that is no fault of its own.
-        failed = [name for name in failed if name != "synced"]
-    if not failed:
-        return JSONResponse({"status": "ready", "checks": found})
-    detail = "; ".join(f"{name}: {found[name]['detail']}" for name in failed)
+        failures = [name for name in failures if name != "synced"]
+    if not failures:
+        return JSONResponse({"status": "ready", "checks": results})
+    detail = "; ".join(f"{name}: {results[name]['detail']}" for name in failures)
     return problems.respond(
-        request.scope, 503, "not-ready", detail, headers=problems.retry_after(1), failed=failed, checks=found
+        request.scope, 503, "not-ready", detail, headers=problems.retry_after(1), failed=failures, checks=results
     )
 
 
@@ -102,26 +102,26 @@ async def health(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """The node's main figures as JSON."""
     context = context_of(request)
-    now, volume = context.snapshot(), context.volume()
+    snapshot, volume = context.snapshot(), context.volume()
     return JSONResponse(
         {
-            "node_id": now.node_id,
-            "chain_length": now.chain_length,
-            "certified_height": now.certified_height,
-            "peer_count": now.peers_live,
-            "proposer": now.proposer,
+            "node_id": snapshot.node_id,
+            "chain_length": snapshot.chain_length,
+            "certified_height": snapshot.certified_height,
+            "peer_count": snapshot.peers_live,
+            "proposer": snapshot.proposer,
             "epoch": context.replica.status.epoch,
-            "lag": now.lag,
-            "key_cache_hit_rate": now.cache_hit_rate,
+            "lag": snapshot.lag,
+            "key_cache_hit_rate": snapshot.cache_hit_rate,
             "volume_metrics": {
                 "disk_used_bytes": volume.disk_used_bytes,
-                "disk_used_mb": now.disk_used_mb,
+                "disk_used_mb": snapshot.disk_used_mb,
                 "mount_path": str(volume.mount_path),
                 "rocksdb_present": volume.rocksdb_present,
                 "sst_file_count": volume.sst_file_count,
                 "disk_capacity_bytes": volume.capacity_bytes,
-                "disk_free_bytes": now.disk_free,
-                "disk_needed_bytes": now.disk_needed,
+                "disk_free_bytes": snapshot.disk_free,
+                "disk_needed_bytes": snapshot.disk_needed,
             },
         }
     )
@@ -141,14 +141,14 @@ async def prometheus(request: Request) -> Response:
 def checks(context: Context) -> dict[str, dict[str, Any]]:
     """Every readiness check by name: whether it holds, and what was found."""
     status = context.replica.status
-    shortage = context.room().shortage
-    waiting = " Wait while it catches up." if shortage is None else " It follows again once its disk has space."
+    trouble = context.room().trouble
+    hint = " Wait while it catches up." if trouble is None else " It follows again once its disk takes writes."
     return {
         "store": _store(context, status),
-        "disk": _check(shortage is None, shortage or "There is space."),
+        "disk": _check(trouble is None, trouble or "There is space."),
         "synced": _check(
             status.synced,
-            f"Height {status.height}, {status.lag} behind." + ("" if status.synced else waiting),
+            f"Height {status.height}, {status.lag} behind." + ("" if status.synced else hint),
         ),
         "quorum": _check(
             status.quorum,
@@ -165,10 +165,10 @@ def _store(context: Context, status: Status) -> dict[str, Any]:
     if status.halted is not None:
         return _check(False, f"Halted: {status.halted}")
     try:
-        present = context.ledger.raw_block(0) is not None
+        has_genesis = context.ledger.raw_block(0) is not None
     except GoudError as error:
         return _check(False, f"The database cannot be read ({error.code}); the log has the cause.")
-    return _check(present, "The database is readable." if present else "The genesis block cannot be read.")
+    return _check(has_genesis, "The database is readable." if has_genesis else "The genesis block cannot be read.")
 
 
 def _check(ok: bool, detail: str) -> dict[str, Any]:

@@ -106,7 +106,10 @@ class CollectionRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     label: str = Field(min_length=1, max_length=200, description="Name of the collection; encrypted like the payload.")
-    payload: JsonValue = Field(description="Any JSON value.")
+    payload: JsonValue = Field(
+        description="Any JSON value. Numbers with a fraction or an exponent are kept as the nearest binary64, integers "
+        "with all their digits; a name that is given twice, or a number that would become 0, is refused."
+    )
 
 
 class CollectionCreated(BaseModel):

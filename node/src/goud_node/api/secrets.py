@@ -13,7 +13,8 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from goud_node.errors import ConfigurationError
+from goud_node.errors import ConfigurationError, StoreError, StoreFull
+from goud_node.store import durable
 
 _SHORTEST = 32
 
@@ -48,9 +49,10 @@ class Keyring:
     def load(cls, path: Path, *, generate: bool) -> Keyring:
         """Read the file; with `generate`, write a new secret first when (and only when) there is no file.
 
-        Raises ConfigurationError naming the file: missing, readable by others, empty, or a secret that is too short.
+        Raises ConfigurationError naming the file: missing, readable by others, empty, or a secret that is too short;
+        StoreFull when there is no room for a new one.
         """
-        if generate and not path.exists():
+        if generate and not os.path.lexists(path):
             _create(path)
         try:
             mode = path.stat().st_mode
@@ -71,14 +73,13 @@ class Keyring:
 
 
 def _create(path: Path) -> None:
+    """Whole or not at all: an empty file would be refused at every later start."""
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:
-        raise ConfigurationError(f"Cannot create the secret file {path}: {error.strerror}.") from error
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(secrets.token_hex(32) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+        durable.replace(path, f"{secrets.token_hex(32)}\n".encode("ascii"), 0o600)
+    except StoreFull:
+        raise
+    except StoreError as error:
+        raise ConfigurationError(f"Cannot create the secret file {path}: {error}") from error
 
 
 def _kid(value: bytes) -> str:

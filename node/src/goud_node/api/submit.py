@@ -7,7 +7,7 @@ import time
 
 from goud_node.api.context import Context
 from goud_node.chain.ledger import Receipt
-from goud_node.errors import OutcomeUnknown, StoreFull, Unavailable
+from goud_node.errors import AlreadyExists, GoudError, IdempotencyConflict, OutcomeUnknown, StoreFull
 from goud_node.problems import ProblemError, retry_after
 
 _QUORUM_SECONDS = 2.0
@@ -27,12 +27,12 @@ async def submit(context: Context, transaction: bytes) -> Receipt:
         raise ProblemError(
             507, "disk-full", room.shortage, path=str(room.path), free_bytes=room.free, needed_bytes=room.needed
         )
-    started = time.perf_counter()
+    start = time.perf_counter()
     # One budget from the arrival on: who asks again elsewhere after it must not wait for the sum of several.
     deadline = time.monotonic() + context.settings.submit_deadline_seconds
     await _quorum(context)
     receipt = await _until_known(context, transaction, deadline)
-    context.metrics.commit_latency.observe(time.perf_counter() - started)
+    context.metrics.commit_latency.observe(time.perf_counter() - start)
     return receipt
 
 
@@ -56,7 +56,7 @@ async def _until_known(context: Context, transaction: bytes, deadline: float) ->
     doubt: OutcomeUnknown | None = None
     while True:
         try:
-            return await context.replica.submit(transaction, within=deadline - time.monotonic())
+            return await context.replica.submit(transaction, budget=deadline - time.monotonic())
         except OutcomeUnknown as error:
             doubt = error
         except StoreFull as error:
@@ -66,8 +66,10 @@ async def _until_known(context: Context, transaction: bytes, deadline: float) ->
             raise OutcomeUnknown(
                 f"{error} This write was under way and may still be applied: repeat it with the same Idempotency-Key."
             ) from error
-        except Unavailable:
-            # "Surely did not happen" is about this attempt; an earlier one may have.
+        except (IdempotencyConflict, AlreadyExists):
+            raise  # what is taken stays taken, and would not be, had an earlier attempt been applied
+        except GoudError:
+            # A refusal is about this attempt; an earlier one may have been applied.
             if doubt is None:
                 raise
         if time.monotonic() + _PAUSE_SECONDS >= deadline:

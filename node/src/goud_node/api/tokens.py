@@ -40,15 +40,15 @@ class Tokens:
 
     def __init__(
         self,
-        signing: Keyring,
-        wrapping: Keyring,
+        signing_keys: Keyring,
+        wrapping_keys: Keyring,
         *,
         ttl: int,
         cache_size: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._signing = signing
-        self._wrapping = wrapping
+        self._signing_keys = signing_keys
+        self._wrapping_keys = wrapping_keys
         self._ttl = ttl
         self._clock = clock
         self._cache: LRUCache[bytes, Principal] = LRUCache(cache_size)
@@ -58,20 +58,22 @@ class Tokens:
     def issue(self, account_id: str, data_key: bytes) -> tuple[str, int]:
         """A token and its expiry in Unix seconds."""
         now = int(self._clock())
-        expires = now + self._ttl
+        expiry = now + self._ttl
         jti = secrets.token_hex(16)
-        wrap = self._wrapping.current
-        wrapped = vault.seal(vault.derive(wrap.value, b"goud-wrap-v1"), data_key, account_id, jti)
+        wrapping_secret = self._wrapping_keys.current
+        ciphertext = vault.seal(vault.derive(wrapping_secret.value, b"goud-wrap-v1"), data_key, account_id, jti)
         claims = {
             "iss": _ISSUER,
             "sub": account_id,
             "iat": now,
-            "exp": expires,
+            "exp": expiry,
             "jti": jti,
-            "wk": f"{wrap.kid}.{base64.urlsafe_b64encode(wrapped).decode()}",
+            "wk": f"{wrapping_secret.kid}.{base64.urlsafe_b64encode(ciphertext).decode()}",
         }
-        sign = self._signing.current
-        return jwt.encode(claims, sign.value, algorithm=_ALGORITHM, headers={"kid": sign.kid}), expires
+        signing_secret = self._signing_keys.current
+        return jwt.encode(
+            claims, signing_secret.value, algorithm=_ALGORITHM, headers={"kid": signing_secret.kid}
+        ), expiry
 
     def verify(self, token: str) -> Principal:
         """Who the token speaks for. Raises InvalidToken."""
@@ -93,7 +95,7 @@ class Tokens:
     def _claims(self, token: str) -> dict[str, Any]:
         try:
             kid = jwt.get_unverified_header(token).get("kid")
-            secret = self._signing.get(kid) if isinstance(kid, str) else None
+            secret = self._signing_keys.get(kid) if isinstance(kid, str) else None
             if secret is None:
                 raise InvalidToken("The token was signed with a key this node does not accept.")
             claims: dict[str, Any] = jwt.decode(
@@ -113,12 +115,12 @@ class Tokens:
     def _open(self, claims: dict[str, Any]) -> Principal:
         account_id = str(claims["sub"])
         kid, _, text = str(claims.get("wk", "")).partition(".")
-        secret = self._wrapping.get(kid)
+        secret = self._wrapping_keys.get(kid)
         if secret is None:
             raise InvalidToken("The token was wrapped with a session secret this node does not accept.")
         try:
-            wrapped = base64.urlsafe_b64decode(text)
-            key = vault.unseal(vault.derive(secret.value, b"goud-wrap-v1"), wrapped, account_id, str(claims["jti"]))
+            ciphertext = base64.urlsafe_b64decode(text)
+            key = vault.unseal(vault.derive(secret.value, b"goud-wrap-v1"), ciphertext, account_id, str(claims["jti"]))
         except (vault.Undecryptable, binascii.Error, ValueError) as error:
             raise InvalidToken("The token carries no usable data key.") from error
         return Principal(account_id, key, claims["exp"])

@@ -71,13 +71,13 @@ def derive(secret: bytes, purpose: bytes, salt: bytes | None = None) -> bytes:
 def seal(key: bytes, plaintext: bytes, *context: str) -> bytes:
     """Nonce and AES-256-GCM ciphertext, bound to `context` (who, what, which field)."""
     nonce = os.urandom(_NONCE)
-    return nonce + AESGCM(key).encrypt(nonce, plaintext, _bound(context))
+    return nonce + AESGCM(key).encrypt(nonce, plaintext, _associated_data(context))
 
 
-def unseal(key: bytes, sealed: bytes, *context: str) -> bytes:
+def unseal(key: bytes, ciphertext: bytes, *context: str) -> bytes:
     """The plaintext of `seal` with the same key and context. Raises Undecryptable."""
     try:
-        return AESGCM(key).decrypt(sealed[:_NONCE], sealed[_NONCE:], _bound(context))
+        return AESGCM(key).decrypt(ciphertext[:_NONCE], ciphertext[_NONCE:], _associated_data(context))
     except (InvalidTag, ValueError) as error:
         raise Undecryptable("the ciphertext does not belong to this key and place") from error
 
@@ -90,7 +90,7 @@ def fingerprint(key: bytes, *parts: bytes) -> bytes:
     return mac.digest()
 
 
-def _bound(context: tuple[str, ...]) -> bytes:
+def _associated_data(context: tuple[str, ...]) -> bytes:
     # Lengths first: ("ab", "c") and ("a", "bc") must not be the same context.
-    encoded = [part.encode() for part in context]
-    return b"".join(len(part).to_bytes(2, "big") + part for part in encoded)
+    encodings = [part.encode() for part in context]
+    return b"".join(len(part).to_bytes(2, "big") + part for part in encodings)

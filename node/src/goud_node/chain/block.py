@@ -71,10 +71,10 @@ class Block:
 
     def encode(self) -> bytes:
         """Canonical CBOR; computed once per object."""
-        return self._encoded
+        return self._encoding
 
     @cached_property
-    def _encoded(self) -> bytes:
+    def _encoding(self) -> bytes:
         return encoding.encode([self.header.fields(), list(self.transactions), self.signature])
 
     @classmethod
@@ -91,7 +91,7 @@ class Block:
             raise InvalidBlock("The bytes are not a block: a transaction is not a byte string.")
         block = cls(header, tuple(transactions), signature)
         # Just proven to be the canonical encoding of this very block: no need to compute it again.
-        block.__dict__["_encoded"] = bytes(raw)
+        block.__dict__["_encoding"] = bytes(raw)
         return block
 
 
@@ -122,9 +122,9 @@ def merkle_root(transactions: Sequence[bytes]) -> bytes:
     if not level:
         return sha256(b"").digest()
     while len(level) > 1:
-        paired = [sha256(b"\x01" + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)]
+        parents = [sha256(b"\x01" + level[index] + level[index + 1]).digest() for index in range(0, len(level) - 1, 2)]
         # A lone last node rises unchanged: the same tree as splitting at the largest power of two.
         if len(level) % 2:
-            paired.append(level[-1])
-        level = paired
+            parents.append(level[-1])
+        level = parents
     return level[0]

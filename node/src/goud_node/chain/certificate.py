@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from goud_node.chain import encoding
-from goud_node.chain.block import HASH_BYTES
+from goud_node.chain.block import HASH_BYTES, Block
 from goud_node.chain.genesis import Genesis, Validator
 from goud_node.chain.keys import DOMAIN_PERSISTED, SIGNATURE_BYTES, SigningKey, verify
 from goud_node.errors import InvalidBlock
+
+MOST_BYTES: Final = 256 * 1024
+"""Most bytes of a certificate: a thousand validators, the most of a genesis document, take half of it."""
+_LEAST_TRANSACTION: Final = 24
+"""Fewer bytes than any transaction takes in an encoding of blocks."""
 
 
 def countersign(key: SigningKey, block_hash: bytes) -> bytes:
@@ -33,11 +39,19 @@ class Certificate:
 
     def encode(self) -> bytes:
         """Canonical CBOR, signers in order of their ids."""
-        return encoding.encode([self.height, self.block_hash, [[n, s] for n, s in sorted(self.signatures.items())]])
+        return encoding.encode(
+            [
+                self.height,
+                self.block_hash,
+                [[node_id, signature] for node_id, signature in sorted(self.signatures.items())],
+            ]
+        )
 
     @classmethod
     def decode(cls, raw: bytes) -> Certificate:
-        """Raises InvalidBlock for malformed or non-canonical bytes."""
+        """Raises InvalidBlock for oversize, malformed or non-canonical bytes."""
+        if len(raw) > MOST_BYTES:
+            raise InvalidBlock(f"The certificate has {len(raw)} bytes; the limit is {MOST_BYTES}.")
         try:
             height, block_hash, entries = encoding.record(encoding.decode(raw), (int, bytes, list))
             pairs = [encoding.record(entry, (str, bytes)) for entry in entries]
@@ -55,18 +69,33 @@ class Certificate:
         majority proves durability, whatever else the certificate carries, and signatures are the cost of catching up.
         """
         validators = genesis.validators_at(self.height)
-        valid = 0
+        valid_count = 0
         for node_id, signature in self.signatures.items():
             validator = validators.get(node_id)
             if validator is None:
-                raise InvalidBlock(f"The certificate of block {self.height} is signed by {node_id!r}, no validator.")
-            if valid < validators.quorum and _holds(validator, self.block_hash, signature):
-                valid += 1
-        if valid < validators.quorum:
+                raise InvalidBlock(
+                    f"The certificate of block {self.height} is signed by {node_id!r}, which is not a validator."
+                )
+            if valid_count < validators.quorum and _holds(validator, self.block_hash, signature):
+                valid_count += 1
+        if valid_count < validators.quorum:
             raise InvalidBlock(
-                f"The certificate of block {self.height} has {valid} valid countersignatures "
+                f"The certificate of block {self.height} has {valid_count} valid countersignatures "
                 f"of {len(validators)} validators; a majority is {validators.quorum}."
             )
+
+
+def decode_pairs(rows: Iterable[list[bytes]], size: int) -> list[tuple[Block, Certificate]]:
+    """Blocks with their certificates, out of an encoding of `size` bytes. Raises InvalidBlock."""
+    pairs: list[tuple[Block, Certificate]] = []
+    budget = size // _LEAST_TRANSACTION
+    for block, certificate in rows:
+        pairs.append((Block.decode(block), Certificate.decode(certificate)))
+        budget -= len(pairs[-1][0].transactions)
+        # Each takes some fifty bytes more than its own: many of nothing would fill the memory.
+        if budget < 0:
+            raise InvalidBlock("The bytes are not blocks: the transactions are shorter than any.")
+    return pairs
 
 
 def _holds(validator: Validator, block_hash: bytes, signature: bytes) -> bool:

@@ -10,7 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from msgspec import Meta
 
 from goud_node.chain import encoding
 from goud_node.chain.block import NO_HASH, Block, Header, merkle_root
@@ -128,25 +128,23 @@ class Genesis:
 
 class _Validator(Document):
     node_id: Line
-    public_key: Annotated[str, Field(pattern=r"^([0-9a-fA-F]{2})*$", max_length=1000)]
+    public_key: Annotated[str, Meta(pattern=r"^([0-9a-fA-F]{2})*\Z", max_length=1000)]
 
 
-class Written(Document):
+class Written(Document, forbid_unknown_fields=True):
     """The document as JSON, keys in hex."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    name: Annotated[str, Field(max_length=10_000)]
-    created_ms: Annotated[int, Field(gt=-(1 << 53), lt=1 << 53)]
+    # Whatever it has: the name of a chain that exists cannot be changed.
+    name: Annotated[str, Meta(max_length=10_000)]
+    created_ms: Annotated[int, Meta(gt=-(1 << 53), lt=1 << 53)]
     validators: Annotated[list[_Validator], FEW]
 
     def genesis(self) -> Genesis:
         """Raises ConfigurationError when it makes no sense."""
-        members = tuple(Validator(one.node_id, bytes.fromhex(one.public_key)) for one in self.validators)
+        members = tuple(
+            Validator(validator.node_id, bytes.fromhex(validator.public_key)) for validator in self.validators
+        )
         return Genesis(self.name, self.created_ms, members)
-
-
-_WRITTEN: Final = TypeAdapter(Written)
 
 
 def dump(genesis: Genesis, path: Path) -> None:
@@ -154,7 +152,9 @@ def dump(genesis: Genesis, path: Path) -> None:
     document = {
         "name": genesis.name,
         "created_ms": genesis.created_ms,
-        "validators": [{"node_id": v.node_id, "public_key": v.public_key.hex()} for v in genesis.validators],
+        "validators": [
+            {"node_id": validator.node_id, "public_key": validator.public_key.hex()} for validator in genesis.validators
+        ],
     }
     try:
         with path.open("x", encoding="utf-8") as file:
@@ -170,7 +170,7 @@ def dump(genesis: Genesis, path: Path) -> None:
 def load(path: Path) -> Genesis:
     """Read a JSON genesis document. Raises ConfigurationError naming the file and what is wrong in it."""
     try:
-        return read_file(path, _WRITTEN, MOST_BYTES).genesis()
+        return read_file(path, Written, MOST_BYTES).genesis()
     except OSError as error:
         raise ConfigurationError(f"Cannot read the genesis document {path}: {error.strerror}.") from error
     except Malformed as error:

@@ -76,7 +76,7 @@ class Indexes:
         raw = self.get(Family.ACCOUNTS, account_key(account_id))
         if raw is None:
             return None
-        key_hash, salt, created_ms, height, index, _ = _stored(raw, (bytes, bytes, int, int, int, bytes))
+        key_hash, salt, created_ms, height, index, _ = _decode_record(raw, (bytes, bytes, int, int, int, bytes))
         return AccountRecord(account_id, key_hash, salt, created_ms, height, index)
 
     def account_by_key_hash(self, key_hash: bytes) -> AccountRecord | None:
@@ -92,7 +92,7 @@ class Indexes:
         raw = self.get(Family.ACCOUNTS, account_key(account_id))
         if raw is None:
             return None
-        *_, height, index, block_hash = _stored(raw, (bytes, bytes, int, int, int, bytes))
+        *_, height, index, block_hash = _decode_record(raw, (bytes, bytes, int, int, int, bytes))
         return Receipt(height, index, account_id, block_hash)
 
     def collection_position(self, account_id: str, collection_id: str) -> tuple[int, int] | None:
@@ -104,7 +104,7 @@ class Indexes:
         raw = self.get(Family.SUBMISSIONS, submission_key(account_id, idempotency_key))
         if raw is None:
             return None
-        height, index, transaction_id, block_hash, fingerprint = _stored(raw, (int, int, str, bytes, bytes))
+        height, index, transaction_id, block_hash, fingerprint = _decode_record(raw, (int, int, str, bytes, bytes))
         return Receipt(height, index, transaction_id, block_hash), fingerprint
 
     def admissible(self, transaction: Transaction) -> Receipt | None:
@@ -117,9 +117,9 @@ class Indexes:
         return self._admissible_collection(transaction)
 
     def _admissible_account(self, transaction: AccountCreate) -> Receipt | None:
-        known = self.account(transaction.account_id)
-        if known is not None:
-            if (known.key_hash, known.salt) == (transaction.key_hash, transaction.salt):
+        account = self.account(transaction.account_id)
+        if account is not None:
+            if (account.key_hash, account.salt) == (transaction.key_hash, transaction.salt):
                 return self.account_receipt(transaction.account_id)
             raise AlreadyExists(f"Account {transaction.account_id} exists already. Choose another id.")
         if self.get(Family.ACCOUNTS, key_hash_key(transaction.key_hash)) is not None:
@@ -129,9 +129,9 @@ class Indexes:
     def _admissible_collection(self, transaction: CollectionPut) -> Receipt | None:
         if self.get(Family.ACCOUNTS, account_key(transaction.account_id)) is None:
             raise InvalidTransaction(f"Account {transaction.account_id} does not exist. Create it first.")
-        known = self.submission(transaction.account_id, transaction.idempotency_key)
-        if known is not None:
-            receipt, fingerprint = known
+        submission = self.submission(transaction.account_id, transaction.idempotency_key)
+        if submission is not None:
+            receipt, fingerprint = submission
             if fingerprint == transaction.fingerprint:
                 return receipt
             raise IdempotencyConflict(
@@ -148,7 +148,7 @@ def apply(
     """Put the block and its index rows into `batch`; the state after it. The block has passed the rules."""
     batch.put(Family.BLOCKS, height_key(block.height), block.encode())
     indexes = Indexes(store, batch)
-    effective: list[Transaction] = []
+    effective_transactions: list[Transaction] = []
     for index, transaction in enumerate(transactions):
         try:
             if indexes.admissible(transaction) is not None:
@@ -158,8 +158,8 @@ def apply(
             continue
         for row in rows_of(block.header, index, transaction):
             batch.put(*row)
-        effective.append(transaction)
-    state = counted(state, effective)
+        effective_transactions.append(transaction)
+    state = counted(state, effective_transactions)
     return replace(state, height=block.height, tip_hash=block.hash, transactions=state.transactions + len(transactions))
 
 
@@ -204,12 +204,12 @@ def _account_rows(header: Header, index: int, transaction: AccountCreate) -> lis
 
 def _collection_rows(header: Header, index: int, transaction: CollectionPut) -> list[Row]:
     owner, name = transaction.account_id, transaction.collection_id
-    where = position_key(header.height, index)
+    raw_position = position_key(header.height, index)
     row = [name, transaction.label, len(transaction.payload), transaction.created_ms]
     receipt = [header.height, index, name, header.hash, transaction.fingerprint]
     return [
-        (Family.COLLECTIONS, owner_prefix(b"p", owner) + where, encoding.encode(row)),
-        (Family.COLLECTIONS, collection_key(owner, name), where),
+        (Family.COLLECTIONS, owner_prefix(b"p", owner) + raw_position, encoding.encode(row)),
+        (Family.COLLECTIONS, collection_key(owner, name), raw_position),
         (Family.SUBMISSIONS, submission_key(owner, transaction.idempotency_key), encoding.encode(receipt)),
         _audit_row(header, index, owner, (2, name)),
     ]
@@ -222,16 +222,16 @@ def _audit_row(header: Header, index: int, account_id: str, entry: tuple[int, st
 
 def summary(key: bytes, raw: bytes) -> CollectionSummary:
     """The listing row stored under a position key."""
-    collection_id, label, size, created_ms = _stored(raw, (str, bytes, int, int))
+    collection_id, label, size, created_ms = _decode_record(raw, (str, bytes, int, int))
     return CollectionSummary(*position(key), collection_id, label, size, created_ms)
 
 
 def audit_record(key: bytes, raw: bytes) -> AuditRecord:
-    action, subject_id, timestamp_ms = _stored(raw, (int, str, int))
+    action, subject_id, timestamp_ms = _decode_record(raw, (int, str, int))
     return AuditRecord(*position(key), ACTIONS.get(action, str(action)), subject_id, timestamp_ms)
 
 
-def _stored(raw: bytes, kinds: tuple[type, ...]) -> list[Any]:
+def _decode_record(raw: bytes, kinds: tuple[type, ...]) -> list[Any]:
     try:
         return encoding.record(encoding.decode_trusted(raw), kinds)
     except encoding.NotCanonical as error:

@@ -77,8 +77,8 @@ class Report:
             ("schema, epoch", f"{self.schema_version}, {'-' if self.epoch is None else self.epoch}"),
             ("time", f"{self.seconds:.1f} s"),
         ]
-        where = "" if self.problem is None or self.problem.height is None else f" at height {self.problem.height}"
-        verdict = "verified" if self.problem is None else f"{self.problem.code}{where}: {self.problem.message}"
+        location = "" if self.problem is None or self.problem.height is None else f" at height {self.problem.height}"
+        verdict = "verified" if self.problem is None else f"{self.problem.code}{location}: {self.problem.message}"
         return [*rows, ("result", verdict)]
 
 
@@ -88,7 +88,7 @@ def inspect(data_dir: Path, genesis: Genesis, progress: Progress | None = None, 
     Raises StoreInUse: of a running node's database nothing can be said.
     """
     report = Report(str(data_dir), genesis.chain_id)
-    began = time.monotonic()
+    start = time.monotonic()
     try:
         marker.require(data_dir, genesis.chain_id, must_be_mount=False, writable=False)
         with (
@@ -101,7 +101,7 @@ def inspect(data_dir: Path, genesis: Genesis, progress: Progress | None = None, 
     except GoudError as error:
         report.problem = Problem(error.code, str(error), error.height)
     finally:
-        report.seconds = round(time.monotonic() - began, 3)
+        report.seconds = round(time.monotonic() - start, 3)
     return report
 
 
@@ -122,11 +122,11 @@ def verify_store(
         if progress is not None:
             progress(report.blocks_verified - 1, report.height)
 
-    proven = prove(store, genesis, workers=workers, progress=advance, begun=begun)
-    state = proven.state
-    report.schema_version = proven.schema
-    report.certificates_verified = proven.certificates
+    proof = prove(store, genesis, workers=workers, progress=advance, begun=begun)
+    state = proof.state
+    report.schema_version = proof.schema
+    report.certificates_verified = proof.certificates
     report.uncertified_blocks = state.height - state.certified_height
-    report.transactions, report.void_transactions = state.transactions, proven.void
+    report.transactions, report.void_transactions = state.transactions, proof.void
     report.accounts, report.collections = state.accounts, state.collections
     report.payload_bytes = state.payload_bytes

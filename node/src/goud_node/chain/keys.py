@@ -26,9 +26,9 @@ SIGNATURE_BYTES = 64
 class SigningKey:
     """A validator's private key. It never leaves this object except through `save`."""
 
-    def __init__(self, private: Ed25519PrivateKey) -> None:
-        self._private = private
-        self.public: bytes = private.public_key().public_bytes_raw()
+    def __init__(self, private_key: Ed25519PrivateKey) -> None:
+        self._private_key = private_key
+        self.public: bytes = private_key.public_key().public_bytes_raw()
 
     @classmethod
     def generate(cls) -> SigningKey:
@@ -43,7 +43,7 @@ class SigningKey:
     def load(cls, path: Path) -> SigningKey:
         """Read a PKCS#8 PEM file. Raises ConfigurationError naming the file."""
         try:
-            private = serialization.load_pem_private_key(path.read_bytes(), password=None)
+            private_key = serialization.load_pem_private_key(path.read_bytes(), password=None)
         except OSError as error:
             raise ConfigurationError(
                 f"Cannot read the node key {path}: {error.strerror}. Create one with `goud-node keygen`."
@@ -52,13 +52,13 @@ class SigningKey:
             raise ConfigurationError(
                 f"{path} is not an unencrypted PEM private key ({error}). Create one with `goud-node keygen`."
             ) from error
-        if not isinstance(private, Ed25519PrivateKey):
+        if not isinstance(private_key, Ed25519PrivateKey):
             raise ConfigurationError(f"{path} holds a key that is not Ed25519. Create one with `goud-node keygen`.")
-        return cls(private)
+        return cls(private_key)
 
     def save(self, path: Path) -> None:
         """Write a PEM file, mode 0600. An existing file is never replaced: ConfigurationError."""
-        pem = self._private.private_bytes(
+        pem = self._private_key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
         try:
@@ -76,23 +76,23 @@ class SigningKey:
 
     def sign(self, domain: bytes, message: bytes) -> bytes:
         """64 bytes over `message` in `domain`."""
-        return self._private.sign(_framed(domain, message))
+        return self._private_key.sign(_frame(domain, message))
 
 
-def verify(public: bytes, domain: bytes, message: bytes, signature: bytes) -> bool:
-    """Whether `signature` is that of the 32-byte key `public` over `message` in `domain`."""
+def verify(public_key: bytes, domain: bytes, message: bytes, signature: bytes) -> bool:
+    """Whether `signature` is that of the 32-byte key `public_key` over `message` in `domain`."""
     try:
-        _public_key(public).verify(signature, _framed(domain, message))
+        _public_key(public_key).verify(signature, _frame(domain, message))
     except (InvalidSignature, ValueError):
         return False
     return True
 
 
 @lru_cache(maxsize=256)
-def _public_key(public: bytes) -> Ed25519PublicKey:
-    return Ed25519PublicKey.from_public_bytes(public)
+def _public_key(public_key: bytes) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(public_key)
 
 
-def _framed(domain: bytes, message: bytes) -> bytes:
+def _frame(domain: bytes, message: bytes) -> bytes:
     # Domains hold no zero byte, so (domain, message) cannot be split in two ways.
     return domain + b"\0" + message

@@ -89,16 +89,16 @@ class Ledger:
         """
         batch = Batch()
         state, tip = self._state, self._tip
-        fresh: dict[int, Block] = {}
+        new_blocks: dict[int, Block] = {}
         for block in blocks:
             if block.height <= state.height:
-                self._check_same(block, fresh)
+                self._check_same(block, new_blocks)
                 continue
             transactions = check_block(self.genesis, tip, block)
             state = indexes.apply(self._store, batch, state, block, transactions)
             tip = block.header
-            fresh[block.height] = block
-        state = self._certified(batch, state, certificates, fresh)
+            new_blocks[block.height] = block
+        state = self._put_certificates(batch, state, certificates, new_blocks)
         self._write(batch, state, tip)
 
     def certify(self, certificates: Sequence[Certificate]) -> None:
@@ -108,7 +108,7 @@ class Ledger:
         certificate of another block.
         """
         batch = Batch()
-        state = self._certified(batch, self._state, certificates, {})
+        state = self._put_certificates(batch, self._state, certificates, {})
         self._write(batch, state, self._tip)
 
     def set_epoch(self, epoch: Epoch) -> None:
@@ -153,15 +153,15 @@ class Ledger:
 
     def submission(self, account_id: str, idempotency_key: str) -> Receipt | None:
         """The receipt of what the account submitted under this key."""
-        found = self._indexes.submission(account_id, idempotency_key)
-        return None if found is None else found[0]
+        submission = self._indexes.submission(account_id, idempotency_key)
+        return None if submission is None else submission[0]
 
     def collection(self, account_id: str, collection_id: str) -> CollectionRecord | None:
         """The whole collection, read out of its block; None unless this account owns it."""
-        found = self._indexes.collection_position(account_id, collection_id)
-        if found is None:
+        position = self._indexes.collection_position(account_id, collection_id)
+        if position is None:
             return None
-        height, index = found
+        height, index = position
         raw = self.raw_block(height)
         try:
             transaction = decode_trusted(encoding.decode_trusted(raw or b"")[1][index])
@@ -187,7 +187,7 @@ class Ledger:
     ) -> Page[Item]:
         limit = max(1, min(limit, MAX_PAGE))
         # Rows before the cursor's: the cursor is the position of the last row already given out.
-        end = prefix + (b"\xff" * (indexes.POSITION_BYTES + 1) if cursor is None else _parsed(cursor))
+        end = prefix + (b"\xff" * (indexes.POSITION_BYTES + 1) if cursor is None else _cursor_position(cursor))
         rows = list(self._store.scan(family, prefix, end, reverse=True, limit=limit + 1))
         items = tuple(decode(key, raw) for key, raw in rows[:limit])
         last = rows[limit - 1][0][-indexes.POSITION_BYTES :].hex() if len(rows) > limit else None
@@ -208,37 +208,37 @@ class Ledger:
         if raw is None:
             raise CorruptStore(f"The database has no ledger state although it is not new: data was lost. {_RECOVERY}")
         state = LedgerState.decode(raw)
-        first = self._store.get(Family.BLOCKS, height_key(0))
-        if first is None:
+        raw_genesis = self._store.get(Family.BLOCKS, height_key(0))
+        if raw_genesis is None:
             raise CorruptStore(f"The genesis block is missing from the database. {_RECOVERY}")
-        if first != self.genesis.block().encode():
-            found = self._decode_stored(0, first).header.chain_id
+        if raw_genesis != self.genesis.block().encode():
+            chain_id = self._decode_stored(0, raw_genesis).header.chain_id
             raise WrongChain(
-                f"The database holds chain {found}, but the genesis document is that of {self.genesis.chain_id}. "
+                f"The database holds chain {chain_id}, but the genesis document is that of {self.genesis.chain_id}. "
                 "Mount the right volume or give the right genesis document."
             )
         self._check_rows(state)
-        return state, self._checked_tip(state)
+        return state, self._load_tip(state)
 
     def _check_rows(self, state: LedgerState) -> None:
         """A cut MANIFEST may drop files from the middle of the chain: then the rows cannot add up."""
-        expected = {
+        minimum_rows = {
             Family.BLOCKS: state.height + 1,
             Family.CERTIFICATES: state.certified_height,
             **indexes.rows_implied(state),
         }
-        for family, rows in expected.items():
-            held = self._store.rows_at_most(family)
-            if held < rows:
+        for family, rows in minimum_rows.items():
+            bound = self._store.rows_at_most(family)
+            if bound < rows:
                 raise CorruptStore(
-                    f"The family {family.value} holds at most {held} rows where the ledger's state says {rows}: data "
+                    f"The family {family.value} holds at most {bound} rows where the ledger's state says {rows}: data "
                     f"files are missing, probably because MANIFEST was cut. {_RECOVERY}"
                 )
 
-    def _checked_tip(self, state: LedgerState) -> Header:
-        last = next(self._store.scan(Family.BLOCKS, reverse=True, limit=1), (b"", b""))
-        tip = self._decode_stored(state.height, last[1]).header
-        if last[0] != height_key(state.height) or tip.height != state.height or tip.hash != state.tip_hash:
+    def _load_tip(self, state: LedgerState) -> Header:
+        last_row = next(self._store.scan(Family.BLOCKS, reverse=True, limit=1), (b"", b""))
+        tip = self._decode_stored(state.height, last_row[1]).header
+        if last_row[0] != height_key(state.height) or tip.height != state.height or tip.hash != state.tip_hash:
             raise CorruptStore(
                 f"The ledger's state says height {state.height}, but the last block stored is {tip.height}. {_RECOVERY}"
             )
@@ -247,9 +247,9 @@ class Ledger:
                 f"The ledger's state says certified height {state.certified_height} above height {state.height}. "
                 f"{_RECOVERY}"
             )
-        certified = state.certified_height
-        if certified and self._store.get(Family.CERTIFICATES, height_key(certified)) is None:
-            raise CorruptStore(f"The certificate of block {certified} is missing from the database. {_RECOVERY}")
+        certified_height = state.certified_height
+        if certified_height and self._store.get(Family.CERTIFICATES, height_key(certified_height)) is None:
+            raise CorruptStore(f"The certificate of block {certified_height} is missing from the database. {_RECOVERY}")
         return tip
 
     def _decode_stored(self, height: int, raw: bytes) -> Block:
@@ -265,24 +265,24 @@ class Ledger:
         except ValueError as error:
             raise CorruptStore(f"The epoch record is damaged: {error}. {_RECOVERY}") from error
 
-    def _check_same(self, block: Block, fresh: dict[int, Block]) -> None:
-        mine = self._hash_at(block.height, fresh)
-        if mine != block.hash:
+    def _check_same(self, block: Block, new_blocks: dict[int, Block]) -> None:
+        stored_hash = self._hash_at(block.height, new_blocks)
+        if stored_hash != block.hash:
             raise ConflictingBlock(
-                f"Another block stands at height {block.height}: {mine.hex()[:16]} is stored here, "
+                f"Another block stands at height {block.height}: {stored_hash.hex()[:16]} is stored here, "
                 f"{block.hash.hex()[:16]} was offered. The node keeps its history and must be examined."
             )
 
-    def _hash_at(self, height: int, fresh: dict[int, Block]) -> bytes:
-        if height in fresh:
-            return fresh[height].hash
+    def _hash_at(self, height: int, new_blocks: dict[int, Block]) -> bytes:
+        if height in new_blocks:
+            return new_blocks[height].hash
         if height == self.height:
             return self._tip.hash
         block = self.block(height)
         return NO_HASH if block is None else block.hash
 
-    def _certified(
-        self, batch: Batch, state: LedgerState, certificates: Sequence[Certificate], fresh: dict[int, Block]
+    def _put_certificates(
+        self, batch: Batch, state: LedgerState, certificates: Sequence[Certificate], new_blocks: dict[int, Block]
     ) -> LedgerState:
         for certificate in certificates:
             if not 0 < certificate.height <= state.height:
@@ -293,16 +293,16 @@ class Ledger:
             if certificate.height <= state.certified_height or batch.touches(Family.CERTIFICATES, key):
                 continue
             certificate.verify(self.genesis)
-            mine = self._hash_at(certificate.height, fresh)
-            if certificate.block_hash != mine:
+            stored_hash = self._hash_at(certificate.height, new_blocks)
+            if certificate.block_hash != stored_hash:
                 raise ConflictingBlock(
                     f"A majority certified another block at height {certificate.height}: "
-                    f"{certificate.block_hash.hex()[:16]}, here is {mine.hex()[:16]}. The node must be examined."
+                    f"{certificate.block_hash.hex()[:16]}, here is {stored_hash.hex()[:16]}. The node must be examined."
                 )
             batch.put(Family.CERTIFICATES, key, certificate.encode())
-        return replace(state, certified_height=self._contiguous(batch, state))
+        return replace(state, certified_height=self._contiguous_height(batch, state))
 
-    def _contiguous(self, batch: Batch, state: LedgerState) -> int:
+    def _contiguous_height(self, batch: Batch, state: LedgerState) -> int:
         height = state.certified_height
         reader = Indexes(self._store, batch)
         while height < state.height and reader.get(Family.CERTIFICATES, height_key(height + 1)) is not None:
@@ -322,7 +322,7 @@ class Ledger:
         self._state, self._tip = state, tip
 
 
-def _parsed(cursor: str) -> bytes:
+def _cursor_position(cursor: str) -> bytes:
     try:
         raw = bytes.fromhex(cursor)
     except ValueError:

@@ -40,15 +40,15 @@ def check(store: Store, ledger: Ledger) -> int:
 
 
 def _holds(ledger: Ledger, key: bytes, raw: bytes, revision: int) -> bool:
-    value, created, modified, version, _ = encoding.record(encoding.decode_trusted(raw), _RECORD_KINDS)
-    if not (0 < created <= modified <= revision and version > 0):
+    value, create_revision, modify_revision, version, _ = encoding.record(encoding.decode_trusted(raw), _RECORD_KINDS)
+    if not (0 < create_revision <= modify_revision <= revision and version > 0):
         return False
-    if found := _BLOCK.fullmatch(key):
-        height = int(found[1], 16)
+    if match := _BLOCK.fullmatch(key):
+        height = int(match[1], 16)
         return ledger.raw_block(height) in (None, value) and Block.decode(value).height == height
-    if found := _SIGNATURE.fullmatch(key):
-        block = ledger.block(int(found[1], 16))
-        return block is None or countersigned(ledger.genesis, found[2].decode(errors="replace"), block.hash, value)
+    if match := _SIGNATURE.fullmatch(key):
+        block = ledger.block(int(match[1], 16))
+        return block is None or countersigned(ledger.genesis, match[2].decode(errors="replace"), block.hash, value)
     if _HEAD.fullmatch(key):
         height, block_hash = encoding.record(encoding.decode(value), (int, bytes))
         block = ledger.block(height)

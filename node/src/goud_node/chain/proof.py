@@ -88,39 +88,39 @@ def prove(
         raise CorruptStore("The database was created but holds no chain yet. Run `goud-node init` again to finish it.")
     ledger = Ledger(store, genesis)
     begun(ledger)
-    others = {family.value: number for family, number in _other_rows(store, ledger).items()}
+    other_rows = {family.value: number for family, number in _other_rows(store, ledger).items()}
     chain = Chain(genesis, ledger.height, ledger.certified_height, checked(ledger))
-    stretches, rows = _proven(store, chain, workers, progress)
-    state = _joined(genesis, stretches)
+    stretches, rows = _prove_parts(store, chain, workers, progress)
+    state = _final_state(genesis, stretches)
     certificates = sum(stretch.certificates for stretch in stretches)
-    kept = {Family.BLOCKS.value: state.height + 1, Family.CERTIFICATES.value: certificates}
-    proven = Proven(
+    chain_rows = {Family.BLOCKS.value: state.height + 1, Family.CERTIFICATES.value: certificates}
+    proof = Proven(
         state=state,
         certificates=certificates,
         void=sum(stretch.void for stretch in stretches),
         schema=schema.version(store),
         epoch=None if ledger.epoch is None else ledger.epoch.number,
-        keys={**kept, **others, **rows},
+        keys={**chain_rows, **other_rows, **rows},
         digests=tuple(stretch.digest for stretch in stretches),
         spared=sum(stretch.spared for stretch in stretches),
     )
-    _compare(proven, ledger.state)
-    return proven
+    _compare(proof, ledger.state)
+    return proof
 
 
-def _proven(store: Store, chain: Chain, workers: int, progress: Progress) -> tuple[list[Stretch], dict[str, int]]:
+def _prove_parts(store: Store, chain: Chain, workers: int, progress: Progress) -> tuple[list[Stretch], dict[str, int]]:
     # Verification never waits: more processes than cores only take memory.
     number = min(workers, os.cpu_count() or 1)
     if chain.tip > _INLINE and number > 1 and isinstance(store, RocksStore):
-        return _together(chain, store.path, number, progress)
-    return _collected((_work(store, chain, part) for part in _parts(chain.tip)), progress)
+        return _prove_in_processes(chain, store.path, number, progress)
+    return _sort_results((_work(store, chain, part) for part in _parts(chain.tip)), progress)
 
 
 def _parts(height: int) -> list[Part]:
     """Families first: they are few and long. A chain of nothing but the genesis block is a stretch, too."""
     families: list[Part] = [family.value for family in _COUNTED]
-    firsts = range(1, max(height, 1) + 1, STRETCH)
-    return families + [(first, min(first + STRETCH - 1, height)) for first in firsts]
+    first_heights = range(1, max(height, 1) + 1, STRETCH)
+    return families + [(first, min(first + STRETCH - 1, height)) for first in first_heights]
 
 
 def _work(store: Store, chain: Chain, part: Part) -> Result:
@@ -137,21 +137,23 @@ def _begin(path: str, chain: Chain) -> None:
     _worker["own"] = RocksStore.open(Path(path), read_only=True), chain
 
 
-def _work_here(part: Part) -> Result:
+def _work_in_process(part: Part) -> Result:
     return _work(*_worker["own"], part)
 
 
-def _together(chain: Chain, path: Path, workers: int, progress: Progress) -> tuple[list[Stretch], dict[str, int]]:
+def _prove_in_processes(
+    chain: Chain, path: Path, workers: int, progress: Progress
+) -> tuple[list[Stretch], dict[str, int]]:
     with processes.pool(workers, _begin, (str(path), chain)) as executor:
-        futures = [executor.submit(_work_here, part) for part in _parts(chain.tip)]
+        futures = [executor.submit(_work_in_process, part) for part in _parts(chain.tip)]
         try:
-            return _collected((future.result() for future in as_completed(futures)), progress)
+            return _sort_results((future.result() for future in as_completed(futures)), progress)
         except BaseException:
             executor.shutdown(wait=True, cancel_futures=True)
             raise
 
 
-def _collected(results: Iterable[Result], progress: Progress) -> tuple[list[Stretch], dict[str, int]]:
+def _sort_results(results: Iterable[Result], progress: Progress) -> tuple[list[Stretch], dict[str, int]]:
     stretches: list[Stretch] = []
     rows: dict[str, int] = {}
     for result in results:
@@ -163,20 +165,20 @@ def _collected(results: Iterable[Result], progress: Progress) -> tuple[list[Stre
     return sorted(stretches, key=lambda stretch: stretch.first), rows
 
 
-def _joined(genesis: Genesis, stretches: Sequence[Stretch]) -> LedgerState:
+def _final_state(genesis: Genesis, stretches: Sequence[Stretch]) -> LedgerState:
     """The state that the blocks make; each stretch began on what the one before it ended with."""
     state = LedgerState(0, genesis.block().header.hash, 0, 0, 0, 0, 0)
     for stretch in stretches:
         if stretch.previous_hash != state.tip_hash:
             raise InvalidBlock(f"Block {stretch.first} does not follow block {stretch.first - 1}.")
-        certified = state.certified_height
+        certified_height = state.certified_height
         state = LedgerState(
             height=stretch.last,
             tip_hash=stretch.last_hash,
-            certified_height=stretch.certified if certified == stretch.first - 1 else certified,
-            accounts=state.accounts + stretch.made.accounts,
-            collections=state.collections + stretch.made.collections,
-            payload_bytes=state.payload_bytes + stretch.made.payload_bytes,
+            certified_height=stretch.certified_height if certified_height == stretch.first - 1 else certified_height,
+            accounts=state.accounts + stretch.counters.accounts,
+            collections=state.collections + stretch.counters.collections,
+            payload_bytes=state.payload_bytes + stretch.counters.payload_bytes,
             transactions=state.transactions + stretch.transactions,
         )
     return state
@@ -185,9 +187,9 @@ def _joined(genesis: Genesis, stretches: Sequence[Stretch]) -> LedgerState:
 def _other_rows(store: Store, ledger: Ledger) -> dict[Family, int]:
     """The families of single records: every key is known, and the epoch's block is this chain's."""
     keys = [key for key, _ in store.scan(Family.METADATA)]
-    unknown = set(keys) - {STATE_KEY, SCHEMA_KEY, EPOCH_KEY}
-    if unknown:
-        raise CorruptStore(f"The family metadata has rows that nothing makes: {sorted(unknown)[:3]}.")
+    unknown_keys = set(keys) - {STATE_KEY, SCHEMA_KEY, EPOCH_KEY}
+    if unknown_keys:
+        raise CorruptStore(f"The family metadata has rows that nothing makes: {sorted(unknown_keys)[:3]}.")
     epoch = ledger.epoch
     base = None if epoch is None else ledger.block(epoch.base_height)
     # A node that lags follows an epoch whose first block it has yet to fetch.
@@ -196,19 +198,19 @@ def _other_rows(store: Store, ledger: Ledger) -> dict[Family, int]:
     return {Family.METADATA: len(keys), Family.SEQUENCER: order.check(store, ledger)}
 
 
-def _compare(proven: Proven, stored: LedgerState) -> None:
-    state = proven.state
-    if state.tip_hash != stored.tip_hash:
+def _compare(proof: Proven, ledger_state: LedgerState) -> None:
+    state = proof.state
+    if state.tip_hash != ledger_state.tip_hash:
         raise CorruptStore("The last block is not the tip that the ledger's state names.")
-    if state.certified_height != stored.certified_height:
+    if state.certified_height != ledger_state.certified_height:
         raise CorruptStore(
-            f"Blocks up to {state.certified_height} are certified; the state says {stored.certified_height}."
+            f"Blocks up to {state.certified_height} are certified; the state says {ledger_state.certified_height}."
         )
     for name in ("accounts", "collections", "payload_bytes", "transactions"):
-        counted, kept = getattr(state, name), getattr(stored, name)
-        if counted != kept:
-            raise CorruptStore(f"The blocks make {counted} {name}; the ledger's state says {kept}.")
+        count, ledger_count = getattr(state, name), getattr(ledger_state, name)
+        if count != ledger_count:
+            raise CorruptStore(f"The blocks make {count} {name}; the ledger's state says {ledger_count}.")
     for family, number in rows_implied(state).items():
-        found = proven.keys[family.value]
-        if found != number:
-            raise CorruptStore(f"The family {family.value} has {found} rows; the blocks make {number}.")
+        row_count = proof.keys[family.value]
+        if row_count != number:
+            raise CorruptStore(f"The family {family.value} has {row_count} rows; the blocks make {number}.")

@@ -43,44 +43,44 @@ def _check_alone(genesis: Genesis, block: Block) -> tuple[Transaction, ...]:
     try:
         return tuple(decode(transaction) for transaction in block.transactions)
     except InvalidTransaction as error:
-        raise _refused(block.header, f"a transaction is invalid: {error}") from error
+        raise _refusal(block.header, f"a transaction is invalid: {error}") from error
 
 
 def _check_header(genesis: Genesis, header: Header) -> None:
     if header.schema != BLOCK_SCHEMA:
-        raise _refused(header, f"block schema {header.schema} is unknown (this node knows {BLOCK_SCHEMA})")
+        raise _refusal(header, f"block schema {header.schema} is unknown (this node knows {BLOCK_SCHEMA})")
     if header.chain_id != genesis.chain_id:
-        raise _refused(header, f"it belongs to chain {header.chain_id}, not {genesis.chain_id}")
+        raise _refusal(header, f"it belongs to chain {header.chain_id}, not {genesis.chain_id}")
 
 
 def _check_link(previous: Header, header: Header) -> None:
     if header.height != previous.height + 1:
-        raise _refused(header, f"it does not follow height {previous.height}")
+        raise _refusal(header, f"it does not follow height {previous.height}")
     if header.previous != previous.hash:
-        raise _refused(header, f"its previous hash is not that of block {previous.height}")
+        raise _refusal(header, f"its previous hash is not that of block {previous.height}")
     if not previous.timestamp_ms < header.timestamp_ms <= MAX_INT:
-        raise _refused(header, "its timestamp is not later than the previous block's")
+        raise _refusal(header, "its timestamp is not later than the previous block's")
 
 
 def _check_body(block: Block) -> None:
     if block.header.count != len(block.transactions):
-        raise _refused(block.header, f"it counts {block.header.count} transactions and has {len(block.transactions)}")
+        raise _refusal(block.header, f"it counts {block.header.count} transactions and has {len(block.transactions)}")
     if sum(map(len, block.transactions)) > MAX_BLOCK_BYTES:
-        raise _refused(block.header, f"its transactions exceed {MAX_BLOCK_BYTES} bytes")
+        raise _refusal(block.header, f"its transactions exceed {MAX_BLOCK_BYTES} bytes")
     if len(block.encode()) >= ENCODED_LIMIT:
-        raise _refused(block.header, f"it encodes to {ENCODED_LIMIT} bytes or more")
+        raise _refusal(block.header, f"it encodes to {ENCODED_LIMIT} bytes or more")
     if len(block.header.root) != HASH_BYTES or block.header.root != merkle_root(block.transactions):
-        raise _refused(block.header, "its root does not match its transactions")
+        raise _refusal(block.header, "its root does not match its transactions")
 
 
 def check_signature(genesis: Genesis, block: Block) -> None:
     """Raises InvalidBlock unless a validator of this height proposed the block."""
     validator = genesis.validators_at(block.height).get(block.header.proposer)
     if validator is None:
-        raise _refused(block.header, f"its proposer {block.header.proposer!r} is not a validator")
+        raise _refusal(block.header, f"its proposer {block.header.proposer!r} is not a validator")
     if not verify(validator.public_key, DOMAIN_BLOCK, block.header.hash, block.signature):
-        raise _refused(block.header, f"the signature of {block.header.proposer} is not valid")
+        raise _refusal(block.header, f"the signature of {block.header.proposer} is not valid")
 
 
-def _refused(header: Header, reason: str) -> InvalidBlock:
+def _refusal(header: Header, reason: str) -> InvalidBlock:
     return InvalidBlock(f"Block {header.height} is refused: {reason}.")

@@ -38,10 +38,10 @@ class AccountCreate:
         return self.account_id
 
     def encode(self) -> bytes:
-        return self._encoded
+        return self._encoding
 
     @cached_property
-    def _encoded(self) -> bytes:
+    def _encoding(self) -> bytes:
         _check(self)
         return encoding.encode([_ACCOUNT_CREATE, self.account_id, self.key_hash, self.salt, self.created_ms])
 
@@ -64,10 +64,10 @@ class CollectionPut:
         return self.collection_id
 
     def encode(self) -> bytes:
-        return self._encoded
+        return self._encoding
 
     @cached_property
-    def _encoded(self) -> bytes:
+    def _encoding(self) -> bytes:
         _check(self)
         return encoding.encode(
             [
@@ -85,6 +85,20 @@ class CollectionPut:
 
 Transaction = AccountCreate | CollectionPut
 
+
+def same_request(transaction: Transaction, other: Transaction) -> bool:
+    """Whether the ledger takes one for a repeat of the other: the bytes may differ, as each try is sealed anew."""
+    if isinstance(transaction, AccountCreate):
+        return isinstance(other, AccountCreate) and (
+            (transaction.account_id, transaction.key_hash, transaction.salt)
+            == (other.account_id, other.key_hash, other.salt)
+        )
+    return isinstance(other, CollectionPut) and (
+        (transaction.account_id, transaction.idempotency_key, transaction.fingerprint)
+        == (other.account_id, other.idempotency_key, other.fingerprint)
+    )
+
+
 _ACCOUNT_KINDS = (int, str, bytes, bytes, int)
 _COLLECTION_KINDS = (int, str, str, str, bytes, bytes, bytes, int)
 
@@ -98,17 +112,17 @@ def decode(raw: bytes) -> Transaction:
     """Raises InvalidTransaction for malformed, trailing or non-canonical bytes, and for fields beyond their limits."""
     try:
         value = encoding.decode(raw)
-        return _decoded(value)
+        return _decode_value(value)
     except encoding.NotCanonical as error:
         raise InvalidTransaction(f"The bytes are not a transaction: {error}.") from error
 
 
 def decode_trusted(raw: bytes) -> Transaction:
     """A transaction out of a block that was checked before it was stored."""
-    return _decoded(encoding.decode_trusted(raw))
+    return _decode_value(encoding.decode_trusted(raw))
 
 
-def _decoded(value: object) -> Transaction:
+def _decode_value(value: object) -> Transaction:
     if type(value) is not list or not value:
         raise InvalidTransaction("The bytes are not a transaction: expected an array.")
     transaction: Transaction

@@ -18,15 +18,15 @@ def initialize_volume(data_dir: Path, genesis: Genesis) -> bool:
     """
     marker.initialize(data_dir, genesis)
     path = marker.database_path(data_dir)
-    created = not path.exists()
-    if not created:
+    is_new = not path.exists()
+    if not is_new:
         _check_read_only(path, genesis)
-    store = RocksStore.create(path) if created else RocksStore.open(path)
+    store = RocksStore.create(path) if is_new else RocksStore.open(path)
     try:
         Ledger(store, genesis)
     finally:
         store.close()
-    return created
+    return is_new
 
 
 def open_volume(

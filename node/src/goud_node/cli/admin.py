@@ -9,10 +9,12 @@ from typing import Annotated, Any
 
 import httpx
 import typer
+from msgspec import Meta
 
 from goud_node.chain.keys import SigningKey
 from goud_node.cli import config, output
 from goud_node.cli.output import AsJson
+from goud_node.documents import MOST_LISTING, Document, Line, Malformed, Number, read, shaped
 from goud_node.errors import ConfigurationError, GoudError
 from goud_node.peer.tokens import ANSWER_HEADER, OPERATOR, Refused, Signer, Verifier
 
@@ -25,10 +27,39 @@ checkpoint_app = typer.Typer(help="Consistent copies of the running node's datab
 app.add_typer(checkpoint_app, name="checkpoint")
 
 
+_Moment = Annotated[float, Meta(ge=0, lt=1e11)]
+"""Unix time of which a calendar has a date."""
+
+
 class Unreachable(GoudError):
     """The node gave no usable answer, or refused."""
 
     code = "unreachable"
+
+
+class _HandOver(Document):
+    """What is used of the answer to /operator/hand-over."""
+
+    handed_over: bool
+
+
+class _Lease(Document):
+    """What is used of each checkpoint in a list."""
+
+    id: Line
+    path: Line
+    expires: _Moment
+
+
+class _Leases(Document):
+    checkpoints: list[_Lease]
+
+
+class _Checkpoint(Document):
+    """What is used of a checkpoint that was made."""
+
+    expires: _Moment
+    files: dict[Line, Number]
 
 
 @dataclass(frozen=True)
@@ -57,20 +88,26 @@ class _Call:
                 raise ConfigurationError("--key needs --url and --node: which node is to be operated?")
             self._node, self._url, issuer = target.node, target.url.rstrip("/"), OPERATOR
             self._key = SigningKey.load(target.key)
-            self._public: bytes | None = None
+            self._public_key: bytes | None = None
         else:
             settings = config.load()
             self._node, issuer = settings.node_id, settings.node_id
             host = "127.0.0.1" if settings.peer_host in ("0.0.0.0", "") else settings.peer_host  # noqa: S104  # compared
             self._url = (target.url or f"http://{host}:{settings.peer_port}").rstrip("/")
             self._key = SigningKey.load(settings.node_key_file)
-            self._public = self._key.public
+            self._public_key = self._key.public
         self._issuer = issuer
 
     def __call__(
-        self, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float = 10.0
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        shape: type[Document] | None = None,
+        seconds: float = 10.0,
     ) -> dict[str, Any]:
-        """The answer's document. Raises Unreachable."""
+        """The answer's document, which has what `shape` names. Raises Unreachable."""
         request = httpx.Request(method, self._url + path, json=body)
         token, request_id = Signer(self._key, self._issuer).request(self._node, method, path, request.content)
         request.headers["Authorization"] = f"Bearer {token}"
@@ -82,24 +119,41 @@ class _Call:
                 f"{self._node} does not answer at {self._url} ({error}): is it running, and is this the right port?"
             ) from error
         self._check(response, request_id)
-        document: dict[str, Any] = response.json() if response.content else {}
+        document = self._document(response) if response.content else {}
         if response.is_error:
-            raise Unreachable(f"{self._node} refused ({response.status_code}): {document.get('detail', document)}")
+            detail = output.printable(str(document.get("detail", document)))[:1000]
+            raise Unreachable(f"{self._node} refused ({response.status_code}): {detail}")
+        if shape is not None:
+            try:
+                shaped(document, shape)
+            except Malformed as error:
+                raise self._unusable(response, error) from error
         return document
+
+    def _document(self, response: httpx.Response) -> dict[str, Any]:
+        try:
+            return read(response.content, dict[str, Any], MOST_LISTING)
+        except Malformed as error:
+            raise self._unusable(response, error) from error
+
+    def _unusable(self, response: httpx.Response, error: Malformed) -> Unreachable:
+        return Unreachable(
+            f"{self._node} gave no usable answer ({response.status_code}): {error}. Is {self._url} its peer port?"
+        )
 
     def _check(self, response: httpx.Response, request_id: str) -> None:
         if response.status_code == 401:
-            raise Unreachable(f"{self._node} refuses this key: {response.text[:300]}")
-        if self._public is None:
+            raise Unreachable(f"{self._node} refuses this key: {output.printable(response.text[:300])}")
+        if self._public_key is None:
             # The operator holds no list of the nodes' keys; from afar the transport has to be trusted.
             return
-        verifier = Verifier(self._issuer, {self._node: self._public})
+        verifier = Verifier(self._issuer, {self._node: self._public_key})
         try:
             verifier.answer(
                 response.headers.get(ANSWER_HEADER), self._node, request_id, response.status_code, response.content
             )
-        except Refused as refused:
-            raise Unreachable(f"What answers at {self._url} is not {self._node}: {refused}") from refused
+        except Refused as error:
+            raise Unreachable(f"What answers at {self._url} is not {self._node}: {error}") from error
 
 
 def _show(title: str, answer: dict[str, Any], *, as_json: bool) -> None:
@@ -130,7 +184,7 @@ def undrain(context: typer.Context, as_json: AsJson = False) -> None:
 @app.command("hand-over")
 def hand_over(context: typer.Context, as_json: AsJson = False) -> None:
     """Give the lead to another node, so that a planned stop pauses no write. Harmless on a node that does not lead."""
-    answer = _Call(context.obj)("POST", "/operator/hand-over")
+    answer = _Call(context.obj)("POST", "/operator/hand-over", shape=_HandOver)
     _show("hand-over", answer, as_json=as_json)
     if not answer["handed_over"]:
         raise Unreachable("No other node took the lead: are others running, level and not drained?")
@@ -166,9 +220,9 @@ def create(
 ) -> None:
     """Make a checkpoint: hard links of the database at one moment, with its height and tip hash."""
     body = {name: value for name, value in (("id", checkpoint_id), ("ttl_seconds", ttl)) if value is not None}
-    began = time.perf_counter()
-    answer = _Call(context.obj)("POST", "/operator/checkpoints", body, seconds=120)
-    answer["seconds"] = round(time.perf_counter() - began, 6)
+    start = time.perf_counter()
+    answer = _Call(context.obj)("POST", "/operator/checkpoints", body, shape=_Checkpoint, seconds=120)
+    answer["seconds"] = round(time.perf_counter() - start, 6)
     if not as_json:
         answer["expires"] = output.moment(answer["expires"])
         answer["files"] = f"{len(answer['files'])} files, {sum(answer['files'].values())} bytes"
@@ -189,7 +243,7 @@ def release(
 @checkpoint_app.command("list")
 def listed(context: typer.Context, as_json: AsJson = False) -> None:
     """List live checkpoints."""
-    answer = _Call(context.obj)("GET", "/operator/checkpoints")
+    answer = _Call(context.obj)("GET", "/operator/checkpoints", shape=_Leases)
     if as_json:
         output.document(answer)
     else:

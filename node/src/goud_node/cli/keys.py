@@ -65,8 +65,8 @@ def create(
 
     Its hash is the chain's identity: the same document must be given to every node, and never changes.
     """
-    born = int(time.time() * 1000) if created_ms is None else created_ms
-    genesis = Genesis(name, born, tuple(_validator(text) for text in validator))
+    birth_ms = int(time.time() * 1000) if created_ms is None else created_ms
+    genesis = Genesis(name, birth_ms, tuple(_validator(text) for text in validator))
     genesis_document.dump(genesis, out)
     if as_json:
         output.document({"file": str(out), "chain_id": genesis.chain_id, "quorum": genesis.quorum})
@@ -82,16 +82,20 @@ def show(
     """Print a genesis document and the chain id it makes."""
     genesis = genesis_document.load(path)
     if as_json:
-        validators = [{"node_id": v.node_id, "public_key": v.public_key.hex()} for v in genesis.validators]
+        validators = [
+            {"node_id": validator.node_id, "public_key": validator.public_key.hex()} for validator in genesis.validators
+        ]
         output.document({"chain_id": genesis.chain_id, "name": genesis.name, "validators": validators})
         return
     rows = [("chain", genesis.chain_id), ("name", genesis.name), ("quorum", str(genesis.quorum))]
-    output.table("genesis", [*rows, *((v.node_id, v.public_key.hex()) for v in genesis.validators)])
+    output.table(
+        "genesis", [*rows, *((validator.node_id, validator.public_key.hex()) for validator in genesis.validators)]
+    )
 
 
 def _validator(text: str) -> Validator:
-    node_id, _, public = text.partition("=")
+    node_id, _, key_text = text.partition("=")
     try:
-        return Validator(node_id, bytes.fromhex(public))
+        return Validator(node_id, bytes.fromhex(key_text))
     except ValueError as error:
         raise ConfigurationError(f"--validator {text!r} must be NODE_ID=PUBLIC_KEY with the key in hex.") from error

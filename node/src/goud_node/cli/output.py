@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 
@@ -24,12 +25,17 @@ def document(value: Any) -> None:
 
 def table(title: str, rows: Iterable[tuple[str, str]]) -> None:
     """Print names and values."""
-    shown = Table(title=title, title_justify="left", show_header=False)
-    shown.add_column(style="bold", no_wrap=True)
-    shown.add_column(overflow="fold")
+    view = Table(title=title, title_justify="left", show_header=False)
+    view.add_column(style="bold", no_wrap=True)
+    view.add_column(overflow="fold")
     for name, value in rows:
-        shown.add_row(name, value)
-    console.print(shown)
+        view.add_row(Text(printable(name)), Text(printable(value)))
+    console.print(view)
+
+
+def printable(text: str) -> str:
+    """The text in which each character that a terminal obeys, or cannot show, is escaped."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def moment(seconds: float) -> str:

@@ -22,40 +22,40 @@ Lookup: TypeAlias = "asyncio.Future[tuple[str, ...]]"
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _Entry:
     addresses: tuple[str, ...]
-    since: float
+    resolution_time: float
 
 
 class Addresses:
     """The last known addresses of each host; renewed in the background while they are used."""
 
     def __init__(self) -> None:
-        self._known: dict[str, _Known] = {}
+        self._entries: dict[str, _Entry] = {}
         self._lookups: dict[str, Lookup] = {}
 
     async def of(self, host: str, seconds: float) -> tuple[str, ...]:
         """The addresses of `host`, at once if it was ever resolved. Raises httpx.ConnectError, httpx.ConnectTimeout."""
         if _is_address(host):
             return (host,)
-        known = self._known.get(host)
-        if known is None or time.monotonic() - known.since > _FRESH_SECONDS:
+        entry = self._entries.get(host)
+        if entry is None or time.monotonic() - entry.resolution_time > _FRESH_SECONDS:
             lookup = self._look_up(host)
-            if known is None:
+            if entry is None:
                 await asyncio.wait({lookup}, timeout=seconds)
                 if not lookup.done():
                     raise httpx.ConnectTimeout(f"the name {host} was not resolved within {seconds:g} s")
                 if (error := lookup.exception()) is not None:
                     raise httpx.ConnectError(f"the name {host} cannot be resolved: {error}") from error
                 return lookup.result()
-        return self._known[host].addresses
+        return self._entries[host].addresses
 
     def prefer(self, host: str, address: str) -> None:
         """Remember which of several addresses answers."""
-        known = self._known.get(host)
-        if known is not None and address in known.addresses[1:]:
-            others = tuple(other for other in known.addresses if other != address)
-            self._known[host] = _Known((address, *others), known.since)
+        entry = self._entries.get(host)
+        if entry is not None and address in entry.addresses[1:]:
+            other_addresses = tuple(candidate for candidate in entry.addresses if candidate != address)
+            self._entries[host] = _Entry((address, *other_addresses), entry.resolution_time)
 
     def doubt(self, host: str) -> None:
         """Look again now: nobody answers at what is known."""
@@ -69,10 +69,13 @@ class Addresses:
             return lookup
         loop = asyncio.get_running_loop()
         lookup = self._lookups[host] = loop.create_future()
-        lookup.add_done_callback(lambda done: self._learn(host, done))
+        lookup.add_done_callback(lambda future: self._learn(host, future))
         # A daemon: the process must not wait at its end for a name that nobody answers, as it would for a pool.
         thread = threading.Thread(target=_resolve, args=(host, loop, lookup), name=f"lookup {host}", daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # the machine, or the container's limit, has no thread to give now
+            lookup.set_exception(OSError(str(error)))
         return lookup
 
     def _learn(self, host: str, lookup: Lookup) -> None:
@@ -80,10 +83,10 @@ class Addresses:
         if lookup.cancelled() or lookup.exception() is not None:
             return  # what was known stays: a name may be missing for as long as its node is restarted
         addresses = lookup.result()
-        known = self._known.get(host)
-        if known is not None and set(known.addresses) == set(addresses):
-            addresses = known.addresses  # in the order of preference
-        self._known[host] = _Known(addresses, time.monotonic())
+        entry = self._entries.get(host)
+        if entry is not None and set(entry.addresses) == set(addresses):
+            addresses = entry.addresses  # in the order of preference
+        self._entries[host] = _Entry(addresses, time.monotonic())
 
 
 class ByAddress(httpx.AsyncBaseTransport):
@@ -98,16 +101,16 @@ class ByAddress(httpx.AsyncBaseTransport):
         host = request.url.host
         timeout: dict[str, float] = request.extensions["timeout"]
         addresses = await self._addresses.of(host, timeout["connect"])
-        share = {**timeout, "connect": timeout["connect"] / len(addresses)}
+        timeout_share = {**timeout, "connect": timeout["connect"] / len(addresses)}
         failure: httpx.TransportError | None = None
         for address in addresses:
-            extensions = {**request.extensions, "timeout": share, "sni_hostname": host}
+            extensions = {**request.extensions, "timeout": timeout_share, "sni_hostname": host}
             url = request.url.copy_with(host=address)
-            direct = httpx.Request(
+            direct_request = httpx.Request(
                 request.method, url, headers=request.headers, stream=request.stream, extensions=extensions
             )
             try:
-                response = await self._transport.handle_async_request(direct)
+                response = await self._transport.handle_async_request(direct_request)
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 failure = error
                 continue
@@ -138,7 +141,7 @@ def _resolve(host: str, loop: asyncio.AbstractEventLoop, lookup: Lookup) -> None
     except (OSError, ValueError) as error:  # the second is what Python says of a label that is too long
         failure = error
 
-    def tell() -> None:
+    def deliver() -> None:
         if lookup.done():
             return
         if failure is not None:
@@ -147,4 +150,4 @@ def _resolve(host: str, loop: asyncio.AbstractEventLoop, lookup: Lookup) -> None
             lookup.set_result(addresses)
 
     with contextlib.suppress(RuntimeError):  # the loop has ended, and with it everybody who would ask
-        loop.call_soon_threadsafe(tell)
+        loop.call_soon_threadsafe(deliver)

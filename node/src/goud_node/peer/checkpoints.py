@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 from goud_node.chain.ledger import STATE_KEY, LedgerState
 from goud_node.errors import CorruptStore, GoudError
-from goud_node.store import Family, RocksStore
+from goud_node.store import Family, RocksStore, durable
 from goud_node.store.checkpoint import CheckpointInfo, Checkpoints
 
 _log = logging.getLogger(__name__)
@@ -60,24 +60,24 @@ class OperatorCheckpoints:
 
     async def release(self, checkpoint_id: str) -> bool:
         """False when there is none of that id."""
-        return await asyncio.to_thread(self._locked(lambda: self._checkpoints.release(checkpoint_id)))
+        return await asyncio.to_thread(self._with_lock(lambda: self._checkpoints.release(checkpoint_id)))
 
     async def listed(self) -> list[CheckpointInfo]:
-        return await asyncio.to_thread(self._locked(self._checkpoints.list))
+        return await asyncio.to_thread(self._with_lock(self._checkpoints.list))
 
     async def sweep_forever(self) -> None:
         """Drop expired checkpoints until cancelled; the first sweep clears what a crash left."""
         while True:
             try:
-                dropped = await asyncio.to_thread(self._locked(self._checkpoints.sweep))
+                expired_ids = await asyncio.to_thread(self._with_lock(self._checkpoints.sweep))
             except (GoudError, OSError) as error:
                 _log.warning("checkpoints could not be swept: %s", error)
             else:
-                if dropped:
-                    _log.warning("checkpoints expired without release and were removed: %s", ", ".join(dropped))
+                if expired_ids:
+                    _log.warning("checkpoints expired without release and were removed: %s", ", ".join(expired_ids))
             await asyncio.sleep(_SWEEP_SECONDS)
 
-    def _locked(self, work: Callable[[], _T]) -> Callable[[], _T]:
+    def _with_lock(self, work: Callable[[], _T]) -> Callable[[], _T]:
         def run() -> _T:
             with self._lock:
                 return work()
@@ -88,7 +88,8 @@ class OperatorCheckpoints:
         with self._lock:
             info = self._checkpoints.create(name, ttl)
             try:
-                state = _state_of(info.path)
+                with durable.named(info.path):
+                    state = _state_of(info.path)
             except BaseException:
                 self._checkpoints.release(name)
                 raise

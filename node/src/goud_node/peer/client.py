@@ -6,16 +6,15 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import httpx
-from pydantic import TypeAdapter
 
 from goud_node import clock, errors
 from goud_node.chain import encoding
 from goud_node.chain.block import Block
-from goud_node.chain.certificate import Certificate
+from goud_node.chain.certificate import Certificate, decode_pairs
 from goud_node.chain.ledger import Epoch, Receipt
 from goud_node.documents import Malformed, read
 from goud_node.errors import InvalidBlock, NotLeader, OutcomeUnknown, Unavailable
@@ -31,7 +30,6 @@ _log = logging.getLogger(__name__)
 _CONNECT_SECONDS: Final = 1.0
 _PART_BYTES: Final = 64 * 1024
 _MOST_DOCUMENT_BYTES: Final = 64 * 1024
-_OBJECT: Final[TypeAdapter[dict[str, Any]]] = TypeAdapter(dict[str, Any])
 _MISSES: Final = 2
 """Polls without an answer after which a peer counts as unreachable."""
 
@@ -51,16 +49,25 @@ _BY_CODE: Final[dict[str, type[errors.GoudError]]] = {
 
 @dataclass(frozen=True, slots=True)
 class _Limits:
-    """How long the next part of an answer, and all of it, may take; and how large it may be."""
+    """How long the next part of an answer, and all of it, may take; and how large it may be.
+
+    Where `least_bytes` are given, each part has as many, but for the last one.
+    """
 
     idle_seconds: float
     seconds: float
     most_bytes: int
+    least_bytes: int = 0
 
 
 _STATUS: Final = _Limits(1.0, 2.0, _MOST_DOCUMENT_BYTES)
-# A peer ends its answer after four mebibytes, with the block that passes them; and a slow link needs its time.
-_FETCH: Final = _Limits(10.0, 120.0, 8 * 1024 * 1024)
+_PROOF: Final = _Limits(2.0, 5.0, 8 * 1024 * 1024)
+# A peer ends its answer after four mebibytes, with the block that passes them. A slow link needs its time for that; a
+# peer that drips its answer shall not have it while others may have the blocks.
+_FETCH: Final = _Limits(10.0, 120.0, 8 * 1024 * 1024, 256 * 1024)
+_MOST_BLOCKS: Final = 512
+_FAILED_SECONDS: Final = 300.0
+"""How long a peer that gave no usable blocks is asked after the others."""
 
 
 @dataclass
@@ -93,6 +100,10 @@ class PeerError(Exception):
         self.clock_ms = clock_ms
 
 
+class TooSlow(PeerError):
+    """Its answer did not come in time."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """A verified answer."""
@@ -103,7 +114,7 @@ class Answer:
     def document(self) -> dict[str, Any]:
         """The body as a JSON object. Raises PeerError."""
         try:
-            return read(self.body, _OBJECT)
+            return read(self.body, dict[str, Any])
         except Malformed as error:
             raise PeerError(f"the answer is not a JSON object: {error}", sent=True) from error
 
@@ -130,8 +141,9 @@ class PeerClient:
         self._forward_seconds = forward_seconds
         self._wall = wall
         self._views = {name: View(name) for name in sorted(self._peers)}
-        self._turn = 0
-        self._refused = Seldom()
+        self._turn, self._block_count = 0, _MOST_BLOCKS
+        self._failure_times: dict[str, float] = {}
+        self._refusal_log = Seldom()
         limits = httpx.Limits(max_connections=256, max_keepalive_connections=64, keepalive_expiry=30)
         # The environment's proxies are for the world outside, never for peers.
         transport = transport or ByAddress(httpx.AsyncHTTPTransport(limits=limits, trust_env=False))
@@ -143,20 +155,51 @@ class PeerClient:
 
     async def fetch(self, start: int, limit: int, epoch: Epoch) -> Served | None:
         """See replica.types.Peers: consecutive certified blocks from whichever peer has them."""
-        answered = False
-        for name in self._order(start):
+        count = min(limit, self._block_count)
+        answer, laggards = await self._ask_each(self._order(start), start, count, epoch, _FETCH)
+        if laggards and not (answer and answer.pairs):
+            # Nobody is faster: it may be the link of this node, so each gets its time, and has less to send.
+            self._block_count = count = max(1, count // 4)
+            answer = (await self._ask_each(laggards, start, count, epoch, replace(_FETCH, least_bytes=0)))[0] or answer
+        else:
+            self._block_count = max(self._block_count, 2 * count)
+        if answer is None:
+            raise Unavailable("No peer answers: check the peer network and GOUD_PEERS_FILE.")
+        return answer if answer.pairs else None
+
+    async def _ask_each(
+        self, names: Sequence[str], start: int, limit: int, epoch: Epoch, limits: _Limits
+    ) -> tuple[Served | None, list[str]]:
+        """The first answer with blocks, else any or None; and who was too slow."""
+        empty_answer: Served | None = None
+        laggards: list[str] = []
+        for name in names:
             try:
-                served = await self._blocks(name, start, limit, epoch)
+                answer = await self._blocks(name, start, limit, epoch, limits)
             except (PeerError, InvalidBlock) as error:
-                if self._refused.allows(name):
+                self._failure_times[name] = time.monotonic()
+                if isinstance(error, TooSlow):
+                    laggards.append(name)
+                if self._refusal_log.allows(name):
                     _log.warning("peer %s gave no blocks from height %d: %s", name, start, error)
                 continue
-            answered = True
-            if served.pairs:
-                return served
-        if not answered:
-            raise Unavailable("No peer answers: check the peer network and GOUD_PEERS_FILE.")
-        return None
+            if answer.pairs:
+                return answer, laggards
+            empty_answer = answer
+        return empty_answer, laggards
+
+    async def proof(self, node: str) -> Served | None:
+        """See replica.types.Peers. A peer of an earlier release shows none."""
+        try:
+            answer = await self._ask(node, "GET", "/peer/proof", limits=_PROOF)
+            if answer.status != 200:
+                return None
+            _, pairs = await asyncio.to_thread(_blocks_of, answer.body)
+        except (PeerError, InvalidBlock) as error:
+            if self._refusal_log.allows(node):
+                _log.warning("peer %s does not prove what it holds: %s", node, error)
+            return None
+        return Served(node, None, pairs) if pairs else None
 
     async def forward(self, leader: str, transaction: bytes) -> Receipt:
         """See replica.types.Peers: have the proposer submit it."""
@@ -172,12 +215,12 @@ class PeerClient:
             if not error.sent:
                 raise Unavailable(f"The proposer {leader} cannot be reached: {error}") from error
             raise OutcomeUnknown(f"The proposer {leader} gave no usable answer: {error}") from error
-        raise _raised(leader, document)
+        raise _proposer_error(leader, document)
 
     async def heights(self) -> Mapping[str, int]:
         """The height of each peer that answers within about a second."""
-        found = await asyncio.gather(*(self._poll(view) for view in self._views.values()))
-        return {name: height for name, height in found if height is not None}
+        answers = await asyncio.gather(*(self._poll(view) for view in self._views.values()))
+        return {name: height for name, height in answers if height is not None}
 
     def clocks(self) -> Mapping[str, Reading]:
         """See replica.types.Peers."""
@@ -186,38 +229,40 @@ class PeerClient:
     async def watch(self, interval: float) -> None:
         """Keep the views fresh until cancelled."""
         while True:
-            started = time.monotonic()
+            start = time.monotonic()
             await self.heights()
-            await asyncio.sleep(max(0.0, interval - (time.monotonic() - started)))
+            await asyncio.sleep(max(0.0, interval - (time.monotonic() - start)))
 
     async def close(self) -> None:
         await self._http.aclose()
 
     def _order(self, start: int) -> list[str]:
-        """Reachable peers that have the height first; among equals another one every time."""
+        """Reachable peers that did not fail lately and have the height first; among equals another one every time."""
+        now = time.monotonic()
         self._turn += 1
         names = sorted(self._peers)
         names = names[self._turn % len(names) :] + names[: self._turn % len(names)] if names else []
 
-        def rank(name: str) -> tuple[bool, bool]:
+        def rank(name: str) -> tuple[bool, bool, bool]:
             view = self._views[name]
-            return (not view.reachable, (view.certified or 0) < start)
+            has_failed = now - self._failure_times.get(name, float("-inf")) < _FAILED_SECONDS
+            return (not view.reachable, has_failed, (view.certified or 0) < start)
 
         return sorted(names, key=rank)
 
-    async def _blocks(self, name: str, start: int, limit: int, epoch: Epoch) -> Served:
+    async def _blocks(self, name: str, start: int, limit: int, epoch: Epoch, limits: _Limits) -> Served:
         target = f"/peer/blocks?start={start}&limit={limit}&epoch={epoch.encode().hex()}"
-        answer = await self._ask(name, "GET", target, limits=_FETCH)
+        answer = await self._ask(name, "GET", target, limits=limits)
         if answer.status != 200:
             raise PeerError(f"status {answer.status}: {str(answer.document().get('detail'))[:300]}", sent=True)
-        named, pairs = await asyncio.to_thread(_blocks_of, answer.body)
-        if named is None:
+        answer_epoch, pairs = await asyncio.to_thread(_blocks_of, answer.body)
+        if answer_epoch is None:
             await self._same_epoch(name, epoch)
-        elif named != epoch:
-            raise PeerError(f"it serves epoch {named}, not epoch {epoch}", sent=True)
+        elif answer_epoch != epoch:
+            raise PeerError(f"it serves epoch {answer_epoch}, not epoch {epoch}", sent=True)
         if len(pairs) > limit or any(block.height != height for height, (block, _) in enumerate(pairs, start)):
             raise PeerError("the blocks are not those that were asked for", sent=True)
-        return Served(name, named, pairs)
+        return Served(name, answer_epoch, pairs)
 
     async def _same_epoch(self, name: str, epoch: Epoch) -> None:
         """An earlier release does not name the epoch of its blocks; its status has at least the number."""
@@ -228,24 +273,24 @@ class PeerClient:
             raise PeerError(f"it is in epoch {view.epoch}, not in epoch {epoch.number}", sent=True)
 
     async def _poll(self, view: View) -> tuple[str, int | None]:
-        started, asked = time.perf_counter(), clock.running()
+        start, request_time = time.perf_counter(), clock.running()
         try:
             answer = await self._ask(view.node_id, "GET", "/peer/status", limits=_STATUS)
             document = answer.document()
-            height, certified, epoch = self._standing(document)
-            view.clock = Reading(_clock_of(document), (asked + clock.running()) / 2)
+            height, certified_height, epoch = self._standing(document)
+            view.clock = Reading(_clock_of(document), (request_time + clock.running()) / 2)
         except (PeerError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, PeerError) and error.clock_ms is not None:
-                view.clock = Reading(error.clock_ms, (asked + clock.running()) / 2)
+                view.clock = Reading(error.clock_ms, (request_time + clock.running()) / 2)
             view.misses += 1
             if view.misses == _MISSES:
                 _log.warning("peer %s is unreachable: %s", view.node_id, error)
             return view.node_id, None
         if not view.reachable:
             _log.info("peer %s answers at height %d", view.node_id, height)
-        view.height, view.certified, view.epoch, view.misses = height, certified, epoch, 0
+        view.height, view.certified, view.epoch, view.misses = height, certified_height, epoch, 0
         view.answered_ms = int(self._wall() * 1000)
-        view.round_trip_ms = round((time.perf_counter() - started) * 1000, 3)
+        view.round_trip_ms = round((time.perf_counter() - start) * 1000, 3)
         return view.node_id, height
 
     def _standing(self, document: Mapping[str, Any]) -> tuple[int, int, int | None]:
@@ -267,63 +312,69 @@ class PeerClient:
         request = self._http.build_request(method, url, content=body, headers=headers, timeout=timeout)
         try:
             async with asyncio.timeout(limits.seconds):
-                response, content = await self._read(request, limits.most_bytes)
+                response, content = await self._read(request, limits)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise PeerError(f"no connection ({error!r})", sent=False) from error
-        except (httpx.HTTPError, TimeoutError) as error:
+        except TimeoutError as error:
+            raise TooSlow("its answer did not come in time", sent=True) from error
+        except httpx.HTTPError as error:
             raise PeerError(f"the connection broke ({error!r})", sent=True) from error
-        answer, refused_here = Answer(response.status_code, content), None
+        answer, refusal = Answer(response.status_code, content), None
         try:
             self._verifier.answer(response.headers.get(ANSWER_HEADER), name, request_id, answer.status, answer.body)
-        except Refused as refused:
-            refused_here = refused
+        except Refused as error:
+            refusal = error
         if answer.status == 401:
             # Refused before it was read: signed only if this node's key is known there, and its clock is what is wrong.
-            clock_ms = _clock_of(answer.document()) if refused_here is None else None
+            clock_ms = _clock_of(answer.document()) if refusal is None else None
             reason = content[:300].decode(errors="replace")
             # Whoever is on the way can answer so to a write that has been taken, or have it taken afterwards.
             raise PeerError(f"it refuses this node: {reason}", sent=True, clock_ms=clock_ms)
-        if refused_here is not None:
-            raise PeerError(f"its answer is not signed by it: {refused_here}", sent=True) from refused_here
+        if refusal is not None:
+            raise PeerError(f"its answer is not signed by it: {refusal}", sent=True) from refusal
         return answer
 
-    async def _read(self, request: httpx.Request, most: int) -> tuple[httpx.Response, bytes]:
-        """The whole answer. Raises PeerError when it is larger than any that a peer would give."""
-        response = await self._http.send(request, stream=True)
-        try:
-            if "content-encoding" in response.headers:
-                # Nobody was asked to compress, and what it unpacks to has no bound.
-                raise PeerError("its answer is compressed", sent=True)
-            content = bytearray()
-            async for part in response.aiter_bytes(_PART_BYTES):
-                content += part
-                if len(content) > most:
-                    raise PeerError(f"its answer is larger than {most} bytes", sent=True)
-            return response, bytes(content)
-        finally:
-            await response.aclose()
+    async def _read(self, request: httpx.Request, limits: _Limits) -> tuple[httpx.Response, bytes]:
+        """The whole answer. Raises PeerError when it is larger than any that a peer would give, TimeoutError."""
+        async with asyncio.timeout(limits.idle_seconds if limits.least_bytes else None) as timeout:
+            response = await self._http.send(request, stream=True)
+            try:
+                if "content-encoding" in response.headers:
+                    # Nobody was asked to compress, and what it unpacks to has no bound.
+                    raise PeerError("its answer is compressed", sent=True)
+                content, target_size = bytearray(), limits.least_bytes
+                async for part in response.aiter_bytes(_PART_BYTES):
+                    content += part
+                    if len(content) > limits.most_bytes:
+                        raise PeerError(f"its answer is larger than {limits.most_bytes} bytes", sent=True)
+                    if limits.least_bytes and len(content) >= target_size:
+                        target_size = len(content) + limits.least_bytes
+                        timeout.reschedule(asyncio.get_running_loop().time() + limits.idle_seconds)
+                return response, bytes(content)
+            finally:
+                await response.aclose()
 
 
 def _clock_of(document: Mapping[str, Any]) -> int | None:
     """The clock in a signed answer; None when the peer's release does not send it. Raises PeerError."""
-    shown = document.get("clock_ms")
-    if shown is not None and (type(shown) is not int or not 0 <= shown < 1 << 53):
-        raise PeerError(f"its clock is {shown!r:.40}, which is not a time in milliseconds", sent=True)
-    return shown
+    clock_ms = document.get("clock_ms")
+    if clock_ms is not None and (type(clock_ms) is not int or not 0 <= clock_ms < 1 << 53):
+        raise PeerError(f"its clock is {clock_ms!r:.40}, which is not a time in milliseconds", sent=True)
+    return clock_ms
 
 
 def _blocks_of(body: bytes) -> tuple[Epoch | None, list[tuple[Block, Certificate]]]:
     """The epoch that an answer names, and its blocks. Raises PeerError, InvalidBlock."""
     try:
         document = encoding.decode(body)
-        named, rows = (None, document)
+        epoch, rows = (None, document)
         if document and type(document) is list and type(document[0]) is bytes:
-            encoded, rows = encoding.record(document, (bytes, list))
-            named = Epoch.decode(encoded)
+            raw_epoch, rows = encoding.record(document, (bytes, list))
+            epoch = Epoch.decode(raw_epoch)
         records = [encoding.record(row, (bytes, bytes)) for row in rows]
     except (ValueError, TypeError) as error:
         raise PeerError(f"the answer is not a list of blocks: {error}", sent=True) from error
-    return named, [(Block.decode(block), Certificate.decode(certificate)) for block, certificate in records]
+    return epoch, decode_pairs(records, len(body))
 
 
 def _receipt(document: Mapping[str, Any]) -> Receipt:
@@ -335,10 +386,10 @@ def _receipt(document: Mapping[str, Any]) -> Receipt:
             bytes.fromhex(document["block_hash"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise PeerError(f"the answer is no receipt: {error!r}", sent=True) from error
+        raise PeerError(f"the answer is not a receipt: {error!r}", sent=True) from error
 
 
-def _raised(leader: str, problem: Mapping[str, Any]) -> errors.GoudError:
+def _proposer_error(leader: str, problem: Mapping[str, Any]) -> errors.GoudError:
     """The error that the proposer raised, from its problem document."""
     kind = _BY_CODE.get(str(problem.get("code")))
     detail = str(problem.get("detail", "no detail"))

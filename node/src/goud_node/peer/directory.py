@@ -6,21 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from msgspec import Meta
 
 from goud_node.chain.genesis import Genesis
+from goud_node.documents import FEW, MOST_LISTING, Digest, Document, Malformed, read_file
 from goud_node.errors import ConfigurationError
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    node_id: Annotated[str, Field(min_length=1, max_length=63)]
-    url: Annotated[str, Field(pattern=r"^https?://[^/\s]+/?$")]
-    public_key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+class _Entry(Document, forbid_unknown_fields=True):
+    node_id: Annotated[str, Meta(min_length=1, max_length=63)]
+    url: Annotated[str, Meta(pattern=r"^https?://[^/\s]+/?\Z")]
+    public_key: Digest
 
 
-_ENTRIES = TypeAdapter(list[_Entry])
+_Entries = Annotated[list[_Entry], FEW]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,7 @@ class Peer:
 
 
 def load(path: Path | None, genesis: Genesis, node_id: str) -> dict[str, Peer]:
-    """The nodes of the peers file by id, this node's own entry included when it is there; {} without a file.
+    """The nodes of the peers file by id, this node's own entry included when it exists; {} without a file.
 
     Raises ConfigurationError: unreadable, malformed, a node named twice, or a validator with a key that is not the
     genesis document's.
@@ -41,27 +40,25 @@ def load(path: Path | None, genesis: Genesis, node_id: str) -> dict[str, Peer]:
     if path is None:
         return {}
     try:
-        entries = _ENTRIES.validate_json(path.read_bytes())
+        entries = read_file(path, _Entries, MOST_LISTING)
     except OSError as error:
         raise ConfigurationError(f"Cannot read the peers file {path}: {error.strerror}.") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "document"
-        raise ConfigurationError(f"The peers file {path} is wrong at {where}: {first['msg']}.") from error
+    except Malformed as error:
+        raise ConfigurationError(f"The peers file {path} is wrong: {error}.") from error
     peers: dict[str, Peer] = {}
     for entry in entries:
         validator = genesis.validator(entry.node_id)
-        public = bytes.fromhex(entry.public_key)
+        public_key = bytes.fromhex(entry.public_key)
         if entry.node_id in peers:
             raise ConfigurationError(f"The peers file {path} names {entry.node_id} twice.")
-        if validator is not None and validator.public_key != public:
+        if validator is not None and validator.public_key != public_key:
             raise ConfigurationError(
                 f"The peers file {path} gives {entry.node_id} another public key than the genesis document: "
                 "write both from the same keys."
             )
-        peers[entry.node_id] = Peer(entry.node_id, entry.url.rstrip("/"), public)
-    own = peers.get(node_id)
-    if own is None and genesis.validator(node_id) is None:
+        peers[entry.node_id] = Peer(entry.node_id, entry.url.rstrip("/"), public_key)
+    own_entry = peers.get(node_id)
+    if own_entry is None and genesis.validator(node_id) is None:
         raise ConfigurationError(
             f"{node_id} is neither a validator of the genesis document nor in the peers file {path}: correct "
             "GOUD_NODE_ID or add the node."

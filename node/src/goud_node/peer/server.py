@@ -21,6 +21,7 @@ from goud_node.peer.signing import SignedExchange
 from goud_node.peer.tokens import OPERATOR, Caller, Signer, Verifier
 from goud_node.problems import ProblemError
 from goud_node.replica.replica import Replica
+from goud_node.shutdown import CutShort
 from goud_node.telemetry import Metrics
 
 CBOR = "application/cbor"
@@ -61,6 +62,7 @@ def create_peer_app(context: PeerContext) -> FastAPI:
     app.include_router(operator)
     problems.install(app)
     app.add_middleware(SignedExchange, verifier=context.verifier, signer=context.signer, metrics=context.metrics)
+    app.add_middleware(CutShort)
     return app
 
 
@@ -95,8 +97,8 @@ async def blocks(
     [epoch, [[block, certificate], ...]] when the request names the epoch it wants (the encoded epoch in hexadecimal);
     only the inner list for a release that does not.
     """
-    mine = context.ledger.epoch
-    if context.replica.status.epoch is None or mine is None:
+    own_epoch = context.ledger.epoch
+    if context.replica.status.epoch is None or own_epoch is None:
         # A certificate does not say its epoch: a chain that a restore has left behind would look as good as any.
         raise ProblemError(
             503,
@@ -104,9 +106,26 @@ async def blocks(
             f"{context.node_id} is not part of the common epoch and serves no blocks. Ask another node.",
             headers=problems.retry_after(1),
         )
-    if epoch is not None and epoch != mine.encode().hex():
-        raise ProblemError(409, "other-epoch", f"{context.node_id} is in epoch {mine}. Ask a node of your own epoch.")
-    content = await asyncio.to_thread(_encoded, context.ledger, start, limit, None if epoch is None else mine)
+    if epoch is not None and epoch != own_epoch.encode().hex():
+        raise ProblemError(
+            409, "other-epoch", f"{context.node_id} is in epoch {own_epoch}. Ask a node of your own epoch."
+        )
+    content = await asyncio.to_thread(
+        _encode_blocks, context.ledger, start, limit, None if epoch is None else own_epoch
+    )
+    return Response(content, media_type=CBOR)
+
+
+@peers.get("/proof")
+async def proof(context: Node) -> Response:
+    """The highest certified block with its certificate, as canonical CBOR: [[block, certificate]].
+
+    It shows that the chain has begun, and nothing about an epoch: so it is served outside of any.
+    """
+    height = context.ledger.certified_height
+    content = (
+        await asyncio.to_thread(_encode_blocks, context.ledger, height, 1, None) if height > 0 else encoding.encode([])
+    )
     return Response(content, media_type=CBOR)
 
 
@@ -139,21 +158,24 @@ async def operator_status(context: Node) -> Response:
 @operator.post("/checkpoints", status_code=201)
 async def create_checkpoint(context: Node, body: CheckpointRequest | None = None) -> Response:
     """Make a checkpoint; it expires unless it is released before."""
-    wanted = body or CheckpointRequest()
+    request = body or CheckpointRequest()
     try:
-        made = await context.checkpoints.create(wanted.id, wanted.ttl_seconds)
+        checkpoint = await context.checkpoints.create(request.id, request.ttl_seconds)
     except StoreFull:
         raise
     except StoreError as error:
         raise ProblemError(409, error.code, str(error)) from error
-    return JSONResponse(made.document(), 201)
+    return JSONResponse(checkpoint.document(), 201)
 
 
 @operator.get("/checkpoints")
 async def list_checkpoints(context: Node) -> Response:
     """Live checkpoints."""
-    found = await context.checkpoints.listed()
-    entries = [{"id": info.id, "path": str(info.path), "expires": info.expires_at} for info in found]
+    checkpoints = await context.checkpoints.listed()
+    entries = [
+        {"id": checkpoint.id, "path": str(checkpoint.path), "expires": checkpoint.expires_at}
+        for checkpoint in checkpoints
+    ]
     return JSONResponse({"checkpoints": entries})
 
 
@@ -184,8 +206,8 @@ async def hand_over(context: Node) -> Response:
     """Give up the lead; `handed_over` is false when no other node took it."""
     if len(context.genesis.validators) < 2:
         raise ProblemError(409, "single-node", "This chain has one validator: nobody else can take the lead.")
-    done = await context.replica.hand_over()
-    return JSONResponse({"handed_over": done, **_status(context)})
+    handed_over = await context.replica.hand_over()
+    return JSONResponse({"handed_over": handed_over, **_status(context)})
 
 
 @operator.post("/start-epoch")
@@ -195,7 +217,7 @@ async def start_epoch(context: Node) -> Response:
     return JSONResponse({"started_epoch": number, **_status(context)})
 
 
-def _encoded(ledger: Ledger, start: int, limit: int, epoch: Epoch | None) -> bytes:
+def _encode_blocks(ledger: Ledger, start: int, limit: int, epoch: Epoch | None) -> bytes:
     pairs: list[list[bytes]] = []
     size = 0
     for height in range(start, min(start + limit - 1, ledger.certified_height) + 1):
@@ -203,26 +225,26 @@ def _encoded(ledger: Ledger, start: int, limit: int, epoch: Epoch | None) -> byt
         if raw is None or certificate is None or size > MAX_ANSWER_BYTES:
             break
         pairs.append([raw, certificate.encode()])
-        size += len(raw)
+        size += sum(map(len, pairs[-1]))
     return encoding.encode(pairs if epoch is None else [epoch.encode(), pairs])
 
 
 def _status(context: PeerContext) -> dict[str, Any]:
-    now = context.replica.status
+    replica_status = context.replica.status
     return {
         "node_id": context.node_id,
         "chain_id": context.genesis.chain_id,
         "version": context.version,
-        "role": now.role,
-        "proposer": now.proposer,
-        "epoch": now.epoch,
-        "height": now.height,
-        "certified": now.certified,
+        "role": replica_status.role,
+        "proposer": replica_status.proposer,
+        "epoch": replica_status.epoch,
+        "height": replica_status.height,
+        "certified": replica_status.certified,
         "tip_hash": context.ledger.tip.hash.hex(),
-        "lag": now.lag,
-        "quorum": now.quorum,
-        "synced": now.synced,
-        "draining": now.draining,
-        "halted": now.halted,
+        "lag": replica_status.lag,
+        "quorum": replica_status.quorum,
+        "synced": replica_status.synced,
+        "draining": replica_status.draining,
+        "halted": replica_status.halted,
         "clock_ms": clock.wall_ms(),
     }

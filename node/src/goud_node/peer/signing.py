@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final, cast
 
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from goud_node import clock, problems
 from goud_node.peer.tokens import ANSWER_HEADER, Caller, Refused, Signer, Verifier
+from goud_node.problems import ProblemError
 from goud_node.telemetry import Metrics
 
 MAX_REQUEST_BYTES: Final = 2 * 1024 * 1024
+MOST_UNFINISHED_BYTES: Final = 64 * 1024 * 1024
+"""Most bytes of all bodies that are not complete: until its end nobody can tell whether a body is what was signed."""
+MOST_UNFINISHED_BYTES_OF_ONE: Final = MOST_UNFINISHED_BYTES // 4
+"""Of one caller: none of them fills the room of all."""
+_CROWDED: Final = "Too many large requests arrive here at once: repeat this one in a moment."
 
 
 class SignedExchange:
@@ -21,45 +30,92 @@ class SignedExchange:
         self._verifier = verifier
         self._signer = signer
         self._metrics = metrics
+        self._unfinished_bytes: Counter[str] = Counter()
+        self._arriving: set[str] = set()
+        """Ids of the requests whose bodies are under way."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
             return
-        body = await _body(receive)
-        if body is None:
-            response = problems.respond(
-                scope, 413, "content-too-large", f"A peer request has at most {MAX_REQUEST_BYTES} bytes."
-            )
-            await response(scope, receive, send)
-            return
+        # The headers say who asks and for what: nobody else's body is read.
         try:
-            caller = self._verifier.request(_token(scope), scope["method"], target_of(scope), body)
-        except Refused as refused:
-            self._metrics.peer_refused.labels(refused.reason).inc()
+            caller = self._verifier.request(_token(scope), scope["method"], target_of(scope))
+            body = await self._body(receive, caller)
+            self._verifier.take(caller, body)
+        except ClientDisconnect:
+            return
+        except ProblemError as error:
+            response = problems.respond(scope, error.status, error.code, error.detail, headers=error.headers)
+            await self._sign(response, caller)(scope, receive, send)
+        except Refused as refusal:
+            self._metrics.peer_refused.labels(refusal.reason).inc()
             # Both sides then learn whose clock is wrong: a refusal for the time alone is signed, and shows the time.
             response = problems.respond(
-                scope, 401, "unauthorized", str(refused), reason=refused.reason, clock_ms=clock.wall_ms()
+                scope, 401, "unauthorized", str(refusal), reason=refusal.reason, clock_ms=clock.wall_ms()
             )
-            if (late := refused.caller) is not None:
-                token = self._signer.answer(late.node_id, late.request_id, 401, bytes(response.body))
-                response.headers[ANSWER_HEADER] = token
-            await response(scope, receive, send)
-            return
-        scope.setdefault("state", {})["caller"] = caller
-        await self._answer(scope, body, caller, send)
+            late_caller = refusal.caller
+            await (response if late_caller is None else self._sign(response, late_caller))(scope, receive, send)
+        else:
+            scope.setdefault("state", {})["caller"] = caller
+            await self._answer(scope, body, caller, send)
+
+    def _sign(self, response: Response, caller: Caller) -> Response:
+        body = bytes(response.body)
+        token = self._signer.answer(caller.node_id, caller.request_id, response.status_code, body)
+        response.headers[ANSWER_HEADER] = token
+        return response
+
+    async def _body(self, receive: Receive, caller: Caller) -> bytes:
+        """The whole body. Raises ClientDisconnect when it ends too soon, ProblemError, Refused."""
+        if caller.request_id in self._arriving:
+            raise Refused("replayed", "The body of this request is under way on another connection.")
+        self._arriving.add(caller.request_id)
+        parts: list[bytes] = []
+        size = 0
+        try:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                part = cast(bytes, message.get("body", b""))
+                size += len(part)
+                self._unfinished_bytes[caller.node_id] += len(part)
+                if size > MAX_REQUEST_BYTES:
+                    self._void(caller, "too-large")
+                    raise ProblemError(
+                        413, "content-too-large", f"A peer request has at most {MAX_REQUEST_BYTES} bytes."
+                    )
+                parts.append(part)
+                if not message.get("more_body", False):
+                    return b"".join(parts)
+                if self._is_crowded(caller):
+                    self._void(caller, "crowded")
+                    raise ProblemError(503, "unavailable", _CROWDED, headers=problems.retry_after(1))
+        finally:
+            self._unfinished_bytes[caller.node_id] -= size
+            self._arriving.discard(caller.request_id)
+
+    def _is_crowded(self, caller: Caller) -> bool:
+        unfinished = self._unfinished_bytes
+        return unfinished.total() > MOST_UNFINISHED_BYTES or unfinished[caller.node_id] > MOST_UNFINISHED_BYTES_OF_ONE
+
+    def _void(self, caller: Caller, reason: str) -> None:
+        """The answer will say that nothing happened: so nobody can have the request taken afterwards."""
+        self._verifier.use_up(caller)
+        self._metrics.peer_refused.labels(reason).inc()
 
     async def _answer(self, scope: Scope, body: bytes, caller: Caller, send: Send) -> None:
         start: Message | None = None
         parts: list[bytes] = []
-        given = False
+        is_replayed = False
 
         async def replay() -> Message:
-            nonlocal given
-            if given:
+            nonlocal is_replayed
+            if is_replayed:
                 return {"type": "http.disconnect"}
-            given = True
+            is_replayed = True
             return {"type": "http.request", "body": body, "more_body": False}
 
         async def collect(message: Message) -> None:
@@ -76,21 +132,6 @@ class SignedExchange:
                 await send({"type": "http.response.body", "body": content})
 
         await self._app(scope, replay, collect)
-
-
-async def _body(receive: Receive) -> bytes | None:
-    """The whole body, or None when it is too large."""
-    parts: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        part = cast(bytes, message.get("body", b""))
-        size += len(part)
-        if size > MAX_REQUEST_BYTES:
-            return None
-        parts.append(part)
-        if not message.get("more_body", False):
-            return b"".join(parts)
 
 
 def _token(scope: Scope) -> str | None:

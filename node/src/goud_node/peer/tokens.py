@@ -23,6 +23,7 @@ from jwt.algorithms import Algorithm
 
 from goud_node.chain.keys import SigningKey, verify
 from goud_node.clock import running
+from goud_node.documents import Malformed, read
 
 DOMAIN_REQUEST: Final = b"goud-peer-request-v1"
 DOMAIN_ANSWER: Final = b"goud-peer-answer-v1"
@@ -35,7 +36,7 @@ LEEWAY_SECONDS: Final = 10
 """Clocks of two nodes may differ by this much."""
 _REPLAY_ENTRIES: Final = 200_000
 _LONGEST_ID: Final = 64
-_MADE: Final = "ims"
+_CREATION: Final = "ims"
 """Claim: Unix milliseconds when the token was made. Earlier releases have `iat` only, in whole seconds."""
 
 
@@ -61,12 +62,12 @@ class _DomainSignature(Algorithm):
         return key
 
     def sign(self, msg: bytes, key: Any) -> bytes:
-        signing: SigningKey = key
-        return signing.sign(self._domain, msg)
+        signing_key: SigningKey = key
+        return signing_key.sign(self._domain, msg)
 
     def verify(self, msg: bytes, key: Any, sig: bytes) -> bool:
-        public: bytes = key
-        return verify(public, self._domain, msg, sig)
+        public_key: bytes = key
+        return verify(public_key, self._domain, msg, sig)
 
     @staticmethod
     def to_jwk(key_obj: Any, as_dict: bool = False) -> Any:
@@ -92,10 +93,17 @@ _ANSWERS: Final = _signatures(_ANSWER_ALG, DOMAIN_ANSWER)
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A verified request: who asks, and the id that the answer must name."""
+    """Who asks, the id that the answer must name, the hash of the body that was signed, and when the token ends.
+
+    `until` is on the clock that only runs: 0 for what has ended already, or has not begun. `creation_ms` is Unix time,
+    as the caller's clock had it.
+    """
 
     node_id: str
     request_id: str
+    digest: str
+    until: float = 0
+    creation_ms: int = 0
 
 
 class Signer:
@@ -127,7 +135,7 @@ class Signer:
             "iat": int(now),
             "exp": int(now) + LIFETIME_SECONDS,
             "jti": request_id,
-            _MADE: int(now * 1000),
+            _CREATION: int(now * 1000),
         }
 
 
@@ -148,88 +156,118 @@ class Verifier:
         self._node_id = node_id
         self._keys = dict(keys)
         self._clock = clock
-        self._running, self._since = running, running() if since is None else since
-        self._seen: TTLCache[str, None] = TTLCache(
+        self._running, self._start_time = running, running() if since is None else since
+        self._request_ids: TTLCache[str, int] = TTLCache(
             entries, ttl=LIFETIME_SECONDS + 2 * LEEWAY_SECONDS, timer=time.monotonic
         )
+        self._forgotten_ms = -1
+        """When the newest of the operator's requests that are forgotten was made."""
 
-    def request(self, token: str | None, method: str, target: str, body: bytes) -> Caller:
-        """Who made this request. Raises Refused; a token is accepted once."""
-        claims = self._verified(_REQUESTS, _REQUEST_ALG, token)
-        self._check_times(claims)
-        self._check_made_in_this_life(claims)
+    def request(self, token: str | None, method: str, target: str) -> Caller:
+        """Who made the request that begins so; its body is to be taken next. Raises Refused."""
+        claims = self._verified_claims(_REQUESTS, _REQUEST_ALG, token)
+        until = self._running() + self._remaining_seconds(claims)
+        creation_ms = self._creation_ms(claims)
         if (claims.get("mth"), claims.get("tgt")) != (method, target):
             raise Refused("altered", "The token was made for another request.")
-        _same_body(claims, body)
-        self._once(str(claims["jti"]))
-        return _caller(claims)
+        caller = _caller(claims, until, creation_ms)
+        self._require_new(caller)
+        return caller
+
+    def take(self, caller: Caller, body: bytes) -> None:
+        """Check the body of that request and use its token up. Raises Refused."""
+        _require_same(caller.digest, body)
+        self.use_up(caller)
+
+    def use_up(self, caller: Caller) -> None:
+        """Take no request of this token any more. Raises Refused when it is used up already, or has ended."""
+        self._require_new(caller)
+        if self._running() >= caller.until:
+            # Its body came for so long that it may have been taken before, and be forgotten.
+            raise Refused("expired", "The token expired before the body was complete.", caller)
+        if len(self._request_ids) >= self._request_ids.maxsize:
+            # Forgetting a live id would let it be replayed: rather refuse than forget.
+            raise Refused("overload", "Too many requests to remember: retry in a moment.")
+        self._request_ids[caller.request_id] = caller.creation_ms if caller.node_id == OPERATOR else -1
 
     def answer(self, token: str | None, issuer: str, request_id: str, status: int, body: bytes) -> None:
         """Check the answer of node `issuer` to that request. Raises Refused.
 
         No clock is compared: the request's id is new, so whoever signed it did so after the request was made.
         """
-        claims = self._verified(_ANSWERS, _ANSWER_ALG, token)
+        claims = self._verified_claims(_ANSWERS, _ANSWER_ALG, token)
         if (claims["iss"], claims["jti"], claims.get("sts")) != (issuer, request_id, status):
             raise Refused("altered", "The answer was made for another request.")
-        _same_body(claims, body)
+        _require_same(str(claims.get("bod")), body)
 
-    def _verified(self, jws: jwt.PyJWS, algorithm: str, token: str | None) -> dict[str, Any]:
+    def _verified_claims(self, jws: jwt.PyJWS, algorithm: str, token: str | None) -> dict[str, Any]:
         if not token:
             raise Refused("unsigned", "The request is not signed: nothing unsigned is read here.")
-        claims = _unverified(jws, token)
-        public = self._keys.get(str(claims.get("iss")))
-        if public is None:
+        claims = _unverified_claims(jws, token)
+        public_key = self._keys.get(str(claims.get("iss")))
+        if public_key is None:
             raise Refused("unknown", f"Node {claims.get('iss')!r} is not known here.")
         try:
-            jws.decode_complete(token, public, algorithms=[algorithm])
+            jws.decode_complete(token, public_key, algorithms=[algorithm])
         except jwt.InvalidTokenError as error:
             raise Refused("forged", "The signature is not that of the node it names.") from error
         if claims.get("aud") != self._node_id:
             raise Refused("audience", f"The token is meant for {claims.get('aud')!r}, this is {self._node_id!r}.")
-        request = claims.get("jti")
-        if not isinstance(request, str) or not isinstance(claims.get("iss"), str):
+        request_id = claims.get("jti")
+        if not isinstance(request_id, str) or not isinstance(claims.get("iss"), str):
             raise Refused("malformed", "The token names no request.")
-        if len(request) > _LONGEST_ID:
+        if len(request_id) > _LONGEST_ID:
             # Ids are remembered until their tokens expire, so their length is a bound of memory.
-            raise Refused("malformed", f"The token's id has {len(request)} characters; {_LONGEST_ID} are enough.")
+            raise Refused("malformed", f"The token's id has {len(request_id)} characters; {_LONGEST_ID} are enough.")
         return claims
 
-    def _check_times(self, claims: Mapping[str, Any]) -> None:
-        issued, expires, now = claims.get("iat"), claims.get("exp"), self._clock()
-        if type(issued) is not int or type(expires) is not int or expires - issued > LIFETIME_SECONDS:
+    def _remaining_seconds(self, claims: Mapping[str, Any]) -> float:
+        """For how many seconds the token is taken: at most those for which it is remembered. Raises Refused."""
+        issue_time, expiry, now = claims.get("iat"), claims.get("exp"), self._clock()
+        if type(issue_time) is not int or type(expiry) is not int or expiry - issue_time > LIFETIME_SECONDS:
             raise Refused("malformed", f"A token must say when it was made and live at most {LIFETIME_SECONDS} s.")
-        if issued > now + LEEWAY_SECONDS:
+        if issue_time > now + LEEWAY_SECONDS:
             raise Refused(
                 "future", "The token was made in the future: check the clocks of both nodes.", _caller(claims)
             )
-        if expires + LEEWAY_SECONDS <= now:
+        if expiry + LEEWAY_SECONDS <= now:
             raise Refused("expired", "The token has expired: check the clocks of both nodes.", _caller(claims))
+        return expiry + LEEWAY_SECONDS - now
 
-    def _check_made_in_this_life(self, claims: Mapping[str, Any]) -> None:
-        """What was seen before a restart is forgotten, so nothing older than this process is taken.
+    def _creation_ms(self, claims: Mapping[str, Any]) -> int:
+        """When the token was made. What was seen before a restart is forgotten, so nothing older than this process is
+        taken. Raises Refused.
 
         Compared by age: a step of the wall clock after the start refuses nobody.
         """
-        made_ms = claims.get(_MADE, claims["iat"] * 1000)
-        if type(made_ms) is not int or made_ms // 1000 != claims["iat"]:
+        creation_ms = claims.get(_CREATION, claims["iat"] * 1000)
+        if type(creation_ms) is not int or creation_ms // 1000 != claims["iat"]:
             raise Refused("malformed", "The token contradicts itself about the time when it was made.")
         # Both clocks are read in whole milliseconds here.
-        if self._clock() * 1000 - made_ms > (self._running() - self._since) * 1000 + 1:
+        if self._clock() * 1000 - creation_ms > (self._running() - self._start_time) * 1000 + 1:
             raise Refused("restarted", "The token was made before this node started: make a new request.")
+        return creation_ms
 
-    def _once(self, request_id: str) -> None:
-        if request_id in self._seen:
+    def _require_new(self, caller: Caller) -> None:
+        """Raises Refused for what was taken before, also when that is forgotten and this clock has gone back since.
+
+        That costs as many seconds as the step, so it holds for the operator's requests only: those of nodes may be
+        taken twice, and nodes whose clock went back together must not refuse each other.
+        """
+        for _, creation_ms in self._request_ids.expire() or ():
+            self._forgotten_ms = max(self._forgotten_ms, creation_ms)
+        if caller.request_id in self._request_ids:
             raise Refused("replayed", "This request was received before.")
-        self._seen.expire()
-        if len(self._seen) >= self._seen.maxsize:
-            # Forgetting a live id would let it be replayed: rather refuse than forget.
-            raise Refused("overload", "Too many requests to remember: retry in a moment.")
-        self._seen[request_id] = None
+        if caller.node_id == OPERATOR and caller.creation_ms <= self._forgotten_ms:
+            raise Refused(
+                "replayed",
+                "The request is not newer than one that was received long ago, so a clock has gone back: repeat it "
+                "when the clock has caught up, or restart this node.",
+            )
 
 
-def _caller(claims: Mapping[str, Any]) -> Caller:
-    return Caller(str(claims["iss"]), str(claims["jti"]))
+def _caller(claims: Mapping[str, Any], until: float = 0, creation_ms: int = 0) -> Caller:
+    return Caller(str(claims["iss"]), str(claims["jti"]), str(claims.get("bod")), until, creation_ms)
 
 
 def _encode(jws: jwt.PyJWS, algorithm: str, claims: Mapping[str, Any], key: SigningKey) -> str:
@@ -238,21 +276,19 @@ def _encode(jws: jwt.PyJWS, algorithm: str, claims: Mapping[str, Any], key: Sign
     return jws.encode(payload, cast(Any, key), algorithm=algorithm)
 
 
-def _unverified(jws: jwt.PyJWS, token: str) -> dict[str, Any]:
+def _unverified_claims(jws: jwt.PyJWS, token: str) -> dict[str, Any]:
     """The claims as they stand: only good for finding the key to verify them with."""
     try:
-        claims = json.loads(jws.decode_complete(token, options={"verify_signature": False})["payload"])
-    except (jwt.InvalidTokenError, ValueError, RecursionError) as error:
+        return read(jws.decode_complete(token, options={"verify_signature": False})["payload"], dict[str, Any])
+    except (jwt.InvalidTokenError, Malformed) as error:
         raise Refused("malformed", "The token cannot be read.") from error
-    if not isinstance(claims, dict):
-        raise Refused("malformed", "The token carries no claims.")
-    return claims
 
 
 def _digest(body: bytes) -> str:
     return hashlib.sha256(body).hexdigest()
 
 
-def _same_body(claims: Mapping[str, Any], body: bytes) -> None:
-    if not hmac.compare_digest(str(claims.get("bod")), _digest(body)):
+def _require_same(digest: str, body: bytes) -> None:
+    # As bytes: the comparison takes no other text than ASCII, and a peer may have written any.
+    if not hmac.compare_digest(digest.encode(errors="replace"), _digest(body).encode()):
         raise Refused("altered", "The body is not the one that was signed.")

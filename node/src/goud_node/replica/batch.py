@@ -29,11 +29,11 @@ class Waiting(Protocol):
 class Batch:
     """What became of the waiting ones; those in none of the three wait on."""
 
-    chosen: list[Waiting] = field(default_factory=list)
+    selection: list[Waiting] = field(default_factory=list)
     """In the order of the block, each different."""
     twins: list[Waiting] = field(default_factory=list)
     """The same transaction as a chosen one."""
-    answered: list[tuple[Waiting, Receipt | InvalidTransaction]] = field(default_factory=list)
+    outcomes: list[tuple[Waiting, Receipt | InvalidTransaction]] = field(default_factory=list)
     """Applied before, or refused."""
     receipts: list[tuple[Waiting, Receipt]] = field(default_factory=list)
     """Of those chosen and their twins, once their block is stored."""
@@ -45,28 +45,28 @@ def compose(ledger: Ledger, waiting: Iterable[Waiting]) -> Batch:
     Two that claim the same identifier never share a block: the later one waits until the ledger can judge it.
     """
     batch = Batch()
-    claimed: dict[tuple[str, ...], bytes] = {}
+    raw_by_claim: dict[tuple[str, ...], bytes] = {}
     size = 0
     for entry in waiting:
         try:
             receipt = ledger.admissible(entry.transaction)
         except InvalidTransaction as error:
-            batch.answered.append((entry, error))
+            batch.outcomes.append((entry, error))
             continue
         if receipt is not None:
-            batch.answered.append((entry, receipt))
+            batch.outcomes.append((entry, receipt))
             continue
         claims = _claims(entry.transaction)
-        rivals = {claimed[claim] for claim in claims if claim in claimed}
+        rivals = {raw_by_claim[claim] for claim in claims if claim in raw_by_claim}
         if rivals:
             if rivals == {entry.raw}:
                 batch.twins.append(entry)
             continue
-        if size + len(entry.raw) > MAX_BLOCK_BYTES or len(batch.chosen) >= MAX_COUNT:
+        if size + len(entry.raw) > MAX_BLOCK_BYTES or len(batch.selection) >= MAX_COUNT:
             break
         size += len(entry.raw)
-        claimed.update(dict.fromkeys(claims, entry.raw))
-        batch.chosen.append(entry)
+        raw_by_claim.update(dict.fromkeys(claims, entry.raw))
+        batch.selection.append(entry)
     return batch
 
 

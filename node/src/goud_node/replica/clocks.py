@@ -36,7 +36,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the readings say of this node's clock. `unread`: too few are known, which is no sign of a wrong clock."""
+    """What the readings say of this node's clock. `unread`: too few are known, which is not a sign of a wrong clock."""
 
     state: Literal["right", "wrong", "unread"]
     detail: str
@@ -54,31 +54,45 @@ def alone() -> Verdict:
 
 def judge(genesis: Genesis, node_id: str, own_ms: int, readings: Mapping[str, Reading], now: float) -> Verdict:
     """Compare `own_ms`, the validator's own clock, with the readings of the others; `now` is the running clock."""
-    others = [v.node_id for v in genesis.validators if v.node_id != node_id and v.node_id in readings]
-    silent = [name for name in others if readings[name].clock_ms is None]
-    ahead = {name: own_ms - shown for name in others if (shown := _present(readings[name], now)) is not None}
-    near = 1 + sum(abs(difference) <= TOLERANCE_MS for difference in ahead.values())
-    enforced = not silent
-    if near >= genesis.quorum:
-        return Verdict("right", f"{near} of {len(genesis.validators)} validators have this node's time.", enforced)
-    hint = "" if enforced else f" It only warns, as the release of {', '.join(silent)} does not send its clock."
-    if 1 + len(ahead) < genesis.quorum:
+    recent_peers = {name for name, reading in readings.items() if now - reading.at <= FRESH_SECONDS}
+    recent_validators = [
+        validator.node_id
+        for validator in genesis.validators
+        if validator.node_id != node_id and validator.node_id in recent_peers
+    ]
+    silent_validators = [name for name in recent_validators if readings[name].clock_ms is None]
+    differences = {
+        name: own_ms - clock_ms
+        for name in recent_validators
+        if (clock_ms := _current_reading(readings[name], now)) is not None
+    }
+    agreement_count = 1 + sum(abs(difference) <= TOLERANCE_MS for difference in differences.values())
+    enforced = not silent_validators
+    if agreement_count >= genesis.quorum:
+        return Verdict(
+            "right", f"{agreement_count} of {len(genesis.validators)} validators have this node's time.", enforced
+        )
+    hint = (
+        "" if enforced else f" It only warns, as the release of {', '.join(silent_validators)} does not send its clock."
+    )
+    if 1 + len(differences) < genesis.quorum:
         return Verdict(
             "unread",
-            f"The clocks of {1 + len(ahead)} of {len(genesis.validators)} validators are known, a majority is "
+            f"The clocks of {1 + len(differences)} of {len(genesis.validators)} validators are known, a majority is "
             f"{genesis.quorum}: this node does not propose. Check the peer network.{hint}",
             enforced,
         )
-    differences = ", ".join(f"{ms / 1000:+.1f} s from {name}" for name, ms in sorted(ahead.items()))
+    summary = ", ".join(
+        f"{milliseconds / 1000:+.1f} s from {name}" for name, milliseconds in sorted(differences.items())
+    )
     return Verdict(
         "wrong",
-        f"This node's clock differs from a majority's by more than {TOLERANCE_MS // 1000} s ({differences}): it does "
+        f"This node's clock differs from a majority's by more than {TOLERANCE_MS // 1000} s ({summary}): it does "
         f"not propose until the clock is put right. Check the time service of this machine.{hint}",
         enforced,
     )
 
 
-def _present(reading: Reading, now: float) -> float | None:
-    """What the peer's clock shows by now; None when that is not known any more."""
-    age = now - reading.at
-    return None if reading.clock_ms is None or age > FRESH_SECONDS else reading.clock_ms + age * 1000
+def _current_reading(reading: Reading, now: float) -> float | None:
+    """What the peer's clock shows by now; None when its release does not say."""
+    return None if reading.clock_ms is None else reading.clock_ms + (now - reading.at) * 1000

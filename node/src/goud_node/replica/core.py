@@ -62,27 +62,27 @@ class Core:
     """The epoch that the log was in at that reading."""
     readings: int = 0
     """How many readings of the log were remembered."""
-    heard: float = float("-inf")
+    last_answer: float = float("-inf")
     """Monotonic time of the log's latest answer, whatever became of it here."""
-    signed: int = 0
+    signed_height: int = 0
     """Countersignatures were published up to this height, in this life."""
-    reported: int | None = None
+    reported_height: int | None = None
     """The certified height last published."""
-    unresolved: Block | None = None
+    unresolved_block: Block | None = None
     """A proposal whose outcome is not known: nothing else may be proposed before it is."""
     doubtful: bool = False
-    """Whether an answer about `unresolved` was lost; without that, a refusal is final."""
-    unsure: frozenset[bytes] = frozenset()
+    """Whether an answer about `unresolved_block` was lost; without that, a refusal is final."""
+    unsure_transactions: frozenset[bytes] = frozenset()
     """Transactions of the latest proposal that is neither stored here nor surely refused."""
     patience: int = 0
     """How often the next certificate may still be missing in the log before peers are asked for it."""
-    trimmed: int = 0
-    published: int = 0
+    trimmed_height: int = 0
+    published_height: int = 0
     hashes: dict[int, bytes] = field(default_factory=dict)
     """Of blocks that await their certificate, so that they need not be read back."""
 
     def __post_init__(self) -> None:
-        self.published = self.ledger.height
+        self.published_height = self.ledger.height
         self.patience = self.options.patience
 
     @property
@@ -94,16 +94,16 @@ class Core:
         """Whether this node's clock, which shows `now_ms`, may stamp a block."""
         if self.options.alone or not self.validator:
             return clocks.alone()
-        own = self.clock() if now_ms is None else now_ms
-        return clocks.judge(self.ledger.genesis, self.node_id, own, self.peers.clocks(), self.running())
+        own_ms = self.clock() if now_ms is None else now_ms
+        return clocks.judge(self.ledger.genesis, self.node_id, own_ms, self.peers.clocks(), self.running())
 
-    def observe(self, state: State, before: int | None = None) -> None:
-        """Remember the latest reading of the log; `before` is `readings` as it was when this one was asked for.
+    def observe(self, state: State, previous_readings: int | None = None) -> None:
+        """Remember the latest reading of the log; `previous_readings` is `readings` as it was when this one began.
 
         Of two readings under way at once, the older may arrive last: then it must not take the newer one back.
         """
-        self.heard = time.monotonic()
-        if before not in (None, self.readings) and self._is_older(state):
+        self.last_answer = time.monotonic()
+        if previous_readings not in (None, self.readings) and self._is_older(state):
             return
         self.readings += 1
         self.epoch_read, self.head, self.leader = state.epoch, state.head, state.leader
@@ -118,13 +118,13 @@ class Core:
 
     def hash_at(self, height: int) -> bytes:
         """Hash of a block that is stored here."""
-        known = self.hashes.get(height)
-        if known is None:
+        block_hash = self.hashes.get(height)
+        if block_hash is None:
             block = self.ledger.block(height)
             if block is None:
                 raise LookupError(f"block {height} is above the tip {self.ledger.height}")
-            known = self.hashes[height] = block.hash
-        return known
+            block_hash = self.hashes[height] = block.hash
+        return block_hash
 
     async def append(self, blocks: Sequence[Block], certificates: Sequence[Certificate] = ()) -> None:
         """Store blocks durably, then tell whoever waits for them. `certificates` are none, or one for each block.
@@ -134,31 +134,38 @@ class Core:
         for start, stop in _parts(blocks):
             part = blocks[start:stop]
             await self.disk(partial(self.ledger.append, part, certificates[start:stop]))
-            for block in part:
-                if not certificates:
-                    self.hashes[block.height] = block.hash
-                if block.height == self.published + 1:
-                    self.published = block.height
-                    self.publish(block)
+            if not certificates:
+                self.hashes.update((block.height, block.hash) for block in part)
+            self._publish(part)
             self.forget_certified()
+
+    def _publish(self, part: Sequence[Block]) -> None:
+        """Tell of every block that is stored and was not told of: a write that was said to fail may have been whole."""
+        new_blocks = {block.height: block for block in part}
+        while self.published_height < self.ledger.height:
+            block = new_blocks.get(self.published_height + 1) or self.ledger.block(self.published_height + 1)
+            if block is None:
+                raise LookupError(f"block {self.published_height + 1} is missing below the tip {self.ledger.height}")
+            self.published_height = block.height
+            self.publish(block)
 
     def forget_certified(self) -> None:
         """Keep only hashes that still await a certificate."""
-        certified = self.ledger.certified_height
+        certified_height = self.ledger.certified_height
         # A copy: hashes are looked up, and remembered, beside the loop.
         for height in list(self.hashes):
-            if height <= certified:
+            if height <= certified_height:
                 self.hashes.pop(height, None)
 
 
 def _parts(blocks: Sequence[Block]) -> Iterator[tuple[int, int]]:
     """Where to divide blocks so that no write is much larger than the largest block."""
     start = count = size = 0
-    for at, block in enumerate(blocks):
-        more, length = block.header.count, len(block.encode())
-        if at > start and (count + more > _WRITE_COUNT or size + length > MAX_BLOCK_BYTES):
-            yield start, at
-            start, count, size = at, 0, 0
-        count, size = count + more, size + length
+    for index, block in enumerate(blocks):
+        transaction_count, byte_count = block.header.count, len(block.encode())
+        if index > start and (count + transaction_count > _WRITE_COUNT or size + byte_count > MAX_BLOCK_BYTES):
+            yield start, index
+            start, count, size = index, 0, 0
+        count, size = count + transaction_count, size + byte_count
     if blocks:
         yield start, len(blocks)

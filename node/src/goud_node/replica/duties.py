@@ -27,9 +27,10 @@ from goud_node.replica.batch import Batch
 from goud_node.replica.clocks import ClockRefused
 from goud_node.replica.core import Core
 from goud_node.replica.proofs import AnswerRefused
+from goud_node.replica.pulse import Pulse, within
 from goud_node.replica.queue import Queue
 from goud_node.replica.types import Hooks
-from goud_node.telemetry import Seldom
+from goud_node.telemetry import Lasting, Seldom
 
 _log = logging.getLogger(__name__)
 _FATAL = (ConflictingBlock, InvalidBlock, CorruptStore, WrongChain)
@@ -48,23 +49,24 @@ class Duties:
         self.draining = False
         self.ending = False
         self.stopped = asyncio.Event()
-        self.seen = Pulse()
+        self.pulse = Pulse()
         self._wake = asyncio.Event()
         self._hold_off = float("-inf")
         self._yield_until = float("-inf")
-        self._full_batch = False  # of signatures or certificates: there is more to do
+        # Whether the last batch was a whole one: then there is more to do.
+        self._full_signatures = self._full_certificates = self._full_proofs = False
         self._full_since: float | None = None
         self._term: Term | None = None
         self._term_since = float("-inf")
-        self._compacted = time.monotonic()
-        self._complaints: dict[str, str] = {}
-        self._refused = Seldom()
-        self._complained = Seldom()
+        self._compaction_time = time.monotonic()
+        self._complaints: dict[str, set[str]] = {}
+        self._refusal_log = Seldom()
+        self._complaint_log = Lasting()
 
     @property
     def quorum(self) -> bool:
         """Whether the log answered a linearizable read lately."""
-        return time.monotonic() - self.core.heard < self.core.options.quorum_timeout
+        return time.monotonic() - self.core.last_answer < self.core.options.quorum_timeout
 
     @property
     def shortage(self) -> str | None:
@@ -79,7 +81,7 @@ class Duties:
     def _end_soon(self) -> None:
         """End the present term, if any, after the block in flight."""
         self.ending = True
-        self.queue.arrived.set()
+        self.queue.arrival.set()
 
     def rejoin(self) -> None:
         """Look at the log again now."""
@@ -90,8 +92,10 @@ class Duties:
         options = self.core.options
         loops = (
             self._repeat("follow", self._follow, self._next_follow),
+            self._repeat("sign", self._sign, self._next_sign),
             self._repeat("certify", self._certify, self._next_certify),
-            self._repeat("lead", self._lead, lambda: self.seen.wait(options.poll_interval)),
+            self._repeat("prove", self._prove, self._next_proof),
+            self._repeat("lead", self._lead, lambda: self.pulse.wait(options.poll_interval)),
             self._repeat("maintain", self._maintain, lambda: asyncio.sleep(options.maintain_interval)),
             self._watch(),
         )
@@ -103,7 +107,7 @@ class Duties:
                     task.cancel()
         finally:
             self.leading = False
-            self.queue.fail(Unavailable("this node is stopping; ask another"), self.core.unsure)
+            self.queue.fail(Unavailable("this node is stopping; ask another"), self.core.unsure_transactions)
 
     async def _repeat(
         self, name: str, step: Callable[[], Awaitable[None]], pause: Callable[[], Awaitable[object]]
@@ -116,7 +120,7 @@ class Duties:
             except CoordinationFull as error:
                 self._note_full(error)
             except AnswerRefused as error:
-                if self._refused.allows(error.peer):
+                if self._refusal_log.allows(error.peer):
                     _log.warning("%s: %s", name, error)
             except (Unavailable, OutcomeUnknown) as error:
                 self._complain(name, error)
@@ -127,7 +131,7 @@ class Duties:
                 self._stand_back(name, error)
                 await asyncio.sleep(1)
             else:
-                self._complaints.pop(name, None)
+                self._go_on(name)
             await pause()
 
     async def _follow(self) -> None:
@@ -136,20 +140,20 @@ class Duties:
             await steps.join(self.core)
             self.refusal = None
             _log.info("joined epoch %s at height %d", self.core.epoch, self.core.ledger.height)
-        asked = time.monotonic()
+        request_time = time.monotonic()
         try:
             await steps.follow(self.core)
         finally:
-            self.seen.beat()
-        self._check_term(asked)
+            self.pulse.beat()
+        self._check_term(request_time)
         leader = self.core.leader
         if leader is not None and leader.node_id != self.core.node_id:
             self._yield_until = float("-inf")  # somebody took over, so the next election is open to all
 
-    def _check_term(self, asked: float) -> None:
+    def _check_term(self, request_time: float) -> None:
         """End a term that the log no longer knows: the lease may live on although the leader's key is gone."""
         leader, term = self.core.leader, self._term
-        if term is None or asked < self._term_since:
+        if term is None or request_time < self._term_since:
             return
         if leader is None or leader.create_revision != term.create_revision:
             self._end_soon()
@@ -162,37 +166,49 @@ class Duties:
             # Our own blocks cause the hints; the poll alone shows what others did to the log.
             await asyncio.sleep(core.options.poll_interval)
         else:
-            await _within(self._wake, core.options.poll_interval)
+            await within(self._wake, core.options.poll_interval)
 
     async def _watch(self) -> None:
         async for _ in self.core.sequencer.changes():
             self._wake.set()
 
+    async def _sign(self) -> None:
+        """Apart from `_prove`, like `_certify`: a peer that hangs must hold up nothing that others wait for."""
+        self._full_signatures = False  # also when a step fails: that is no reason to hurry
+        self._full_signatures = await steps.publish_signatures(self.core) >= MAX_SIGNATURES_PER_TXN
+
     async def _certify(self) -> None:
-        self._full_batch = False  # also when a step fails: that is no reason to hurry
-        published = await steps.publish_signatures(self.core)
-        certified = await steps.certify(self.core)
-        if certified:
-            published = max(published, await steps.publish_signatures(self.core))
-        self._full_batch = certified >= self.core.options.fetch_batch or published >= MAX_SIGNATURES_PER_TXN
+        self._full_certificates = False
+        self._full_certificates = await steps.certify_from_log(self.core) >= self.core.options.fetch_batch
+
+    async def _prove(self) -> None:
+        self._full_proofs = False
+        self._full_proofs = await steps.certify_from_peers(self.core) >= self.core.options.fetch_batch
+
+    # With a pause after each batch a node that fell behind under load would never draw level.
+
+    async def _next_sign(self) -> None:
+        await asyncio.sleep(0 if self._full_signatures else self.core.options.certify_interval)
 
     async def _next_certify(self) -> None:
-        # With a pause after each batch a node that fell behind under load would never draw level.
-        await asyncio.sleep(0 if self._full_batch else self.core.options.certify_interval)
+        await asyncio.sleep(0 if self._full_certificates else self.core.options.certify_interval)
+
+    async def _next_proof(self) -> None:
+        await asyncio.sleep(0 if self._full_proofs else self.core.options.certify_interval)
 
     async def _lead(self) -> None:
         core = self.core
-        patient = self.draining or time.monotonic() < max(self._hold_off, self._yield_until)
-        if patient or core.lag or core.epoch is None or not self.quorum or self.shortage:
+        holds_back = self.draining or time.monotonic() < max(self._hold_off, self._yield_until)
+        if holds_back or core.lag or core.epoch is None or not self.quorum or self.shortage:
             return
-        began = time.monotonic()
+        start = time.monotonic()
         self.ending = False
         term = await lead.campaign(core)
         if term is None:
             return
         self._term, self._term_since = term, time.monotonic()
-        renewal = asyncio.create_task(self._renew(term, began))
-        renewal.add_done_callback(lambda _: self.queue.arrived.set())
+        renewal = asyncio.create_task(self._renew(term, start))
+        renewal.add_done_callback(lambda _: self.queue.arrival.set())
         try:
             await self._serve(term, renewal)
         except GoudError:
@@ -201,7 +217,7 @@ class Duties:
         except asyncio.CancelledError:
             # As after a crash: the lease runs out by itself.
             renewal.cancel()
-            self.queue.release(core.unsure)
+            self.queue.release(core.unsure_transactions)
             raise
         finally:
             self._term = None
@@ -209,7 +225,7 @@ class Duties:
 
     async def _end_term(self, term: Term, renewal: asyncio.Task[None]) -> None:
         self.leading = False
-        self.queue.release(self.core.unsure)
+        self.queue.release(self.core.unsure_transactions)
         renewal.cancel()
         await asyncio.wait({renewal})
         self.core.leader = None
@@ -217,6 +233,8 @@ class Duties:
             await self.core.sequencer.resign(term)
         except (Unavailable, OutcomeUnknown) as error:
             self._complain("resign", error)  # the lease runs out by itself
+        else:
+            self._go_on("resign")
         self._wake.set()
 
     async def _serve(self, term: Term, renewal: asyncio.Task[None]) -> None:
@@ -225,22 +243,22 @@ class Duties:
             if renewal.done() or self.ending:
                 return
         self.leading = True
-        while self.core.unresolved is not None or not (renewal.done() or self.ending):
-            if self.core.unresolved is not None:
+        while self.core.unresolved_block is not None or not (renewal.done() or self.ending):
+            if self.core.unresolved_block is not None:
                 await self._attempt(lambda: self._settle(term), renewal)
             elif not len(self.queue):
-                await self.queue.arrived.wait()
-                self.queue.arrived.clear()
+                await self.queue.arrival.wait()
+                self.queue.arrival.clear()
             elif not await self._attempt(lambda: self._propose(term), renewal):
                 await asyncio.sleep(_RETRY_PAUSE)
 
     async def _attempt(self, step: Callable[[], Awaitable[bool]], renewal: asyncio.Task[None]) -> bool:
         """Run a step of the term; failures that may pass are paused upon, those that end the term end the renewal."""
         try:
-            return await step()
+            outcome = await step()
         except CoordinationFull as error:
             self._note_full(error)
-            self.queue.fail(error, self.core.unsure)
+            self.queue.fail(error, self.core.unsure_transactions)
         except (NotLeader, EpochMismatch, HeightTrimmed) as error:
             _log.warning("the term ends: %s", error)
             renewal.cancel()
@@ -248,6 +266,9 @@ class Duties:
             return False
         except (Unavailable, OutcomeUnknown) as error:
             self._complain("propose", error)
+        else:
+            self._go_on("propose")
+            return outcome
         await asyncio.sleep(_RETRY_PAUSE)
         return False
 
@@ -262,17 +283,17 @@ class Duties:
             # The log must not fill up with blocks that no majority has confirmed to hold.
             self.queue.fail(
                 Unavailable(f"{backlog} blocks await the signatures of a majority; start more validators"),
-                self.core.unsure,
+                self.core.unsure_transactions,
             )
             return False
-        began = time.monotonic()
+        start = time.monotonic()
         batch = await lead.propose(core, term, self.queue.waiting(), self._answer)
         self.queue.settle(batch)
-        core.unsure = frozenset()
-        if batch.chosen:
-            self._hooks.created(time.monotonic() - began)
-            self._hooks.batched(float(len(batch.chosen)))
-        core.heard = time.monotonic()
+        core.unsure_transactions = frozenset()
+        if batch.selection:
+            self._hooks.created(time.monotonic() - start)
+            self._hooks.batched(float(len(batch.selection)))
+        core.last_answer = time.monotonic()
         return True
 
     def _answer(self, batch: Batch) -> None:
@@ -286,18 +307,19 @@ class Duties:
         options = self.core.options
         while time.monotonic() - valid_from < options.lease_ttl:
             await asyncio.sleep(options.renew_interval)
-            sent = time.monotonic()
+            request_time = time.monotonic()
             try:
                 if not await self.core.sequencer.renew(term):
                     return
             except (Unavailable, OutcomeUnknown) as error:
                 self._complain("renew", error)
             else:
-                valid_from = sent
+                self._go_on("renew")
+                valid_from = request_time
 
     async def _maintain(self) -> None:
-        full_for = 0.0 if self._full_since is None else time.monotonic() - self._full_since
-        if self._full_since is not None and (self.leading or full_for > _FULL_PATIENCE):
+        full_seconds = 0.0 if self._full_since is None else time.monotonic() - self._full_since
+        if self._full_since is not None and (self.leading or full_seconds > _FULL_PATIENCE):
             await lead.reclaim(self.core)
             self._full_since = None
             _log.warning("the log's space was reclaimed")
@@ -306,15 +328,15 @@ class Duties:
         if not self.leading:
             return
         await lead.trim(self.core)
-        if time.monotonic() - self._compacted > self.core.options.compact_interval:
-            self._compacted = time.monotonic()
+        if time.monotonic() - self._compaction_time > self.core.options.compact_interval:
+            self._compaction_time = time.monotonic()
             await self.core.sequencer.reclaim()
 
     def _watch_clock(self) -> None:
         """Give up the lead for a wrong clock, also while nothing is written; only warn while that is not enforced."""
         verdict = self.core.clock_verdict()
         if verdict.state == "right":
-            self._complaints.pop("clock", None)
+            self._go_on("clock")
             return
         if verdict.state == "wrong" or self.leading:
             self._complain("clock", ClockRefused(verdict.detail))
@@ -347,37 +369,18 @@ class Duties:
         self.leading = False
         self._end_soon()
         _log.critical("halted: %s", error)
-        self.queue.fail(Unavailable(f"this node halted ({error.code}); ask another"), self.core.unsure)
-        self.seen.beat()
+        self.queue.fail(Unavailable(f"this node halted ({error.code}); ask another"), self.core.unsure_transactions)
+        self.pulse.beat()
 
     def _complain(self, name: str, error: GoudError) -> None:
-        """Log a failure when it begins, and once a minute while it lasts.
-
-        What is failing and what was logged are told apart: a failure that returns within the minute is logged after it.
-        """
-        self._complaints[name] = error.code
-        if self._complained.allows(f"{name} {error.code}"):
+        """Log a failure when it begins, and once a minute while it lasts."""
+        self._complaints.setdefault(name, set()).add(error.code)
+        if not error.reported and self._complaint_log.goes_on(f"{name} {error.code}"):
             _log.warning("%s: %s", name, error)
 
-
-class Pulse:
-    """Wakes everybody who waits at the moment."""
-
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-
-    def beat(self) -> None:
-        self._event.set()
-        self._event = asyncio.Event()
-
-    async def wait(self, timeout: float) -> bool:  # noqa: ASYNC109  # a bound on waiting, which is no failure
-        """Return after the next beat or `timeout` seconds; whether there was a beat."""
-        return await _within(self._event, timeout)
-
-
-async def _within(event: asyncio.Event, seconds: float) -> bool:
-    try:
-        async with asyncio.timeout(seconds):
-            return await event.wait()
-    except TimeoutError:
-        return False
+    def _go_on(self, name: str) -> None:
+        """What was complained about is over."""
+        ends = [self._complaint_log.ends(f"{name} {code}") for code in self._complaints.pop(name, ())]
+        seconds = max((end for end in ends if end is not None), default=None)
+        if seconds is not None:
+            _log.info("%s: goes on after %.1f s", name, seconds)

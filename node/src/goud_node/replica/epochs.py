@@ -36,7 +36,7 @@ class Survey:
     relation: Relation
     detail: str
     state: State
-    above: int
+    blocks_above: int
     """Blocks above the local tip that the log still holds."""
 
 
@@ -46,12 +46,12 @@ class Outcome:
 
     action: Literal["started", "continued"]
     epoch: Epoch
-    before: Survey
+    survey: Survey
 
     @property
     def left_behind(self) -> int:
         """Blocks of the log that are not part of the epoch."""
-        return self.before.above if self.action == "started" else 0
+        return self.survey.blocks_above if self.action == "started" else 0
 
 
 async def begin(ledger: Ledger, sequencer: Sequencer, state: State | None = None) -> Epoch:
@@ -62,13 +62,13 @@ async def begin(ledger: Ledger, sequencer: Sequencer, state: State | None = None
     """
     state = state or await sequencer.state()
     numbers = [epoch.number for epoch in (state.epoch, ledger.epoch) if epoch is not None]
-    new = Epoch(max(numbers, default=0) + 1, ledger.tip.height, ledger.tip.hash)
+    new_epoch = Epoch(max(numbers, default=0) + 1, ledger.tip.height, ledger.tip.hash)
     try:
-        await sequencer.begin_epoch(new, state)
+        await sequencer.begin_epoch(new_epoch, state)
     except OutcomeUnknown:
         # Beginning the same one again changes nothing, and its answer says what became of the first.
-        await sequencer.begin_epoch(new, state)
-    return new
+        await sequencer.begin_epoch(new_epoch, state)
+    return new_epoch
 
 
 async def resume(ledger: Ledger, sequencer: Sequencer, node_id: str, *, if_needed: bool) -> Outcome:
@@ -78,29 +78,29 @@ async def resume(ledger: Ledger, sequencer: Sequencer, node_id: str, *, if_neede
     new epoch begins whatever the log holds. Writes the ledger in the calling thread, so no replica may run on it.
     Raises ProposerRuns when another node leads.
     """
-    before = await survey(ledger, sequencer)
-    epoch, leader = before.state.epoch, before.state.leader
-    if if_needed and before.relation == "conflict":
+    initial_survey = await survey(ledger, sequencer)
+    epoch, leader = initial_survey.state.epoch, initial_survey.state.leader
+    if if_needed and initial_survey.relation == "conflict":
         raise EpochMismatch(
-            f"{before.detail}. Examine both; if this chain is the right one, begin an epoch without --if-needed: "
-            f"{before.above} blocks of the log are then left behind"
+            f"{initial_survey.detail}. Examine both; if this chain is the right one, begin an epoch without "
+            f"--if-needed: {initial_survey.blocks_above} blocks of the log are then left behind"
         )
-    if if_needed and before.relation == "continues" and epoch is not None:
+    if if_needed and initial_survey.relation == "continues" and epoch is not None:
         # The nodes reported what they held before they were restored; trimming by that could drop what they now lack.
         await sequencer.forget_progress(epoch)
         await republish(ledger, sequencer, epoch, ledger.height)
-        return Outcome("continued", epoch, before)
+        return Outcome("continued", epoch, initial_survey)
     if leader is not None and leader.node_id != node_id:
         raise ProposerRuns(f"{leader.node_id} is the proposer, so it runs: stop every node first, then try again")
-    new = await begin(ledger, sequencer, before.state)
-    ledger.set_epoch(new)
-    await _prove(sequencer, new)
-    return Outcome("started", new, before)
+    new_epoch = await begin(ledger, sequencer, initial_survey.state)
+    ledger.set_epoch(new_epoch)
+    await _prove(sequencer, new_epoch)
+    return Outcome("started", new_epoch, initial_survey)
 
 
-async def republish(ledger: Ledger, sequencer: Sequencer, epoch: Epoch, up_to: int) -> None:
+async def republish(ledger: Ledger, sequencer: Sequencer, epoch: Epoch, end_height: int) -> None:
     """Put back into the log what this chain holds without a certificate: peers give nobody a block without one."""
-    for height in range(ledger.certified_height + 1, min(ledger.height, up_to) + 1):
+    for height in range(ledger.certified_height + 1, min(ledger.height, end_height) + 1):
         block = ledger.block(height)
         if block is not None:
             await sequencer.republish(epoch, block)
@@ -112,12 +112,12 @@ async def survey(ledger: Ledger, sequencer: Sequencer) -> Survey:
     epoch, head = state.epoch, state.head
     if epoch is None or head is None:
         return Survey("empty", "the log is empty", state, 0)
-    above = await sequencer.held_above(ledger.height)
+    blocks_above = await sequencer.held_above(ledger.height)
     if ledger.height < head.height:
-        relation, detail = await _below(ledger, sequencer, epoch, head)
+        relation, detail = await _relation_below(ledger, sequencer, epoch, head)
     else:
-        relation, detail = _at_or_above(ledger, epoch, head)
-    return Survey(relation, detail, state, above)
+        relation, detail = _relation_at_or_above(ledger, epoch, head)
+    return Survey(relation, detail, state, blocks_above)
 
 
 async def ordered_hash(sequencer: Sequencer, head: Head, height: int) -> bytes | None:
@@ -137,43 +137,43 @@ async def ordered_hash(sequencer: Sequencer, head: Head, height: int) -> bytes |
     return None
 
 
-def superseded(mine: Epoch | None, epoch: Epoch) -> str | None:
-    """Why a node that took part in `mine` cannot join `epoch`: it knows a later one, or another of that number."""
-    if mine is None or mine.number < epoch.number or mine == epoch:
+def superseded(own_epoch: Epoch | None, epoch: Epoch) -> str | None:
+    """Why a node that took part in `own_epoch` cannot join `epoch`: it knows a later one, or another of that number."""
+    if own_epoch is None or own_epoch.number < epoch.number or own_epoch == epoch:
         return None
-    return f"this node is in epoch {mine}, the log in epoch {epoch}: the log was replaced"
+    return f"this node is in epoch {own_epoch}, the log in epoch {epoch}: the log was replaced"
 
 
-async def _below(ledger: Ledger, sequencer: Sequencer, epoch: Epoch, head: Head) -> tuple[Relation, str]:
+async def _relation_below(ledger: Ledger, sequencer: Sequencer, epoch: Epoch, head: Head) -> tuple[Relation, str]:
     """The log goes on above the tip: whether it does so from this very tip, without a gap."""
-    stale = superseded(ledger.epoch, epoch)
-    if stale is not None:
-        return "conflict", f"{stale}, and goes on to block {head.height}"
+    contradiction = superseded(ledger.epoch, epoch)
+    if contradiction is not None:
+        return "conflict", f"{contradiction}, and goes on to block {head.height}"
     try:
-        if _other_base(ledger, epoch) or await ordered_hash(sequencer, head, ledger.height) not in (
+        if _has_other_base(ledger, epoch) or await ordered_hash(sequencer, head, ledger.height) not in (
             None,
             ledger.tip.hash,
         ):
             return "conflict", f"the log continues another block {ledger.height} than this node holds"
-        reached = await _walk(ledger, sequencer, epoch, head)
+        end = await _walk(ledger, sequencer, epoch, head)
     except InvalidBlock as error:
         return "conflict", f"the log holds a block that does not follow this node's chain: {error}"
-    if reached.height < head.height:
-        return "gap", f"the log ends at block {head.height}, but no longer holds block {reached.height + 1}"
+    if end.height < head.height:
+        return "gap", f"the log ends at block {head.height}, but no longer holds block {end.height + 1}"
     return "continues", f"the log holds every block from {ledger.height + 1} to {head.height}"
 
 
-def _at_or_above(ledger: Ledger, epoch: Epoch, head: Head) -> tuple[Relation, str]:
+def _relation_at_or_above(ledger: Ledger, epoch: Epoch, head: Head) -> tuple[Relation, str]:
     """The log ends at the tip or below it: then it has nothing that this chain lacks, or it is another chain's."""
-    if _hash_at(ledger, head.height) != head.hash or _other_base(ledger, epoch):
+    if _hash_at(ledger, head.height) != head.hash or _has_other_base(ledger, epoch):
         return "conflict", f"the log ends at another block {head.height} than this node holds"
     if ledger.height > head.height:
         return "ahead", f"the log ends at block {head.height}, below this node's tip {ledger.height}: it lost blocks"
-    stale = superseded(ledger.epoch, epoch)
-    return ("continues", "the log ends at this node's tip") if stale is None else ("ahead", stale)
+    contradiction = superseded(ledger.epoch, epoch)
+    return ("continues", "the log ends at this node's tip") if contradiction is None else ("ahead", contradiction)
 
 
-def _other_base(ledger: Ledger, epoch: Epoch) -> bool:
+def _has_other_base(ledger: Ledger, epoch: Epoch) -> bool:
     return epoch.base_height <= ledger.height and _hash_at(ledger, epoch.base_height) != epoch.base_hash
 
 
@@ -195,11 +195,12 @@ async def _walk(ledger: Ledger, sequencer: Sequencer, epoch: Epoch, head: Head) 
     return last
 
 
-async def _prove(sequencer: Sequencer, new: Epoch) -> None:
+async def _prove(sequencer: Sequencer, new_epoch: Epoch) -> None:
     state = await sequencer.state()
-    if state.epoch != new or state.head != Head(new.base_height, new.base_hash):
+    if state.epoch != new_epoch or state.head != Head(new_epoch.base_height, new_epoch.base_hash):
         raise OutcomeUnknown(
-            f"epoch {new.number} was begun, but the log has moved on since: does a node run? Look with `epoch show`"
+            f"epoch {new_epoch.number} was begun, but the log has moved on since: does a node run? "
+            "Look with `epoch show`"
         )
 
 

@@ -49,30 +49,30 @@ async def propose(
     """Order one block from what waits, store it, and return what became of the batch.
 
     `answer` gets the batch before the block is ordered, to answer what needs none; what it raises stops the block.
-    `core.unsure` names the block's transactions until the caller has answered those, too.
+    `core.unsure_transactions` names the block's transactions until the caller has answered those, too.
 
     The batch is chosen against the local tip, and the log accepts the block only as the successor of that very tip: so
     what is applied already is never ordered again. Raises NotLeader (this block is not and will not be ordered),
     Unavailable (it is not ordered), OutcomeUnknown (call `settle` until it answers).
     """
-    if core.unresolved is not None:
-        raise OutcomeUnknown(f"block {core.unresolved.height} is not settled")
+    if core.unresolved_block is not None:
+        raise OutcomeUnknown(f"block {core.unresolved_block.height} is not settled")
     now_ms = core.clock()
     _check_clock(core, now_ms)
     # Any of them may be in the block: whoever gives up while it is chosen must not be told that nothing happened.
-    core.unsure = frozenset(entry.raw for entry in waiting)
+    core.unsure_transactions = frozenset(entry.raw for entry in waiting)
     try:
         # Thousands of look-ups and hashes: the loop must not wait for them.
         batch, block = await core.disk(partial(_choose, core, waiting, now_ms))
         answer(batch)
     except BaseException:
-        core.unsure = frozenset()
+        core.unsure_transactions = frozenset()
         raise
     if block is None:
-        core.unsure = frozenset()
+        core.unsure_transactions = frozenset()
         return batch
-    core.unresolved, core.doubtful = block, False
-    core.unsure = frozenset(block.transactions)
+    core.unresolved_block, core.doubtful = block, False
+    core.unsure_transactions = frozenset(block.transactions)
     await settle(core, term)
     batch.receipts = await core.disk(partial(_receipts, core.ledger, batch))
     return batch
@@ -81,36 +81,36 @@ async def propose(
 def _choose(core: Core, waiting: list[Waiting], now_ms: int) -> tuple[Batch, Block | None]:
     """A batch against the tip, and the signed block of it, if there is anything to order."""
     batch, tip = compose(core.ledger, waiting), core.ledger.tip
-    if not batch.chosen:
+    if not batch.selection:
         return batch, None
     timestamp = max(now_ms, tip.timestamp_ms + 1)
-    raws = [entry.raw for entry in batch.chosen]
+    raws = [entry.raw for entry in batch.selection]
     block = build(tip, raws, proposer=core.node_id, timestamp_ms=timestamp, key=core.key)
     block.encode()  # remembered by the block
     return batch, block
 
 
 def _receipts(ledger: Ledger, batch: Batch) -> list[tuple[Waiting, Receipt]]:
-    found = ((entry, ledger.admissible(entry.transaction)) for entry in (*batch.chosen, *batch.twins))
-    return [(entry, receipt) for entry, receipt in found if receipt is not None]
+    receipts = ((entry, ledger.admissible(entry.transaction)) for entry in (*batch.selection, *batch.twins))
+    return [(entry, receipt) for entry, receipt in receipts if receipt is not None]
 
 
 async def settle(core: Core, term: Term) -> Block:
-    """Find out what became of `core.unresolved`, proposing the same block again if need be, and store it.
+    """Find out what became of `core.unresolved_block`, proposing the same block again if need be, and store it.
 
     Safe to repeat, also after the term ended: the fence then makes the answer NotLeader, for good.
     """
-    block = core.unresolved
+    block = core.unresolved_block
     if block is None:
         raise NotLeader("nothing is proposed")
-    began = time.monotonic()
+    start = time.monotonic()
     try:
         holder = await core.sequencer.commit(term, block)
     except HeightTrimmed:
-        core.unresolved = None
+        core.unresolved_block = None
         raise
     except NotLeader:
-        core.unresolved, core.unsure = None, frozenset()
+        core.unresolved_block, core.unsure_transactions = None, frozenset()
         raise
     except OutcomeUnknown:
         core.doubtful = True
@@ -118,14 +118,14 @@ async def settle(core: Core, term: Term) -> Block:
     except Unavailable as error:
         if core.doubtful:
             raise OutcomeUnknown(f"block {block.height} may be ordered; the log cannot say yet: {error}") from error
-        core.unresolved, core.unsure = None, frozenset()
+        core.unresolved_block, core.unsure_transactions = None, frozenset()
         raise
-    core.measure(time.monotonic() - began)
+    core.measure(time.monotonic() - start)
     if holder != block.encode():
-        core.unresolved, core.unsure = None, frozenset()
+        core.unresolved_block, core.unsure_transactions = None, frozenset()
         raise NotLeader(f"another block holds height {block.height}: this node's term had ended")
     # Ordered. Should the disk refuse it now, following takes it from the log like any other block.
-    core.unresolved = None
+    core.unresolved_block = None
     await core.append([block])
     return block
 
@@ -140,28 +140,28 @@ async def safe_height(core: Core) -> int:
     """The height up to which a majority of validators hold blocks with certificates on their own disks."""
     progress = await core.sequencer.progress()
     genesis = core.ledger.genesis
-    heights = sorted((progress.get(v.node_id, 0) for v in genesis.validators), reverse=True)
+    heights = sorted((progress.get(validator.node_id, 0) for validator in genesis.validators), reverse=True)
     return heights[genesis.quorum - 1]
 
 
-async def trim(core: Core, keep: int | None = None) -> int:
+async def trim(core: Core, tail_length: int | None = None) -> int:
     """Drop from the log what a majority can serve, less a short tail; returns the height trimmed to.
 
     Then every majority contains a node that can serve what the log no longer has.
     """
     if core.epoch is None:
         return 0
-    up_to = await safe_height(core) - (core.options.kept_tail if keep is None else keep)
-    if up_to > core.trimmed:
-        if not await core.sequencer.trim(core.epoch, up_to):
+    height = await safe_height(core) - (core.options.tail_length if tail_length is None else tail_length)
+    if height > core.trimmed_height:
+        if not await core.sequencer.trim(core.epoch, height):
             core.epoch = None
             raise EpochMismatch("the log's epoch changed; joining again")
-        core.trimmed = up_to
-    return core.trimmed
+        core.trimmed_height = height
+    return core.trimmed_height
 
 
 async def reclaim(core: Core) -> None:
     """End a space alarm: trim all that is safe, then compact, defragment and disarm."""
-    core.trimmed = 0
-    await trim(core, keep=0)
+    core.trimmed_height = 0
+    await trim(core, tail_length=0)
     await core.sequencer.reclaim()

@@ -33,40 +33,40 @@ async def ask(core: Core, epoch: Epoch, start: int, limit: int) -> Served | None
 
     Raises AnswerRefused, Unavailable.
     """
-    served = await core.peers.fetch(start, limit, epoch)
-    if served is None or not served.pairs:
+    answer = await core.peers.fetch(start, limit, epoch)
+    if answer is None or not answer.pairs:
         return None
-    if served.epoch not in (None, epoch):
-        raise AnswerRefused(served.peer, f"it is about epoch {served.epoch}, this node is in epoch {epoch}")
-    if len(served.pairs) > limit:
-        raise AnswerRefused(served.peer, f"it has {len(served.pairs)} blocks, {limit} were asked for")
-    for height, (block, certificate) in enumerate(served.pairs, start):
+    if answer.epoch not in (None, epoch):
+        raise AnswerRefused(answer.peer, f"it is about epoch {answer.epoch}, this node is in epoch {epoch}")
+    if len(answer.pairs) > limit:
+        raise AnswerRefused(answer.peer, f"it has {len(answer.pairs)} blocks, {limit} were asked for")
+    for height, (block, certificate) in enumerate(answer.pairs, start):
         if block.height != height:
-            raise AnswerRefused(served.peer, f"it has block {block.height} in the place of block {height}")
+            raise AnswerRefused(answer.peer, f"it has block {block.height} in the place of block {height}")
         if (block.height, block.hash) != (certificate.height, certificate.block_hash):
-            raise AnswerRefused(served.peer, f"the certificate beside block {height} is not for it")
-    return served
+            raise AnswerRefused(answer.peer, f"the certificate beside block {height} is not for it")
+    return answer
 
 
-async def refuse(core: Core, epoch: Epoch, served: Served, error: GoudError) -> None:
+async def refuse(core: Core, epoch: Epoch, answer: Served, error: GoudError) -> None:
     """Raise ConflictingBlock if the answer, refused with `error`, proves another history; else AnswerRefused."""
-    block = await conflict(core, epoch, served)
+    block = await conflict(core, epoch, answer)
     if block is not None:
         raise ConflictingBlock(
             f"a majority certified another block {block.height} in epoch {epoch.number} than belongs to this node's "
             f"chain, which ends at block {core.ledger.height}: one of the two histories is false ({error})"
         ) from error
-    raise AnswerRefused(served.peer, str(error)) from error
+    raise AnswerRefused(answer.peer, str(error)) from error
 
 
-async def conflict(core: Core, epoch: Epoch, served: Served) -> Block | None:
+async def conflict(core: Core, epoch: Epoch, answer: Served) -> Block | None:
     """A block that a majority certified in this epoch although it contradicts this node's chain; None: no such proof.
 
     An answer that does not name its epoch proves none: it may come from a history that a restore has left behind.
     """
-    if served.epoch != epoch:
+    if answer.epoch != epoch:
         return None
-    for block, certificate in served.pairs:
+    for block, certificate in answer.pairs:
         if _contradicts(core, epoch, block):
             # Only the first: what follows it in the answer hangs on it.
             return block if await core.disk(partial(certified, core.ledger.genesis, block, certificate)) else None
@@ -87,6 +87,11 @@ def certified(genesis: Genesis, block: Block, certificate: Certificate) -> bool:
     except InvalidBlock:
         return False
     return True
+
+
+def has_begun(genesis: Genesis, answer: Served) -> bool:
+    """Whether the answer proves that this chain has blocks."""
+    return any(block.height > 0 and certified(genesis, block, certificate) for block, certificate in answer.pairs[:1])
 
 
 def _contradicts(core: Core, epoch: Epoch, block: Block) -> bool:

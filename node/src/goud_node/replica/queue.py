@@ -37,40 +37,40 @@ class Queue:
     def __init__(self, limit: int, limit_bytes: int) -> None:
         self._limit, self._limit_bytes = limit, limit_bytes
         self._bytes = 0
-        self._waiting: deque[Submission] = deque()
+        self._submissions: deque[Submission] = deque()
         self._outcomes: deque[tuple[asyncio.Future[Receipt | None], Outcome]] = deque()
         self._telling = False
-        self.arrived = asyncio.Event()
+        self.arrival = asyncio.Event()
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._submissions)
 
     def put(self, submission: Submission) -> None:
         """Raises Unavailable when the queue is full."""
-        if len(self._waiting) >= self._limit or self._bytes >= self._limit_bytes:
-            raise Unavailable(f"{len(self._waiting)} submissions are waiting already; retry a little later")
-        self._waiting.append(submission)
+        if len(self._submissions) >= self._limit or self._bytes >= self._limit_bytes:
+            raise Unavailable(f"{len(self._submissions)} submissions are waiting already; retry a little later")
+        self._submissions.append(submission)
         self._bytes += len(submission.raw)
-        self.arrived.set()
+        self.arrival.set()
 
     def waiting(self) -> list[Waiting]:
         """All that wait, first come first."""
         self._drop_over()
-        return list(self._waiting)
+        return list(self._submissions)
 
-    def release(self, unsure: frozenset[bytes]) -> None:
-        """Send all that wait to try again elsewhere; those in `unsure` may have been ordered, and are told so."""
-        self._spare(unsure)
-        self._answer((submission, None) for submission in self._waiting)
+    def release(self, unsure_transactions: frozenset[bytes]) -> None:
+        """Send all that wait to try again elsewhere; `unsure_transactions` may have been ordered, and are told so."""
+        self._spare(unsure_transactions)
+        self._answer((submission, None) for submission in self._submissions)
 
-    def fail(self, error: GoudError, unsure: frozenset[bytes]) -> None:
-        """Answer all that wait with an error; those in `unsure` may have been ordered, and are told so."""
-        self._spare(unsure)
-        self._answer((submission, error) for submission in self._waiting)
+    def fail(self, error: GoudError, unsure_transactions: frozenset[bytes]) -> None:
+        """Answer all that wait with an error; `unsure_transactions` may have been ordered, and are told so."""
+        self._spare(unsure_transactions)
+        self._answer((submission, error) for submission in self._submissions)
 
-    def _spare(self, unsure: frozenset[bytes]) -> None:
-        lost = OutcomeUnknown("the answer was lost; submit the same request again")
-        self._answer((submission, lost) for submission in self._waiting if submission.raw in unsure)
+    def _spare(self, unsure_transactions: frozenset[bytes]) -> None:
+        error = OutcomeUnknown("the answer was lost; submit the same request again")
+        self._answer((submission, error) for submission in self._submissions if submission.raw in unsure_transactions)
 
     def settle(self, batch: Batch) -> None:
         """Answer a batch whose block is stored."""
@@ -78,7 +78,7 @@ class Queue:
 
     def answer(self, batch: Batch) -> None:
         """Answer what needed no block."""
-        self._answer(batch.answered)
+        self._answer(batch.outcomes)
 
     def _answer(self, outcomes: Iterable[tuple[Waiting, Outcome]]) -> None:
         """Decide now, and tell whoever waits a slice at a time: they all wake up in the same turn of the loop."""
@@ -104,8 +104,8 @@ class Queue:
             asyncio.get_running_loop().call_soon(self._tell)
 
     def _drop_over(self) -> None:
-        if any(submission.is_over for submission in self._waiting):
-            self._waiting = deque(s for s in self._waiting if not s.is_over)
-            self._bytes = sum(len(s.raw) for s in self._waiting)
-        if not self._waiting:
-            self.arrived.clear()
+        if any(submission.is_over for submission in self._submissions):
+            self._submissions = deque(submission for submission in self._submissions if not submission.is_over)
+            self._bytes = sum(len(submission.raw) for submission in self._submissions)
+        if not self._submissions:
+            self.arrival.clear()

@@ -81,7 +81,7 @@ class Replica:
         )
         self._queue = Queue(options.max_queue, options.max_queue_bytes)
         self._duties = Duties(self._core, self._queue, hooks)
-        self._submitting = 0
+        self._submission_count = 0
 
     async def run(self) -> None:
         """Work until stopped or cancelled (then without handing over, as after a crash).
@@ -97,27 +97,27 @@ class Replica:
                 # Writes that were begun are finished; without waiting here, in case this task was cancelled.
                 self._executor.shutdown(wait=False)
 
-    async def submit(self, transaction: bytes, *, forward: bool = True, within: float | None = None) -> Receipt:
+    async def submit(self, transaction: bytes, *, forward: bool = True, budget: float | None = None) -> Receipt:
         """Have an encoded transaction ordered once, and return where it stands in the chain.
 
-        `within` is what is left of the deadline, in seconds; all of it unless given.
+        `budget` is what is left of the deadline, in seconds; all of it unless given.
         The peer server calls it with `forward=False`: then a node that does not lead raises `NotLeader` at once.
         Raises `InvalidTransaction` and its kinds, `Unavailable` or `StoreFull` (it did not happen), or `OutcomeUnknown`
         (it may have; the same bytes may be submitted again, and are applied once).
         """
-        decoded = transactions.decode(transaction)
-        attempt = _Attempt(transaction, decoded, forward)
-        seconds = self._core.options.submit_deadline if within is None else within
-        self._submitting += 1
+        content = transactions.decode(transaction)
+        attempt = _Attempt(transaction, content, forward)
+        seconds = self._core.options.submit_deadline if budget is None else budget
+        self._submission_count += 1
         try:
             async with asyncio.timeout(seconds):
                 while True:
                     receipt = await self._attempt(attempt)
                     if receipt is not None:
                         return receipt
-                    await self._duties.seen.wait(self._core.options.poll_interval)
+                    await self._duties.pulse.wait(self._core.options.poll_interval)
         except TimeoutError as error:
-            if attempt.doubtful or transaction in self._core.unsure:
+            if self._is_in_doubt(attempt):
                 raise OutcomeUnknown(f"no answer within {seconds:.1f} s; submit the same request again") from error
             self._refuse_when_full()
             raise Unavailable(f"no proposer took it within {seconds:.1f} s; is there a majority?") from error
@@ -125,11 +125,11 @@ class Replica:
             raise  # the ledger says what is taken, and would have said otherwise had an earlier try been applied
         except GoudError as error:
             # This try is refused. An earlier one whose answer was lost may be ordered all the same.
-            if attempt.doubtful:
+            if self._is_in_doubt(attempt):
                 raise OutcomeUnknown(f"{error}; an earlier try may have been applied: submit it again") from error
             raise
         finally:
-            self._submitting -= 1
+            self._submission_count -= 1
 
     def drain(self) -> None:
         """Stop campaigning and report `draining`; submissions are still taken and forwarded."""
@@ -149,7 +149,7 @@ class Replica:
             leader = self._core.leader
             if not self._duties.leading and leader is not None and leader.node_id != self._core.node_id:
                 return True
-            await self._duties.seen.wait(0.05)
+            await self._duties.pulse.wait(0.05)
         return False
 
     async def stop(self) -> None:
@@ -158,8 +158,8 @@ class Replica:
         if len(self._core.ledger.genesis.validators) > 1:
             await self.hand_over()
         deadline = time.monotonic() + 0.8
-        while self._submitting and time.monotonic() < deadline:
-            await self._duties.seen.wait(0.02)
+        while self._submission_count and time.monotonic() < deadline:
+            await self._duties.pulse.wait(0.02)
         self._duties.stopped.set()
 
     async def start_epoch(self) -> int:
@@ -172,7 +172,7 @@ class Replica:
     def status(self) -> Status:
         """Cheap, and consistent within one turn of the event loop."""
         core, duties = self._core, self._duties
-        joined = core.epoch is not None and duties.halted is None
+        has_joined = core.epoch is not None and duties.halted is None
         leader = None if core.leader is None else core.leader.node_id
         return Status(
             role=self._role(),
@@ -182,7 +182,7 @@ class Replica:
             certified=core.ledger.certified_height,
             lag=core.lag,
             quorum=duties.quorum,
-            synced=joined and duties.quorum and core.lag <= core.options.synced_lag,
+            synced=has_joined and duties.quorum and core.lag <= core.options.synced_lag,
             draining=duties.draining,
             halted=duties.halted or duties.refusal,
             clock=core.clock_verdict(),
@@ -206,6 +206,10 @@ class Replica:
     def _leads(self) -> bool:
         leader = self._core.leader
         return self._duties.leading or (leader is not None and leader.node_id == self._core.node_id)
+
+    def _is_in_doubt(self, attempt: _Attempt) -> bool:
+        """Whether an answer about these very bytes was lost, or their block is under way for somebody else."""
+        return attempt.doubtful or attempt.raw in self._core.unsure_transactions
 
     async def _attempt(self, attempt: _Attempt) -> Receipt | None:
         """One try with whoever leads now; None: try again."""
@@ -252,16 +256,16 @@ class Replica:
 
     async def _forward(self, attempt: _Attempt, leader: str) -> Receipt | None:
         """Ask the proposer; None: try again. It is given up when another node leads, and then its answer is missing."""
-        doubtful, attempt.doubtful = attempt.doubtful, True  # from here on the request may have left
+        previous_doubt, attempt.doubtful = attempt.doubtful, True  # from here on the request may have left
         call = asyncio.ensure_future(self._core.peers.forward(leader, attempt.raw))
         try:
-            while not call.done() and not self._led_by_another_than(leader):
+            while not call.done() and not self._has_other_leader(leader):
                 await asyncio.wait({call}, timeout=self._core.options.poll_interval)
             if not call.done():
                 return None
             receipt = call.result()
         except (Unavailable, InvalidTransaction) as error:
-            attempt.doubtful = doubtful  # a definite refusal
+            attempt.doubtful = previous_doubt  # a definite refusal
             if isinstance(error, Unavailable) and not isinstance(error, CoordinationFull):
                 return None
             raise
@@ -269,14 +273,14 @@ class Replica:
             return None
         finally:
             call.cancel()
-        mine = await self._borne_out(attempt, receipt)
-        if mine is None:
+        own_receipt = await self._confirm(attempt, receipt)
+        if own_receipt is None:
             _log.warning("the receipt of %s is refused: block %d holds no such write", leader, receipt.height)
         else:
-            attempt.doubtful = doubtful
-        return mine
+            attempt.doubtful = previous_doubt
+        return own_receipt
 
-    async def _borne_out(self, attempt: _Attempt, receipt: Receipt) -> Receipt | None:
+    async def _confirm(self, attempt: _Attempt, receipt: Receipt) -> Receipt | None:
         """The receipt, if this node's own copy of the block, or else the log's, holds the write. A peer's word is none.
 
         Read your writes: the answer waits until this node holds the block too, but never for long.
@@ -290,23 +294,30 @@ class Replica:
             block = Block.decode(tail.blocks[0]) if tail.blocks else None
             if block is None or block.hash != receipt.block_hash:
                 return None
-            return receipt if attempt.raw in block.transactions[receipt.index : receipt.index + 1] else None
+            if not 0 <= receipt.index < len(block.transactions):
+                return None
+            transaction = transactions.decode(block.transactions[receipt.index])
+            return receipt if transactions.same_request(transaction, attempt.transaction) else None
         try:
-            mine = self._core.ledger.admissible(attempt.transaction)
+            own_receipt = self._core.ledger.admissible(attempt.transaction)
         except InvalidTransaction:
             return None
-        return mine if mine and (mine.height, mine.index) == (receipt.height, receipt.index) else None
+        return (
+            own_receipt
+            if own_receipt and (own_receipt.height, own_receipt.index) == (receipt.height, receipt.index)
+            else None
+        )
 
     def _refuse_when_full(self) -> None:
         shortage = self._duties.shortage
         if shortage is not None:
             raise StoreFull(shortage)
 
-    def _led_by_another_than(self, leader: str) -> bool:
+    def _has_other_leader(self, leader: str) -> bool:
         if self._duties.leading:
             return True
-        present = self._core.leader
-        return present is not None and present.node_id != leader
+        current_leader = self._core.leader
+        return current_leader is not None and current_leader.node_id != leader
 
     async def _disk(self, write: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, write)

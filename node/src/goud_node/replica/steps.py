@@ -42,7 +42,7 @@ async def join(core: Core) -> None:
     if core.ledger.epoch != epoch:
         await core.disk(lambda: core.ledger.set_epoch(epoch))
     await epochs.republish(core.ledger, core.sequencer, epoch, epoch.base_height)
-    core.signed, core.reported, core.trimmed = core.ledger.certified_height, None, 0
+    core.signed_height, core.reported_height, core.trimmed_height = core.ledger.certified_height, None, 0
     core.observe(state)
     core.epoch = epoch
 
@@ -51,17 +51,24 @@ async def start_epoch(core: Core) -> Epoch:
     """Begin a new epoch from the local tip and leave the old one; `join` takes this node into it.
 
     Raises Unavailable when this node follows a log that goes on above its tip: those blocks may be acknowledged.
+    Raises ProposerRuns when it stands apart while another node leads: what that one orders is acknowledged.
     """
     state = await core.sequencer.state()
-    if core.epoch is not None and state.epoch == core.epoch and state.head and state.head.height > core.ledger.height:
+    is_following = core.epoch is not None and state.epoch == core.epoch
+    if not is_following and state.leader is not None and state.leader.node_id != core.node_id:
+        raise epochs.ProposerRuns(
+            f"no epoch was begun: this node takes no part in the present one, and {state.leader.node_id} leads it. "
+            "Wait until this node has joined, or stop that one if this node's chain is to go on instead"
+        )
+    if is_following and state.head and state.head.height > core.ledger.height:
         raise Unavailable(
             f"no epoch was begun: this node, at block {core.ledger.height}, follows the log, which goes on to block "
             f"{state.head.height}. Wait until it is level, or stop every node and use `goud-node epoch start`"
         )
-    new = await epochs.begin(core.ledger, core.sequencer, state)
+    new_epoch = await epochs.begin(core.ledger, core.sequencer, state)
     core.epoch = None
-    await core.disk(lambda: core.ledger.set_epoch(new))
-    return new
+    await core.disk(lambda: core.ledger.set_epoch(new_epoch))
+    return new_epoch
 
 
 async def follow(core: Core) -> int:
@@ -69,19 +76,19 @@ async def follow(core: Core) -> int:
 
     Raises ConflictingBlock or InvalidBlock when the log contradicts this node's chain: it must then stop.
     """
-    mine, before = core.ledger.tip, core.readings
+    tip, previous_readings = core.ledger.tip, core.readings
     state = await core.sequencer.state()
-    core.observe(state, before)
+    core.observe(state, previous_readings)
     if core.epoch is None or state.epoch != core.epoch or state.head is None:
         core.epoch = None
         raise EpochMismatch("the log's epoch changed; joining again")
-    _check_head(state.head, mine)
+    _check_head(state.head, tip)
     start = core.ledger.height + 1
     if state.head.height < start:
         return 0
     tail = await core.sequencer.tail(start, core.options.read_batch)
     if tail.blocks:
-        await core.append(await core.disk(partial(_decoded, tail.blocks)))
+        await core.append(await core.disk(partial(_decode, tail.blocks)))
         return len(tail.blocks)
     return 0 if tail.first is None else await catch_up(core)
 
@@ -95,16 +102,16 @@ async def catch_up(core: Core) -> int:
     epoch, start = core.epoch, core.ledger.height + 1
     if epoch is None:
         raise Unavailable("this node has not joined an epoch yet")
-    served = await proofs.ask(core, epoch, start, core.options.fetch_batch)
-    if served is None:
+    answer = await proofs.ask(core, epoch, start, core.options.fetch_batch)
+    if answer is None:
         raise Unavailable(f"no peer has certified block {start} yet; waiting for one")
-    blocks, certificates = [block for block, _ in served.pairs], [certificate for _, certificate in served.pairs]
+    blocks, certificates = [block for block, _ in answer.pairs], [certificate for _, certificate in answer.pairs]
     try:
         _check_base(epoch, blocks)
         await core.append(blocks, certificates)
     except (ConflictingBlock, InvalidBlock) as error:
-        await proofs.refuse(core, epoch, served, error)
-    core.signed = max(core.signed, core.ledger.certified_height)
+        await proofs.refuse(core, epoch, answer, error)
+    core.signed_height = max(core.signed_height, core.ledger.certified_height)
     return len(blocks)
 
 
@@ -113,51 +120,67 @@ async def publish_signatures(core: Core) -> int:
     epoch = core.epoch
     if epoch is None or not core.validator:
         return 0
-    certified = core.ledger.certified_height
-    start = max(core.signed, certified) + 1
+    certified_height = core.ledger.certified_height
+    start = max(core.signed_height, certified_height) + 1
     stop = min(core.ledger.height, start + MAX_SIGNATURES_PER_TXN - 1)
-    if start > stop and core.reported == certified:
+    if start > stop and core.reported_height == certified_height:
         return 0
     signatures = await core.disk(partial(_countersignatures, core, start, stop))
-    if not await core.sequencer.countersign(epoch, signatures, certified):
+    if not await core.sequencer.countersign(epoch, signatures, certified_height):
         core.epoch = None
         raise EpochMismatch("the log's epoch changed; joining again")
-    core.signed = max(core.signed, start - 1, stop)
-    core.reported = certified
+    core.signed_height = max(core.signed_height, start - 1, stop)
+    core.reported_height = certified_height
     return len(signatures)
 
 
 async def certify(core: Core) -> int:
     """Store the certificates that have become complete; returns how many. Raises as `catch_up` does."""
-    epoch, start, height = core.epoch, core.ledger.certified_height + 1, core.ledger.height
-    if epoch is None or start > height:
+    return await certify_from_log(core) or await certify_from_peers(core)
+
+
+async def certify_from_log(core: Core) -> int:
+    """Store the certificates whose signatures are in the log; returns how many."""
+    start, limit = _certificate_range(core)
+    if limit == 0:
         return 0
-    limit = min(core.options.fetch_batch, height - start + 1)
-    found = await core.sequencer.signatures(start, limit)
-    certificates = await core.disk(partial(_certificates, core, start, limit, found))
+    signatures = await core.sequencer.signatures(start, limit)
+    certificates = await core.disk(partial(_certificates, core, start, limit, signatures))
     core.patience = core.options.patience if certificates else core.patience - 1
-    if core.patience < 0:
-        # Others may have gone on without this node: then the signatures are trimmed, and peers have the proof.
-        core.patience = core.options.patience
-        return await _certify_from_peers(core, epoch, start, limit)
     if certificates:
         await core.disk(lambda: core.ledger.certify(certificates))
         core.forget_certified()
     return len(certificates)
 
 
-async def _certify_from_peers(core: Core, epoch: Epoch, start: int, limit: int) -> int:
-    served = await proofs.ask(core, epoch, start, limit)
-    if served is None:
+async def certify_from_peers(core: Core) -> int:
+    """Store a batch of certificates from peers, once the log has shown none for too long; returns how many.
+
+    Others may have gone on without this node: then the signatures are trimmed, and peers have the proof. Raises as
+    `catch_up` does.
+    """
+    epoch, (start, limit) = core.epoch, _certificate_range(core)
+    if epoch is None or limit == 0 or core.patience >= 0:
         return 0
-    certificates = [certificate for _, certificate in served.pairs]
+    core.patience = core.options.patience
+    answer = await proofs.ask(core, epoch, start, limit)
+    if answer is None:
+        return 0
+    certificates = [certificate for _, certificate in answer.pairs]
     try:
         await core.disk(lambda: core.ledger.certify(certificates))
     except (ConflictingBlock, InvalidBlock) as error:
-        await proofs.refuse(core, epoch, served, error)
+        await proofs.refuse(core, epoch, answer, error)
     core.forget_certified()
-    core.patience = 0  # what follows is most likely trimmed, too
+    core.patience = -1  # what follows is most likely trimmed, too
     return len(certificates)
+
+
+def _certificate_range(core: Core) -> tuple[int, int]:
+    """The first height without a certificate here, and how many from there a batch asks for; none outside an epoch."""
+    start = core.ledger.certified_height + 1
+    count = 0 if core.epoch is None else core.ledger.height - start + 1
+    return start, min(core.options.fetch_batch, count)
 
 
 async def _begin_first_epoch(core: Core) -> None:
@@ -169,19 +192,42 @@ async def _begin_first_epoch(core: Core) -> None:
         )
     if not core.validator:
         raise Unavailable("the log is empty; waiting for a validator to begin the chain")
-    for node, height in (await core.peers.heights()).items():
-        if height > 0:
-            raise EpochMismatch(f"the log is empty, but {node} holds {height} blocks: {_START_EPOCH}")
+    await _require_beginning(core)
     genesis = core.ledger.tip
     await core.sequencer.begin_epoch(Epoch(1, 0, genesis.hash), State(None, None, None))
+
+
+async def _require_beginning(core: Core) -> None:
+    """Raises EpochMismatch when the chain has begun already, as far as the peers prove it.
+
+    A majority's certificate is a proof, whoever sends it. A height alone is the word of one node, and outweighed when a
+    majority of the validators, this one included, says that it holds nothing.
+    """
+    genesis, heights = core.ledger.genesis, await core.peers.heights()
+    claims = {node: height for node, height in heights.items() if height > 0}
+    for node in claims:
+        answer = await core.peers.proof(node)
+        if answer is not None and await core.disk(partial(proofs.has_begun, genesis, answer)):
+            raise EpochMismatch(
+                f"the log is empty, but {node} proves that the chain has {answer.pairs[0][0].height} blocks: "
+                f"{_START_EPOCH}"
+            )
+    empty_nodes = {node for node, height in heights.items() if height == 0 and genesis.validator(node)} | {core.node_id}
+    if claims and len(empty_nodes) < genesis.quorum:
+        statements = ", ".join(f"{node} says that it holds {height} blocks" for node, height in claims.items())
+        raise EpochMismatch(
+            f"the log is empty, but {statements}; {len(empty_nodes)} validators say that they hold none, "
+            f"{genesis.quorum} would outweigh it. If the chain is new, start more of them or mend that node; else "
+            f"{_START_EPOCH}"
+        )
 
 
 async def _check_ancestry(core: Core, epoch: Epoch, head: Head) -> None:
     """Raise EpochMismatch unless the local chain is a beginning of the chain that the log continues."""
     tip = core.ledger.tip
-    stale = epochs.superseded(core.ledger.epoch, epoch)
-    if stale is not None:
-        raise EpochMismatch(f"{stale}; {_START_EPOCH}")
+    contradiction = epochs.superseded(core.ledger.epoch, epoch)
+    if contradiction is not None:
+        raise EpochMismatch(f"{contradiction}; {_START_EPOCH}")
     if tip.height > head.height:
         raise EpochMismatch(
             f"this node holds {tip.height} blocks, the log ends at {head.height}: the log lost blocks; {_START_EPOCH}"
@@ -193,14 +239,14 @@ async def _check_ancestry(core: Core, epoch: Epoch, head: Head) -> None:
         )
     if tip.height <= epoch.base_height:
         return
-    # Blocks beyond the base: only if they are the very blocks of this epoch. Its number is no proof: when a log was
+    # Blocks beyond the base: only if they are the very blocks of this epoch. Its number is not a proof: when a log was
     # lost, the epoch that began from a restored tip may be called like one that only nodes left behind remember.
-    ordered = await epochs.ordered_hash(core.sequencer, head, tip.height)
-    if ordered is None:
-        ordered = await _certified_hash(core, epoch, tip)
-    if ordered is None:
+    block_hash = await epochs.ordered_hash(core.sequencer, head, tip.height)
+    if block_hash is None:
+        block_hash = await _certified_hash(core, epoch, tip)
+    if block_hash is None:
         raise Unavailable(f"nobody proves which block {tip.height} is that of epoch {epoch.number} yet; waiting")
-    if ordered != tip.hash:
+    if block_hash != tip.hash:
         raise EpochMismatch(
             f"this node's block {tip.height} is not the one of epoch {epoch.number}; "
             "restore it from the same backup as the others, or empty its volume"
@@ -212,29 +258,29 @@ async def _certified_hash(core: Core, epoch: Epoch, tip: Header) -> bytes | None
 
     Only a peer that names the epoch can prove that this node's block is another: that advice costs a volume.
     """
-    served = await proofs.ask(core, epoch, tip.height, 1)
-    if served is None:
+    answer = await proofs.ask(core, epoch, tip.height, 1)
+    if answer is None:
         return None
-    block, certificate = served.pairs[0]
+    block, certificate = answer.pairs[0]
     if not await core.disk(lambda: proofs.certified(core.ledger.genesis, block, certificate)):
-        raise proofs.AnswerRefused(served.peer, f"its block {tip.height} has no valid certificate of a majority")
-    return block.hash if served.epoch == epoch or block.hash == tip.hash else None
+        raise proofs.AnswerRefused(answer.peer, f"its block {tip.height} has no valid certificate of a majority")
+    return block.hash if answer.epoch == epoch or block.hash == tip.hash else None
 
 
-def _check_head(head: Head, mine: Header) -> None:
-    """`mine` was the tip before `head` was read: an honest log cannot be behind it."""
-    if head.height < mine.height:
+def _check_head(head: Head, tip: Header) -> None:
+    """`tip` was the tip before `head` was read: an honest log cannot be behind it."""
+    if head.height < tip.height:
         raise ConflictingBlock(
-            f"the log ends at block {head.height}, but this node already held {mine.height}: the log lost blocks; "
+            f"the log ends at block {head.height}, but this node already held {tip.height}: the log lost blocks; "
             f"restore it, or {_START_EPOCH}"
         )
-    if head.height == mine.height and head.hash != mine.hash:
+    if head.height == tip.height and head.hash != tip.hash:
         raise ConflictingBlock(
-            f"the log holds another block {mine.height} than this node; one of them was tampered with"
+            f"the log holds another block {tip.height} than this node; one of them was tampered with"
         )
 
 
-def _decoded(raws: Sequence[bytes]) -> list[Block]:
+def _decode(raws: Sequence[bytes]) -> list[Block]:
     return [Block.decode(raw) for raw in raws]
 
 
@@ -248,11 +294,13 @@ def _countersignatures(core: Core, start: int, stop: int) -> dict[int, bytes]:
     return {height: countersign(core.key, core.hash_at(height)) for height in range(start, stop + 1)}
 
 
-def _certificates(core: Core, start: int, limit: int, found: Mapping[int, Mapping[str, bytes]]) -> list[Certificate]:
+def _certificates(
+    core: Core, start: int, limit: int, signatures: Mapping[int, Mapping[str, bytes]]
+) -> list[Certificate]:
     """Certificates of consecutive heights: one after a gap would be found again and again, and hide the gap."""
     certificates = []
     for height in range(start, start + limit):
-        certificate = _certificate(core, height, found.get(height, {}))
+        certificate = _certificate(core, height, signatures.get(height, {}))
         if certificate is None:
             break
         certificates.append(certificate)
@@ -264,5 +312,9 @@ def _certificate(core: Core, height: int, signatures: Mapping[str, bytes]) -> Ce
     if len(signatures) < genesis.quorum:
         return None
     block_hash = core.hash_at(height)
-    valid = {n: s for n, s in signatures.items() if countersigned(genesis, n, block_hash, s)}
-    return Certificate(height, block_hash, valid) if len(valid) >= genesis.quorum else None
+    valid_signatures = {
+        node_id: signature
+        for node_id, signature in signatures.items()
+        if countersigned(genesis, node_id, block_hash, signature)
+    }
+    return Certificate(height, block_hash, valid_signatures) if len(valid_signatures) >= genesis.quorum else None

@@ -25,6 +25,13 @@ class Peers(Protocol):
         """
         ...
 
+    async def proof(self, node: str) -> Served | None:
+        """Return the highest block that a peer holds with a certificate, of whatever epoch; None when it shows none.
+
+        It takes some seconds at most, whatever the peer does.
+        """
+        ...
+
     async def forward(self, leader: str, transaction: bytes) -> Receipt:
         """Have node `leader` submit an encoded transaction (`Replica.submit(..., forward=False)` there).
 
@@ -88,7 +95,7 @@ class Options:
     compact_interval: float = 15.0
     submit_deadline: float = 8.0
     quorum_timeout: float = 3.0
-    kept_tail: int = 64
+    tail_length: int = 64
     read_batch: int = 16
     fetch_batch: int = 64
     patience: int = 5

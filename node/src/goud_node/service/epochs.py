@@ -24,7 +24,7 @@ _LEASE_SLACK = 2.0
 
 
 @dataclass(frozen=True)
-class _Stopped:
+class _StoppedNode:
     """A node that does not run, with its log."""
 
     settings: Settings
@@ -35,12 +35,12 @@ class _Stopped:
 def show(settings: Settings) -> dict[str, Any]:
     """What the log says, and how this node's chain relates to it. Raises what `start` raises before it changes."""
 
-    async def work(node: _Stopped) -> dict[str, Any]:
-        mine = node.ledger.epoch
-        known = {"node_epoch": None if mine is None else mine.number}
-        return _described(node, await epochs.survey(node.ledger, node.sequencer)) | known
+    async def work(node: _StoppedNode) -> dict[str, Any]:
+        own_epoch = node.ledger.epoch
+        node_epoch = {"node_epoch": None if own_epoch is None else own_epoch.number}
+        return _description(node, await epochs.survey(node.ledger, node.sequencer)) | node_epoch
 
-    return _offline(settings, work)
+    return _run_offline(settings, work)
 
 
 def start(settings: Settings, *, if_needed: bool) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def start(settings: Settings, *, if_needed: bool) -> dict[str, Any]:
     majority of etcd answers, OutcomeUnknown, EpochMismatch, ProposerRuns.
     """
 
-    async def work(node: _Stopped) -> dict[str, Any]:
+    async def work(node: _StoppedNode) -> dict[str, Any]:
         outcome = await _resume(node, if_needed=if_needed)
         epoch = outcome.epoch
         return {
@@ -59,16 +59,16 @@ def start(settings: Settings, *, if_needed: bool) -> dict[str, Any]:
             "base_height": epoch.base_height,
             "base_hash": epoch.base_hash.hex(),
             "left_behind": outcome.left_behind,
-            **_described(node, outcome.before),
+            **_description(node, outcome.survey),
         }
 
-    return _offline(settings, work)
+    return _run_offline(settings, work)
 
 
-async def _resume(node: _Stopped, *, if_needed: bool) -> Outcome:
+async def _resume(node: _StoppedNode, *, if_needed: bool) -> Outcome:
     # The lease of a proposer that was killed a moment ago runs out; that of one that runs does not.
     deadline = time.monotonic() + node.settings.lease_seconds + _LEASE_SLACK
-    reclaimed = False
+    has_reclaimed = False
     while True:
         try:
             return await epochs.resume(node.ledger, node.sequencer, node.settings.node_id, if_needed=if_needed)
@@ -78,13 +78,13 @@ async def _resume(node: _Stopped, *, if_needed: bool) -> Outcome:
             await asyncio.sleep(0.2)
         except CoordinationFull:
             # What ends the alarm is a node's work, and no node runs.
-            if reclaimed:
+            if has_reclaimed:
                 raise
-            reclaimed = True
+            has_reclaimed = True
             await node.sequencer.reclaim()
 
 
-def _described(node: _Stopped, survey: Survey) -> dict[str, Any]:
+def _description(node: _StoppedNode, survey: Survey) -> dict[str, Any]:
     ledger, epoch, head = node.ledger, survey.state.epoch, survey.state.head
     return {
         "node_id": node.settings.node_id,
@@ -97,20 +97,20 @@ def _described(node: _Stopped, survey: Survey) -> dict[str, Any]:
         "log_base_height": None if epoch is None else epoch.base_height,
         "log_head_height": None if head is None else head.height,
         "log_head_hash": None if head is None else head.hash.hex(),
-        "log_blocks_above": survey.above,
+        "log_blocks_above": survey.blocks_above,
     }
 
 
-def _offline(settings: Settings, work: Callable[[_Stopped], Awaitable[T]]) -> T:
+def _run_offline(settings: Settings, work: Callable[[_StoppedNode], Awaitable[T]]) -> T:
     async def run() -> T:
-        async with _opened(settings) as node:
+        async with _open(settings) as node:
             return await work(node)
 
     return asyncio.run(run())
 
 
 @contextlib.asynccontextmanager
-async def _opened(settings: Settings) -> AsyncIterator[_Stopped]:
+async def _open(settings: Settings) -> AsyncIterator[_StoppedNode]:
     """The database's lock is held meanwhile, so the node cannot be started underneath."""
     identity = identities.load(settings)
     # The policy of another schema is for serving: a look at the epoch must never move a database aside.
@@ -118,6 +118,6 @@ async def _opened(settings: Settings) -> AsyncIterator[_Stopped]:
     with contextlib.closing(store):
         kv = ordering.connect(settings, store)
         try:
-            yield _Stopped(settings, ledger, Sequencer(kv, identity.genesis.chain_id, settings.node_id))
+            yield _StoppedNode(settings, ledger, Sequencer(kv, identity.genesis.chain_id, settings.node_id))
         finally:
             await kv.close()

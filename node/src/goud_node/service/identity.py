@@ -34,23 +34,23 @@ def load(settings: Settings) -> Identity:
     """Read and cross-check the three files. Raises ConfigurationError, WrongKey."""
     genesis = genesis_document.load(settings.genesis_file)
     key = SigningKey.load(settings.node_key_file)
-    everybody = directory.load(settings.peers_file, genesis, settings.node_id)
-    keys = directory.public_keys(everybody, genesis)
-    expected = keys.get(settings.node_id)
-    if expected is None:
+    nodes = directory.load(settings.peers_file, genesis, settings.node_id)
+    keys = directory.public_keys(nodes, genesis)
+    public_key = keys.get(settings.node_id)
+    if public_key is None:
         raise ConfigurationError(
-            f"{settings.node_id} is no validator of {settings.genesis_file} and there is no peers file that names it: "
+            f"{settings.node_id} is not a validator of {settings.genesis_file}, and no peers file names it: "
             "correct GOUD_NODE_ID, or list the node in GOUD_PEERS_FILE to run it as an observer."
         )
-    if expected != key.public:
+    if public_key != key.public:
         raise WrongKey(
             f"The key in {settings.node_key_file} is not that of {settings.node_id}: its public part is "
-            f"{key.public.hex()}, the genesis document or the peers file has {expected.hex()}. "
+            f"{key.public.hex()}, the genesis document or the peers file has {public_key.hex()}. "
             "Give the node its own key."
         )
     validator = genesis.validator(settings.node_id) is not None
     _check_ordering(settings, genesis, validator=validator)
-    peers = {name: peer for name, peer in everybody.items() if name != settings.node_id}
+    peers = {name: peer for name, peer in nodes.items() if name != settings.node_id}
     return Identity(genesis, key, peers, keys, validator)
 
 

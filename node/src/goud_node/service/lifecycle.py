@@ -44,21 +44,21 @@ def serve(settings: Settings) -> None:
     """
     sys.setswitchinterval(SWITCH_SECONDS)
     configure_logging(settings.log_level, as_json=settings.log_format is LogFormat.JSON)
-    identity, started = identities.load(settings), clock.running()
+    identity, start_time = identities.load(settings), clock.running()
     with (
         bind(settings.http_host, settings.http_port, "GOUD_HTTP_PORT") as http,
         bind(settings.peer_host, settings.peer_port, "GOUD_PEER_PORT") as peer,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        runner.run(_run(settings, identity, http, peer, started))
+        runner.run(_run(settings, identity, http, peer, start_time))
 
 
 async def _run(
-    settings: Settings, identity: identities.Identity, http: socket.socket, peer: socket.socket, started: float
+    settings: Settings, identity: identities.Identity, http: socket.socket, peer: socket.socket, start_time: float
 ) -> None:
-    asked = asyncio.Event()
-    with _signals(asked):
-        node = build(settings, identity, started)
+    stop_request = asyncio.Event()
+    with _signals(stop_request):
+        node = build(settings, identity, start_time)
         # What was imported and built stays for good: later collections, the last one included, need not look at it.
         gc.collect()
         gc.freeze()
@@ -72,14 +72,14 @@ async def _run(
                 address(peer),
                 node.ledger.height,
             )
-            failed = await _until_asked(parts, asked)
-            began = time.monotonic()
+            failed_part = await _wait_for_end(parts, stop_request)
+            stop_time = time.monotonic()
             await stop(node, parts)
         finally:
             await node.close()
-        _log.info("stopped in %.1f s at height %d", time.monotonic() - began, node.ledger.height)
-    if failed is not None:
-        raise ServiceFailed(f"The node stopped because {failed} broke down; its log has the cause.")
+        _log.info("stopped in %.1f s at height %d", time.monotonic() - stop_time, node.ledger.height)
+    if failed_part is not None:
+        raise ServiceFailed(f"The node stopped because {failed_part} broke down; its log has the cause.")
 
 
 @dataclass
@@ -95,7 +95,7 @@ def start(node: Node, http: socket.socket, peer: socket.socket) -> Parts:
     """Start every part, serving on two listening sockets."""
     public = Listener(node.api, http, node.settings)
     private = Listener(node.peer_api, peer, node.settings, host=node.settings.peer_host)
-    work = {
+    coroutines = {
         "the peer interface": private.run(),
         "the replica": node.replica.run(),
         "the public interface": public.run(),
@@ -104,16 +104,18 @@ def start(node: Node, http: socket.socket, peer: socket.socket) -> Parts:
         "the disk watch": node.disk.run(),
         "the checkpoint sweep": node.checkpoints.sweep_forever(),
     }
-    return Parts(public, private, {name: asyncio.create_task(task, name=name) for name, task in work.items()})
+    return Parts(
+        public, private, {name: asyncio.create_task(coroutine, name=name) for name, coroutine in coroutines.items()}
+    )
 
 
-async def _until_asked(parts: Parts, asked: asyncio.Event) -> str | None:
+async def _wait_for_end(parts: Parts, stop_request: asyncio.Event) -> str | None:
     """Wait for a signal, or for a part that ends; its name."""
-    signalled = asyncio.create_task(asked.wait())
-    done, _ = await asyncio.wait([signalled, *parts.tasks.values()], return_when=asyncio.FIRST_COMPLETED)
-    if signalled in done:
+    signal_task = asyncio.create_task(stop_request.wait())
+    done, _ = await asyncio.wait([signal_task, *parts.tasks.values()], return_when=asyncio.FIRST_COMPLETED)
+    if signal_task in done:
         return None
-    signalled.cancel()
+    signal_task.cancel()
     for name, task in parts.tasks.items():
         if task.done():
             _log.critical("%s broke down", name, exc_info=None if task.cancelled() else task.exception())
@@ -128,13 +130,13 @@ async def stop(node: Node, parts: Parts) -> None:
     _log.info("draining for %g s", node.settings.drain_delay_seconds)
     await asyncio.gather(asyncio.sleep(node.settings.drain_delay_seconds), _hand_over(node, budget))
     parts.public.stop()
-    await _ended(parts, "the public interface", budget.at_most(node.settings.shutdown_seconds + 0.5))
-    with _logged("the replica did not stop in time"):
+    await _wait_for_part(parts, "the public interface", budget.at_most(node.settings.shutdown_seconds + 0.5))
+    with _log_failure("the replica did not stop in time"):
         async with asyncio.timeout(budget.at_most(2.0)):
             await node.replica.stop()
-    await _ended(parts, "the replica", budget.at_most(1.0))
+    await _wait_for_part(parts, "the replica", budget.at_most(1.0))
     parts.peer.stop()
-    await _ended(parts, "the peer interface", budget.at_most(1.0))
+    await _wait_for_part(parts, "the peer interface", budget.at_most(1.0))
     for task in parts.tasks.values():
         task.cancel()
     await asyncio.gather(*parts.tasks.values(), return_exceptions=True)
@@ -143,13 +145,13 @@ async def stop(node: Node, parts: Parts) -> None:
 async def _hand_over(node: Node, budget: _Budget) -> None:
     if len(node.identity.genesis.validators) < 2 or not node.settings.etcd_endpoints:
         return
-    with _logged("no other node took the lead in time"):
+    with _log_failure("no other node took the lead in time"):
         async with asyncio.timeout(budget.at_most(4.0)):
             if not await node.replica.hand_over():
                 raise TimeoutError
 
 
-async def _ended(parts: Parts, name: str, seconds: float) -> None:
+async def _wait_for_part(parts: Parts, name: str, seconds: float) -> None:
     await asyncio.wait([parts.tasks[name]], timeout=seconds)
     if not parts.tasks[name].done():
         _log.warning("%s did not end within %.1f s and is cut off", name, seconds)
@@ -166,7 +168,7 @@ class _Budget:
 
 
 @contextlib.contextmanager
-def _logged(message: str) -> Iterator[None]:
+def _log_failure(message: str) -> Iterator[None]:
     """A step of the shutdown that fails must not keep the later ones from happening."""
     try:
         yield
@@ -177,13 +179,13 @@ def _logged(message: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _signals(asked: asyncio.Event) -> Iterator[None]:
+def _signals(stop_request: asyncio.Event) -> Iterator[None]:
     loop = asyncio.get_running_loop()
-    wanted = (signal.SIGTERM, signal.SIGINT)
-    for number in wanted:
-        loop.add_signal_handler(number, asked.set)
+    signal_numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in signal_numbers:
+        loop.add_signal_handler(number, stop_request.set)
     try:
         yield
     finally:
-        for number in wanted:
+        for number in signal_numbers:
             loop.remove_signal_handler(number)

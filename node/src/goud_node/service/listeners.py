@@ -8,7 +8,8 @@ import errno
 import logging
 import socket
 from collections.abc import Iterator
-from typing import Final
+from functools import partial
+from typing import Final, cast
 
 import httpx
 import uvicorn
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp
 
 from goud_node.errors import ConfigurationError, GoudError
 from goud_node.peer.addresses import Addresses
+from goud_node.service.connections import Events, Requests
 from goud_node.settings import Settings
 from goud_node.telemetry import Seldom
 
@@ -79,8 +81,8 @@ class Listener:
         self._config = uvicorn.Config(
             app,
             loop="none",
-            http="httptools",
-            ws="websockets-sansio",
+            http=Requests,
+            ws=cast(type[asyncio.Protocol], partial(Events, send_seconds=settings.events_send_seconds)),
             ws_max_size=64 * 1024,
             lifespan="off",
             log_config=None,
@@ -99,14 +101,14 @@ class Listener:
     async def run(self) -> None:
         """Serve until `stop`; requests in flight are finished, bounded by the setting."""
         async with asyncio.TaskGroup() as group:
-            following = group.create_task(self._follow())
+            follow_task = group.create_task(self._follow())
             while not self._stopping:
-                serving = self._sock
-                await self._server.serve(sockets=[serving])
-                if self._sock is serving:
+                sock = self._sock
+                await self._server.serve(sockets=[sock])
+                if self._sock is sock:
                     break
                 self._server = Server(self._config)
-            following.cancel()
+            follow_task.cancel()
 
     def stop(self) -> None:
         self._stopping = True
@@ -115,22 +117,24 @@ class Listener:
     async def _follow(self) -> None:
         if self._host is None:
             return
-        seldom = Seldom()
+        log_limit = Seldom()
         while True:
             await asyncio.sleep(_LOOK_SECONDS)
             if self._server.should_exit:
                 continue
-            lost, port = self._sock.getsockname()[:2]
-            if present(lost):
+            lost_host, port = self._sock.getsockname()[:2]
+            if present(lost_host):
                 continue
             try:
                 addresses = await Addresses().of(self._host, _NAME_SECONDS)
                 self._sock = bind(addresses[0], port, "GOUD_PEER_PORT")
             except (httpx.TransportError, GoudError) as error:
-                if seldom.allows(lost):
-                    _log.warning("this machine has no address %s any more, and no other to listen on: %s", lost, error)
+                if log_limit.allows(lost_host):
+                    _log.warning(
+                        "this machine has no address %s any more, and no other to listen on: %s", lost_host, error
+                    )
                 continue
-            _log.warning("this machine has no address %s any more: listening on %s", lost, address(self._sock))
+            _log.warning("this machine has no address %s any more: listening on %s", lost_host, address(self._sock))
             self._server.should_exit = True
 
 

@@ -62,12 +62,12 @@ class Node:
         self.store.close()
 
 
-def build(settings: Settings, identity: Identity, started: float | None = None) -> Node:
+def build(settings: Settings, identity: Identity, start_time: float | None = None) -> Node:
     """Open the volume and put the node together. Raises the errors of `open_volume`, ConfigurationError.
 
-    `started` is the running clock's time before which this process did not listen yet; now, if it is not given.
+    `start_time` is the running clock's time before which this process did not listen yet; now, if it is not given.
     """
-    started = clock.running() if started is None else started
+    start_time = clock.running() if start_time is None else start_time
     store, ledger = open_volume(
         settings.data_dir,
         identity.genesis,
@@ -75,20 +75,20 @@ def build(settings: Settings, identity: Identity, started: float | None = None) 
         policy=SchemaPolicy(settings.schema_policy.value),
     )
     try:
-        return _assemble(settings, identity, store, ledger, started)
+        return _assemble(settings, identity, store, ledger, start_time)
     except BaseException:
         store.close()
         raise
 
 
-def _assemble(settings: Settings, identity: Identity, store: RocksStore, ledger: Ledger, started: float) -> Node:
+def _assemble(settings: Settings, identity: Identity, store: RocksStore, ledger: Ledger, start_time: float) -> Node:
     # Only now: a secret is never generated on a volume that has not been proven to be ours.
     tokens = _tokens(settings)
     executor = ThreadPoolExecutor(1, thread_name_prefix="ledger")
     kv = ordering.connect(settings, store, executor)
     metrics = Metrics()
     signer = Signer(identity.key, settings.node_id)
-    verifier = _verifier(settings, identity, started)
+    verifier = _verifier(settings, identity, start_time)
     peers = PeerClient(
         identity.peers, identity.genesis.chain_id, signer, verifier, forward_seconds=settings.submit_deadline_seconds
     )
@@ -160,13 +160,13 @@ def _assemble(settings: Settings, identity: Identity, store: RocksStore, ledger:
 
 def _tokens(settings: Settings) -> Tokens:
     # A file that was configured is supplied by the operator: generating one in its place would hide that it is missing.
-    signing = Keyring.load(settings.jwt_secret_path, generate=settings.jwt_secret_file is None)
-    wrapping = Keyring.load(settings.session_secret_path, generate=settings.session_secret_file is None)
-    return Tokens(signing, wrapping, ttl=settings.token_ttl_seconds, cache_size=settings.key_cache_size)
+    signing_keys = Keyring.load(settings.jwt_secret_path, generate=settings.jwt_secret_file is None)
+    wrapping_keys = Keyring.load(settings.session_secret_path, generate=settings.session_secret_file is None)
+    return Tokens(signing_keys, wrapping_keys, ttl=settings.token_ttl_seconds, cache_size=settings.key_cache_size)
 
 
-def _verifier(settings: Settings, identity: Identity, started: float) -> Verifier:
+def _verifier(settings: Settings, identity: Identity, start_time: float) -> Verifier:
     keys = dict(identity.keys)
     if settings.operator_public_key is not None:
         keys[OPERATOR] = bytes.fromhex(settings.operator_public_key)
-    return Verifier(settings.node_id, keys, since=started)
+    return Verifier(settings.node_id, keys, since=start_time)

@@ -15,9 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Final
 
-from pydantic import TypeAdapter
 from rocksdict import Checkpoint
 
 from goud_node import clock
@@ -47,9 +45,6 @@ class _Lease(Document):
     runs_until: Seconds = 0.0
 
 
-_LEASE: Final = TypeAdapter(_Lease)
-
-
 class Checkpoints:
     """All checkpoints under one directory, which must be on the database's file system."""
 
@@ -75,7 +70,7 @@ class Checkpoints:
             raise StoreError("A checkpoint id has 1 to 64 letters, digits, dashes and underscores.")
         if not 0 < ttl_seconds <= MAX_TTL_SECONDS:
             raise StoreError(f"A checkpoint lives more than 0 and at most {MAX_TTL_SECONDS} seconds.")
-        with self._lock:
+        with self._lock, durable.named(self._directory / checkpoint_id):
             return self._create(checkpoint_id, ttl_seconds)
 
     def _create(self, checkpoint_id: str, ttl_seconds: float) -> CheckpointInfo:
@@ -124,21 +119,21 @@ class Checkpoints:
             if not self._directory.is_dir():
                 return []
             leases = self._leases()
-            stale = sorted(
+            stale_ids = sorted(
                 {entry.name for entry in self._directory.iterdir() if entry.is_dir()}
-                - {name for name, remaining in leases.items() if remaining > 0}
+                - {name for name, seconds in leases.items() if seconds > 0}
             )
             orphans = {name for name in leases if not (self._directory / name).is_dir()}
-            for name in {*stale, *orphans}:
+            for name in {*stale_ids, *orphans}:
                 self._remove(name)
-            return stale
+            return stale_ids
 
     def list(self) -> list[CheckpointInfo]:
         """Live checkpoints, by id."""
         with self._lock:
             return [
-                CheckpointInfo(self._directory / name, name, time.time() + remaining, _files(self._directory / name))
-                for name, remaining in sorted(self._leases().items())
+                CheckpointInfo(self._directory / name, name, time.time() + seconds, _files(self._directory / name))
+                for name, seconds in sorted(self._leases().items())
                 if (self._directory / name).is_dir()
             ]
 
@@ -156,11 +151,11 @@ class Checkpoints:
         """The seconds that each lease still has; none or fewer when it has ended."""
         if not self._directory.is_dir():
             return {}
-        return {path.stem: self._remaining(path) for path in self._directory.glob("*.json")}
+        return {path.stem: self._remaining_seconds(path) for path in self._directory.glob("*.json")}
 
-    def _remaining(self, path: Path) -> float:
+    def _remaining_seconds(self, path: Path) -> float:
         try:
-            lease = read_file(path, _LEASE)
+            lease = read_file(path, _Lease)
             if lease.boot_id is None:
                 return lease.expires_at - time.time()  # of an earlier release
             return lease.runs_until - self._running() if lease.boot_id == self._boot_id() else 0.0

@@ -49,34 +49,38 @@ class RocksStore:
         self._read_only = read_only
         self._families = {family: database.get_column_family(family.value) for family in Family}
         self._handles = {family: database.get_column_family_handle(family.value) for family in Family}
-        self._synced = WriteOptions()
-        self._synced.sync = True
-        # A write that would have to wait fails at once instead, because it would wait inside the library, which holds
-        # the interpreter's lock meanwhile: on a full disk the whole process would stand still until space is freed.
-        self._synced.no_slowdown = True
+        self._write_options = WriteOptions()
+        self._write_options.sync = True
+        # A write that would have to wait fails at once instead: it would wait inside the library, which holds the
+        # interpreter's lock meanwhile, and on a full disk that would be until space is freed.
+        self._write_options.no_slowdown = True
         self.refused = False
         """Whether the last write failed for want of space. Only a write that succeeds shows that this is over."""
+        self.failure: str | None = None
+        """Why it failed, if for anything else: after that the library does not resume by itself."""
 
     @classmethod
     def create(cls, path: Path) -> RocksStore:
         """An empty database where there is none; whole or not at all. Raises StoreError when `path` is taken."""
-        if path.exists():
-            raise StoreError(f"{path} exists already: a database is only created where there is none.")
-        building = path.with_name(f"{path.name}.initializing")
-        if building.exists():
-            # Left by a creation that was interrupted: it never held anything but the two records below.
-            shutil.rmtree(building)
-        durable.make_folder(building)
-        store = cls._opened(building, create=True, read_only=False)
+        staging_path = path.with_name(f"{path.name}.initializing")
+        with durable.named(path):
+            if path.exists():
+                raise StoreError(f"{path} exists already: a database is only created where there is none.")
+            if staging_path.exists():  # left by a creation that was cut: it never held more than the two records below
+                shutil.rmtree(staging_path)
+            durable.make_folder(staging_path)
+        store = cls._open_database(staging_path, create=True, read_only=False)
         batch = Batch()
         batch.put(Family.METADATA, SCHEMA_KEY, str(SCHEMA_VERSION).encode())
         batch.put(Family.METADATA, FRESH_KEY, b"")
         try:
             store.write(batch)
+            floor.raise_to(staging_path, store.sequence_number())
         finally:
             store.close()
-        building.rename(path)
-        durable.sync_directory(path.parent)
+        with durable.named(path):
+            staging_path.rename(path)
+            durable.sync_directory(path.parent)
         return cls.open(path)
 
     @classmethod
@@ -88,10 +92,10 @@ class RocksStore:
         """
         if read_only:
             with holding.undisturbed(path):
-                return cls._judged(path)
-        # A writable open merges files at once and deletes those it does not name: judge what is there before.
+                return cls._open_read_only(path)
+        # A writable open merges files at once and deletes those it does not name: judge what exists before.
         cls.open(path, read_only=True).close()
-        store = cls._opened(path, create=False, read_only=False)
+        store = cls._open_database(path, create=False, read_only=False)
         try:
             floor.check(path, store.sequence_number())
             floor.raise_to(path, store.sequence_number())
@@ -101,7 +105,7 @@ class RocksStore:
         return store
 
     @classmethod
-    def _judged(cls, path: Path) -> RocksStore:
+    def _open_read_only(cls, path: Path) -> RocksStore:
         """The database read-only, when it is whole as far as can be seen."""
         if not (path / "CURRENT").is_file():
             raise CorruptStore(
@@ -109,7 +113,7 @@ class RocksStore:
                 "Check that the right volume is mounted; if the file was lost, restore a backup or let the node refill "
                 "from its peers on an empty volume (`goud-node init`)."
             )
-        store = cls._opened(path, create=False, read_only=True)
+        store = cls._open_database(path, create=False, read_only=True)
         try:
             store._check_freshness()
             floor.check(path, store.sequence_number())
@@ -119,7 +123,7 @@ class RocksStore:
         return store
 
     @classmethod
-    def _opened(cls, path: Path, *, create: bool, read_only: bool) -> RocksStore:
+    def _open_database(cls, path: Path, *, create: bool, read_only: bool) -> RocksStore:
         access = AccessType.read_only(False) if read_only else AccessType.read_write()
         if not read_only:
             holding.take(path)
@@ -158,18 +162,18 @@ class RocksStore:
         reverse: bool = False,
         limit: int | None = None,
     ) -> Iterator[tuple[bytes, bytes]]:
-        remaining = limit
-        while remaining is None or remaining > 0:
-            rows, more = self._chunk(family, start, end, reverse, SCAN_ROWS if remaining is None else remaining)
+        row_budget = limit
+        while row_budget is None or row_budget > 0:
+            rows, has_more = self._chunk(family, start, end, reverse, SCAN_ROWS if row_budget is None else row_budget)
             yield from rows
-            if not more or not rows:
+            if not has_more or not rows:
                 return
             # The next chunk starts just after the last key, or ends just before it.
             start, end = (start, rows[-1][0]) if reverse else (rows[-1][0] + b"\0", end)
-            remaining = None if remaining is None else remaining - len(rows)
+            row_budget = None if row_budget is None else row_budget - len(rows)
 
     def _chunk(
-        self, family: Family, start: bytes, end: bytes | None, reverse: bool, most: int
+        self, family: Family, start: bytes, end: bytes | None, reverse: bool, limit: int
     ) -> tuple[list[tuple[bytes, bytes]], bool]:
         # No iterator outlives this call: one that did would keep the lock file held after close().
         options = ReadOptions()
@@ -181,23 +185,23 @@ class RocksStore:
         size = 0
         with classified(self.path, family):
             iterator = self._family(family).iter(options)
-            step = iterator.prev if reverse else iterator.next
+            advance = iterator.prev if reverse else iterator.next
             if reverse:
                 iterator.seek_to_last()
             else:
                 iterator.seek(start)
-            while iterator.valid() and len(rows) < min(most, SCAN_ROWS) and size < SCAN_BYTES:
+            while iterator.valid() and len(rows) < min(limit, SCAN_ROWS) and size < SCAN_BYTES:
                 key: bytes = iterator.key()
                 if key < start:
                     break
                 value: bytes = iterator.value()
                 rows.append((key, value))
                 size += len(key) + len(value)
-                step()
-            more = iterator.valid() and iterator.key() >= start
+                advance()
+            has_more = iterator.valid() and iterator.key() >= start
             # A damaged block only makes the iterator invalid; the status tells it from the end.
             iterator.status()
-        return rows, more
+        return rows, has_more
 
     def count(self, family: Family) -> int:
         options = ReadOptions()
@@ -221,26 +225,28 @@ class RocksStore:
             entries = _ENTRIES.search(tables)
             if entries is None:
                 raise StoreError(f"RocksDB does not tell the number of entries of family {family.value}: {tables!r}.")
-            memory = ("rocksdb.num-entries-active-mem-table", "rocksdb.num-entries-imm-mem-tables")
-            return int(entries.group(1)) + sum(handle.property_int_value(name) or 0 for name in memory)
+            property_names = ("rocksdb.num-entries-active-mem-table", "rocksdb.num-entries-imm-mem-tables")
+            return int(entries.group(1)) + sum(handle.property_int_value(name) or 0 for name in property_names)
 
     def write(self, batch: Batch) -> None:
         if self._read_only:
             raise StoreError(f"{self.path} was opened read-only.")
         try:
-            while not self._wrote(batch):
+            while not self._try_write(batch):
                 time.sleep(_STALL_SECONDS)
-        except StoreFull:
-            self.refused = True
+        except StoreError as error:
+            # After a full disk the library may say something else until it has resumed.
+            self.refused = self.refused or isinstance(error, StoreFull)
+            self.failure = None if self.refused else str(error)
             raise
-        self.refused = False
+        self.refused, self.failure = False, None
 
-    def _wrote(self, batch: Batch) -> bool:
+    def _try_write(self, batch: Batch) -> bool:
         """Write, unless the database has to catch up first; then nothing was written."""
         changes = WriteBatch(raw_mode=True)  # the library takes each only once
         handles = self._handles
         if not handles:
-            raise self._closed()
+            raise self._closed_error()
         for family, key, value in batch.changes():
             if value is None:
                 changes.delete(key, handles[family])
@@ -248,7 +254,7 @@ class RocksStore:
                 changes.put(key, value, handles[family])
         with classified(self.path):
             try:
-                self.database.write(changes, self._synced)
+                self.database.write(changes, self._write_options)
             except Exception as error:
                 if _STALLED not in str(error):
                     raise
@@ -275,14 +281,14 @@ class RocksStore:
         families: dict[int, Family] = {}
         for family in Family:
             with classified(self.path, family):
-                listed = self._family(family).property_value("rocksdb.sstables") or ""
-            families |= {int(number): family for number in _TABLE.findall(listed)}
-        found = {}
+                listing = self._family(family).property_value("rocksdb.sstables") or ""
+            families |= {int(number): family for number in _TABLE.findall(listing)}
+        tables = {}
         for file in self.live_files():
             name = str(file["name"]).lstrip("/")
             family = families[int(name.removesuffix(".sst"))]
-            found[name] = Table(family, file["start_key"], file["end_key"], file["size"])
-        return found
+            tables[name] = Table(family, file["start_key"], file["end_key"], file["size"])
+        return tables
 
     def read_through(self, family: Family, start: bytes, end: bytes) -> None:
         """Read all that any file holds of start <= key < end, checksums and all. Raises CorruptStore."""
@@ -299,22 +305,22 @@ class RocksStore:
 
     def keys(self, family: Family, start: bytes) -> Iterator[bytes]:
         """Keys from `start` on, without copying their values."""
-        more = True
-        while more:
+        has_more = True
+        while has_more:
             with classified(self.path, family):
                 options = ReadOptions()
                 options.set_verify_checksums(True)
                 iterator = self._family(family).iter(options)
                 iterator.seek(start)
-                found: list[bytes] = []
-                while (more := iterator.valid()) and len(found) < SCAN_ROWS:
-                    found.append(iterator.key())
+                keys: list[bytes] = []
+                while (has_more := iterator.valid()) and len(keys) < SCAN_ROWS:
+                    keys.append(iterator.key())
                     iterator.next()
                 iterator.status()
                 # No iterator outlives its chunk: one that did would keep the lock file held after close().
                 del iterator
-            yield from found
-            start = found[-1] + b"\0" if found else start
+            yield from keys
+            start = keys[-1] + b"\0" if keys else start
 
     def total(self, name: str) -> int:
         """The sum over all families of an integer property such as `rocksdb.live-sst-files-size`."""
@@ -325,7 +331,7 @@ class RocksStore:
     def database(self) -> Rdict:
         """The library's object, for checkpoints and properties; do not keep it."""
         if self._database is None:
-            raise self._closed()
+            raise self._closed_error()
         return self._database
 
     def close(self) -> None:
@@ -342,20 +348,20 @@ class RocksStore:
             self._release()
 
     def _excuse(self, error: StoreError) -> None:
-        """Nothing is lost on a full disk: what was acknowledged is synced in the log, and the next open replays it."""
+        """Nothing is lost on a full or broken disk: what was acknowledged is synced, and the next open replays it."""
         # A log file that a write failed on refuses everything later for that reason, whatever the present error says.
-        if not (isinstance(error, StoreFull) or self.refused):
+        if not (isinstance(error, StoreFull) or self.refused or self.failure):
             raise error
 
     def _check_freshness(self) -> None:
         """A MANIFEST cut back to the creation looks like a new database; files it no longer names tell otherwise."""
-        on_disk = {file.name for file in self.path.glob("*.sst")}
-        unnamed = on_disk - {str(file["name"]).lstrip("/") for file in self.live_files()}
-        if self.fresh and unnamed:
+        file_names = {file.name for file in self.path.glob("*.sst")}
+        unnamed_files = file_names - {str(file["name"]).lstrip("/") for file in self.live_files()}
+        if self.fresh and unnamed_files:
             raise CorruptStore(
                 f"The database in {self.path} looks new, but holds data files that its MANIFEST does not name "
-                f"({', '.join(sorted(unnamed)[:3])}). Move the directory aside and restore a backup, or let the node "
-                "refill from its peers on an empty volume."
+                f"({', '.join(sorted(unnamed_files)[:3])}). Move the directory aside and restore a backup, or let the "
+                "node refill from its peers on an empty volume."
             )
 
     def _release(self) -> None:
@@ -381,9 +387,9 @@ class RocksStore:
         try:
             return self._families[family]
         except KeyError:
-            raise self._closed() from None
+            raise self._closed_error() from None
 
-    def _closed(self) -> StoreError:
+    def _closed_error(self) -> StoreError:
         return StoreError(f"{self.path} is closed: this process is shutting down.")
 
 

@@ -32,7 +32,7 @@ def classified(path: Path, family: Family | None = None) -> Iterator[None]:
 
 def translate(path: Path, text: str, family: Family | None = None) -> StoreError:
     """The error for one of the library's messages."""
-    if "No space left on device" in text:
+    if "No space left on device" in text or "Disk quota exceeded" in text:
         return StoreFull(
             f"The disk of {path} is full: nothing was written ({text}). "
             "Free space on it or grow it; writes then resume by themselves within seconds."
@@ -43,12 +43,12 @@ def translate(path: Path, text: str, family: Family | None = None) -> StoreError
         return StoreError(
             f"{path} is on a read-only file system ({text}). Even reading needs a writable directory: copy it first."
         )
-    found = _FILE.search(text)
-    where = str(path / found.group(1)) if found else str(path) + (f", family {family.value}" if family else "")
-    damaged = text.startswith("Corruption") or "checksum mismatch" in text or (found and _LOST_FILE.search(text))
-    if damaged or text.startswith("Invalid argument: Column family not found"):
+    match = _FILE.search(text)
+    location = str(path / match.group(1)) if match else str(path) + (f", family {family.value}" if family else "")
+    is_damage = text.startswith("Corruption") or "checksum mismatch" in text or (match and _LOST_FILE.search(text))
+    if is_damage or text.startswith("Invalid argument: Column family not found"):
         return CorruptStore(
-            f"The database is damaged: {where} ({text}). Do not repair it in place, that loses blocks: move the "
+            f"The database is damaged: {location} ({text}). Do not repair it in place, that loses blocks: move the "
             "directory aside and restore a backup, or let the node refill from its peers on an empty volume."
         )
-    return StoreError(f"RocksDB failed on {where}: {text}.")
+    return StoreError(f"RocksDB failed on {location}: {text}.")

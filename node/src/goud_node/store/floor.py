@@ -6,21 +6,27 @@ number only grows, so one below the last known value is proof of lost writes. Ch
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from goud_node.errors import CorruptStore
 from goud_node.store import durable
 
 NAME = "goud-sequence"
+_NUMBER = re.compile(rb"\d{1,20}\n?")
 
 
 def check(path: Path, sequence: int) -> None:
-    """Raises CorruptStore when the database at `path` is older than it was. A missing file says nothing."""
+    """Raises CorruptStore when the database at `path` is older than it was, or when nothing says how old it was."""
     try:
-        text = (path / NAME).read_text(encoding="ascii")
+        text = (path / NAME).read_bytes()
     except FileNotFoundError:
-        return
-    if not text.strip().isdigit():
+        raise CorruptStore(
+            f"{path / NAME} is missing, which every database has from its creation: whether the database lost writes, "
+            "too, cannot be seen. Restore the directory from a backup, or let the node refill from its peers on an "
+            f"empty volume. If you know that nothing else is missing: echo {sequence} > {path / NAME}"
+        ) from None
+    if _NUMBER.fullmatch(text) is None:
         raise CorruptStore(f"{path / NAME} is damaged: it must hold one number. Restore the directory from a backup.")
     if sequence < int(text):
         raise CorruptStore(

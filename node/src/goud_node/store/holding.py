@@ -22,7 +22,7 @@ LOCK: Final = "LOCK"
 _FLOCK: Final = struct.Struct("hhqqi0q")
 _WRITTEN: Final = re.compile(r"CURRENT|MANIFEST-\d+|\d+\.(log|sst)")
 _guard = Lock()
-_mine: dict[Path, int] = {}
+_own_databases: dict[Path, int] = {}
 """How often this process has a database open for writing."""
 
 
@@ -30,51 +30,53 @@ def take(database: Path) -> None:
     """Note that this process is about to lock the database."""
     with _guard:
         path = database.resolve()
-        _mine[path] = _mine.get(path, 0) + 1
+        _own_databases[path] = _own_databases.get(path, 0) + 1
 
 
 def leave(database: Path) -> None:
     """Undo one `take`."""
     with _guard:
         path = database.resolve()
-        _mine[path] = _mine.get(path, 1) - 1
-        if _mine[path] <= 0:
-            del _mine[path]
+        _own_databases[path] = _own_databases.get(path, 1) - 1
+        if _own_databases[path] <= 0:
+            del _own_databases[path]
 
 
 @contextmanager
 def undisturbed(database: Path) -> Iterator[None]:
     """Raises StoreInUse when another process has the database open, or had it while the block failed."""
-    _refuse(database, by=held_elsewhere(database), cause=None)
-    before = _content(database)
+    _refuse(database, is_held=held_elsewhere(database), cause=None)
+    content = _content(database)
     try:
         yield
     except (StoreError, OSError) as error:
         with _guard:
-            mine = database.resolve() in _mine
-        _refuse(database, by=held_elsewhere(database) or (not mine and _content(database) != before), cause=error)
+            is_own = database.resolve() in _own_databases
+        _refuse(
+            database, is_held=held_elsewhere(database) or (not is_own and _content(database) != content), cause=error
+        )
         raise
 
 
 def held_elsewhere(database: Path) -> bool:
     """Whether another process holds the database's lock. What cannot be asked is not known to be held."""
     with _guard:
-        if database.resolve() in _mine:
+        if database.resolve() in _own_databases:
             return False
         try:
             descriptor = os.open(database / LOCK, os.O_RDONLY)
         except OSError:
             return False
         try:
-            asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-            kind, *_ = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
+            lock_request = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            kind, *_ = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, lock_request))
         finally:
             os.close(descriptor)
     return bool(kind != fcntl.F_UNLCK)
 
 
-def _refuse(database: Path, *, by: bool, cause: BaseException | None) -> None:
-    if by:
+def _refuse(database: Path, *, is_held: bool, cause: BaseException | None) -> None:
+    if is_held:
         raise StoreInUse(
             f"{database} is in use by another process: a running node has it open, and what is read beside it is not "
             "to be relied on. Stop the node first, or ask it instead (`goud-node admin status`)."
@@ -85,7 +87,7 @@ def _content(database: Path) -> list[tuple[str, int, int]]:
     """What changes when a database is written; a reader, too, may write the library's other files."""
     try:
         with os.scandir(database) as entries:
-            found = [(entry.name, entry.stat()) for entry in entries if _WRITTEN.fullmatch(entry.name)]
+            files = [(entry.name, entry.stat()) for entry in entries if _WRITTEN.fullmatch(entry.name)]
     except OSError:
         return []
-    return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in found)
+    return sorted((name, stat.st_size, stat.st_mtime_ns) for name, stat in files)

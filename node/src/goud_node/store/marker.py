@@ -16,6 +16,8 @@ from goud_node.store import durable
 MARKER = "chain_id"
 DATABASE = "rocksdb"
 CHECKPOINTS = "checkpoints"
+_MOST_BYTES = 100
+"""A chain's id has far fewer."""
 
 
 class HasChainId(Protocol):
@@ -39,12 +41,12 @@ def initialize(data_dir: Path, genesis: HasChainId) -> None:
         data_dir.mkdir(exist_ok=True)
     except OSError as error:
         raise ConfigurationError(f"Cannot create the data directory {data_dir}: {error.strerror}.") from error
-    marked = _read(data_dir)
-    if marked is None:
+    marker_chain = read(data_dir, genesis.chain_id)
+    if marker_chain is None:
         _refuse_unmarked_data(data_dir)
         durable.replace(data_dir / MARKER, f"{genesis.chain_id}\n".encode())
-    elif marked != genesis.chain_id:
-        raise _other_chain(data_dir, marked, genesis.chain_id)
+    elif marker_chain != genesis.chain_id:
+        raise _other_chain(data_dir, marker_chain, genesis.chain_id)
 
 
 def require(data_dir: Path, chain_id: str, must_be_mount: bool, *, writable: bool = True) -> None:
@@ -59,15 +61,15 @@ def require(data_dir: Path, chain_id: str, must_be_mount: bool, *, writable: boo
             f"{data_dir} is not a mount point, so the volume is not mounted there and writes would be lost with the "
             "container. Mount it, or set GOUD_DATA_MUST_BE_MOUNT=false if a plain directory is meant."
         )
-    marked = _read(data_dir)
-    if marked is None:
+    marker_chain = read(data_dir, chain_id)
+    if marker_chain is None:
         _refuse_unmarked_data(data_dir)
         raise UninitializedVolume(
             f"{data_dir} has no {MARKER} marker and no database: a new volume, or not the one you meant. "
             "If it is new, run `goud-node init` once; otherwise mount the right volume."
         )
-    if marked != chain_id:
-        raise _other_chain(data_dir, marked, chain_id)
+    if marker_chain != chain_id:
+        raise _other_chain(data_dir, marker_chain, chain_id)
     if writable and not os.access(data_dir, os.W_OK):
         if os.statvfs(data_dir).f_flag & os.ST_RDONLY:
             raise ConfigurationError(
@@ -77,13 +79,30 @@ def require(data_dir: Path, chain_id: str, must_be_mount: bool, *, writable: boo
         raise ConfigurationError(f"{data_dir} is not writable for user id {os.geteuid()}. Change its owner.")
 
 
-def _read(data_dir: Path) -> str | None:
+def read(data_dir: Path, expected: str) -> str | None:
+    """The chain that a volume says it belongs to; None for one without a marker.
+
+    Raises ConfigurationError for a marker that says nothing; `expected` is what it should say.
+    """
+    path = data_dir / MARKER
     try:
-        return (data_dir / MARKER).read_text(encoding="utf-8").strip()
+        with path.open("rb") as file:
+            raw = file.read(_MOST_BYTES + 1)
+        marked = raw.decode().strip()
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"Cannot read the marker {data_dir / MARKER}: {error}.") from error
+        raise _unreadable(path, str(error), expected) from error
+    if len(raw) > _MOST_BYTES or not marked or not marked.isprintable():
+        raise _unreadable(path, f"{raw[:40]!r} is not the id of a chain", expected)
+    return marked
+
+
+def _unreadable(path: Path, cause: str, expected: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"Cannot read the marker {path}: {cause}. Nothing was changed. If this is the right volume, write {expected} "
+        "into it; otherwise mount the right volume."
+    )
 
 
 def _refuse_unmarked_data(data_dir: Path) -> None:
@@ -94,8 +113,8 @@ def _refuse_unmarked_data(data_dir: Path) -> None:
         )
 
 
-def _other_chain(data_dir: Path, marked: str, wanted: str) -> WrongChain:
+def _other_chain(data_dir: Path, marker_chain: str, chain_id: str) -> WrongChain:
     return WrongChain(
-        f"{data_dir} belongs to chain {marked}, this node to {wanted}. Mount the right volume or give the right "
-        "genesis document. Nothing was changed."
+        f"{data_dir} belongs to chain {marker_chain}, this node to {chain_id}. Mount the right volume or give the "
+        "right genesis document. Nothing was changed."
     )

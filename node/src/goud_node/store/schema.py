@@ -46,49 +46,50 @@ def open_database(
     path: Path,
     policy: SchemaPolicy,
     *,
-    wanted: int = SCHEMA_VERSION,
+    target_version: int = SCHEMA_VERSION,
     migrations: Mapping[int, Migration] = MIGRATIONS,
 ) -> RocksStore:
-    """The database at `path`, migrated to `wanted`.
+    """The database at `path`, migrated to `target_version`.
 
     When no migration leads there: SchemaMismatch under `refuse`; under `reinitialize` the database is renamed aside
     (kept whole, the log says where) and a new, empty one takes its place for the same genesis.
     """
     store = RocksStore.open(path)
     try:
-        found = version(store)
-        while found < wanted and found in migrations:
-            _migrate(store, migrations[found], found)
-            found += 1
+        current_version = version(store)
+        while current_version < target_version and current_version in migrations:
+            _migrate(store, migrations[current_version], current_version)
+            current_version += 1
     except BaseException:
         store.close()
         raise
-    if found == wanted:
+    if current_version == target_version:
         return store
     store.close()
     if policy is SchemaPolicy.REFUSE:
         raise SchemaMismatch(
-            f"{path} has schema version {found}, this node needs {wanted}, and no migration leads there. Nothing was "
-            "changed. Run the version of the node that wrote it, or move the database aside and let the node refill."
+            f"{path} has schema version {current_version}, this node needs {target_version}, and no migration leads "
+            "there. Nothing was changed. Run the version of the node that wrote it, or move the database aside and let "
+            "the node refill."
         )
-    return _reinitialize(path, found)
+    return _reinitialize(path, current_version)
 
 
-def _migrate(store: RocksStore, migration: Migration, found: int) -> None:
-    logger.info("migrating %s from schema version %d to %d", store.path, found, found + 1)
+def _migrate(store: RocksStore, migration: Migration, old_version: int) -> None:
+    logger.info("migrating %s from schema version %d to %d", store.path, old_version, old_version + 1)
     batch = migration(store)
-    batch.put(Family.METADATA, SCHEMA_KEY, str(found + 1).encode())
+    batch.put(Family.METADATA, SCHEMA_KEY, str(old_version + 1).encode())
     store.write(batch)
 
 
-def _reinitialize(path: Path, found: int) -> RocksStore:
+def _reinitialize(path: Path, old_version: int) -> RocksStore:
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
-    aside = path.with_name(f"{path.name}.schema-{found}-{stamp}")
-    path.rename(aside)
+    old_path = path.with_name(f"{path.name}.schema-{old_version}-{stamp}")
+    path.rename(old_path)
     durable.sync_directory(path.parent)
     logger.warning(
         "the database had schema version %d, unknown here: it is kept at %s, and a new one starts at genesis",
-        found,
-        aside,
+        old_version,
+        old_path,
     )
     return RocksStore.create(path)

@@ -17,16 +17,27 @@ MOST_NEEDED = 2 * 1024**3
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """Free and needed bytes of a file system. `refused`: the database's last write failed for want of space."""
+    """Free and needed bytes of a file system. `refused`: the database's last write failed for want of space.
+
+    `failure` is why it failed, if for anything else.
+    """
 
     path: Path
     free: int
     needed: int
     refused: bool
+    failure: str | None = None
 
     @property
     def enough(self) -> bool:
         return self.free >= self.needed
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nothing can be written here, or None; the cause of a failure is in the log only."""
+        if self.shortage is None and self.failure is not None:
+            return f"The database in {self.path} takes no writes; the log has the cause."
+        return self.shortage
 
     @property
     def shortage(self) -> str | None:
@@ -57,7 +68,7 @@ class Space:
         capacity = disk.f_blocks * disk.f_frsize
         # Less than the database needs to resume would call a disk good on which no write succeeds.
         needed = max(min(int(capacity * self._share), MOST_NEEDED), room_of(capacity))
-        return Room(self._data_dir, disk.f_bavail * disk.f_frsize, needed, self._store.refused)
+        return Room(self._data_dir, disk.f_bavail * disk.f_frsize, needed, self._store.refused, self._store.failure)
 
     def shortage(self) -> str | None:
         """Why nothing can be written for want of space, or None."""

@@ -39,7 +39,7 @@ def twin(database: Path) -> Iterator[Path]:
     with holding.undisturbed(database), tempfile.TemporaryDirectory(prefix="goud-twin-") as folder:
         path = Path(folder) / "rocksdb"
         path.mkdir()
-        # A database that is not there makes an empty twin, and opening that says what is missing.
+        # A database that does not exist makes an empty twin, and opening that says what is missing.
         for file in data_files(database) if database.is_dir() else []:
             if file.suffix == ".sst":
                 (path / file.name).symlink_to(file.absolute())
@@ -49,6 +49,6 @@ def twin(database: Path) -> Iterator[Path]:
             yield path
         except CorruptStore as error:
             # The twin is gone when somebody reads this: what is damaged is the database.
-            renamed = CorruptStore(str(error).replace(str(path), str(database)))
-            renamed.height = error.height
-            raise renamed from error
+            database_error = CorruptStore(str(error).replace(str(path), str(database)))
+            database_error.height = error.height
+            raise database_error from error

@@ -47,28 +47,28 @@ class Volume:
         self._max_age = max_age
         self._clock = clock
         self._lock = Lock()
-        self._cached: VolumeMetrics | None = None
+        self._latest_metrics: VolumeMetrics | None = None
         self._measured_at = 0.0
 
     def metrics(self) -> VolumeMetrics:
         """Raises StoreError when the volume cannot be read: a figure is never made up."""
         with self._lock:
             now = self._clock()
-            if self._cached is None or now - self._measured_at >= self._max_age:
-                self._cached = self._measure()
+            if self._latest_metrics is None or now - self._measured_at >= self._max_age:
+                self._latest_metrics = self._measure()
                 self._measured_at = now
-            return self._cached
+            return self._latest_metrics
 
     def _measure(self) -> VolumeMetrics:
         files = self._store.live_files()
         try:
-            used = sum(int(file["size"]) for file in files) + _log_bytes(self._store.path)
+            used_bytes = sum(int(file["size"]) for file in files) + _log_bytes(self._store.path)
             disk = os.statvfs(self._data_dir)
         except OSError as error:
             raise StoreError(f"Cannot measure the volume {self._data_dir}: {error.strerror}.") from error
         return VolumeMetrics(
-            disk_used_bytes=used,
-            disk_used_mb=round(used / MIB, 3),
+            disk_used_bytes=used_bytes,
+            disk_used_mb=round(used_bytes / MIB, 3),
             mount_path=str(self._data_dir),
             rocksdb_present=(self._store.path / "CURRENT").is_file(),
             sst_file_count=len(files),
