@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import httpx
 
-from goud_backup import pool
+from goud_backup.answers import reason, whole
 from goud_backup.errors import NoCandidate
+from goud_node.documents import MOST_BYTES, Document, Line, Malformed, Number, read, shaped
 from goud_node.errors import ConfigurationError
 
 # The leader only when nobody else can: a checkpoint and the reading of it cost the writes something.
@@ -17,6 +19,8 @@ _RANKS: Final = {"follower": 0, "observer": 1, "proposer": 2}
 _LEVEL: Final = 8
 """Lags up to this are equal: they change from one moment to the next, and hosts do not ask at the same one."""
 _SECONDS: Final = httpx.Timeout(5.0, connect=2.0)
+_DEADLINE: Final = 5.0
+"""Seconds for all of an answer."""
 
 
 @dataclass(frozen=True)
@@ -51,68 +55,84 @@ class Standing:
 
 def parse(texts: Iterable[str]) -> list[Candidate]:
     """NAME=URL, several of them separated by commas. Raises ConfigurationError."""
-    found: dict[str, Candidate] = {}
-    for text in (part.strip() for given in texts for part in given.split(",")):
+    candidates: dict[str, Candidate] = {}
+    for text in (part.strip() for option in texts for part in option.split(",")):
         if not text:
             continue
         name, _, url = text.partition("=")
         if not name or not url.startswith(("http://", "https://")):
             raise ConfigurationError(f"The candidate {text!r} must be NAME=URL, such as node2=http://node2:8080.")
-        if name in found:
+        if name in candidates:
             raise ConfigurationError(f"The candidate {name} is named twice. Name each node once.")
-        found[name] = Candidate(name, url.rstrip("/"))
-    return list(found.values())
+        candidates[name] = Candidate(name, url.rstrip("/"))
+    return list(candidates.values())
 
 
 def ranking(candidates: Sequence[Candidate]) -> list[Standing]:
     """Ask every candidate at the same time; the best first, those that are not fit last."""
-    # The environment's proxies are for the world outside, never for our own nodes.
-    with httpx.Client(timeout=_SECONDS, trust_env=False) as client:
-        return ranked(pool.run(lambda one: _ask(client, one), candidates, max(1, len(candidates))))
+    return ranked(asyncio.run(_ask_all(candidates)))
 
 
 def ranked(standings: Iterable[Standing]) -> list[Standing]:
-    return sorted(standings, key=lambda one: one.order)
+    return sorted(standings, key=lambda standing: standing.order)
 
 
 def best(standings: Sequence[Standing], *, but: str | None = None) -> Standing:
     """The first that is fit and is not `but`. Raises NoCandidate, naming each and why."""
-    for one in ranked(standings):
-        if one.fit and one.name != but:
-            return one
-    reasons = "; ".join(f"{one.name} {'is the source of the backup' if one.fit else one.why}" for one in standings)
+    for standing in ranked(standings):
+        if standing.fit and standing.name != but:
+            return standing
+    reasons = "; ".join(
+        f"{standing.name} {'is the source of the backup' if standing.fit else standing.why}" for standing in standings
+    )
     raise NoCandidate(f"None of the candidates can be used: {reasons}. Mend one of these nodes, or correct its URL.")
 
 
-def _ask(client: httpx.Client, candidate: Candidate) -> Standing:
+async def _ask_all(candidates: Sequence[Candidate]) -> list[Standing]:
+    # The environment's proxies are for the world outside, never for our own nodes.
+    async with httpx.AsyncClient(timeout=_SECONDS, trust_env=False) as client:
+        return await asyncio.gather(*(_ask(client, candidate) for candidate in candidates))
+
+
+async def _ask(client: httpx.AsyncClient, candidate: Candidate) -> Standing:
     name, url = candidate.name, candidate.url
     try:
-        response = client.get(f"{url}/health")
+        response = await whole(client, f"{url}/health", MOST_BYTES, _DEADLINE)
         response.raise_for_status()
-        return judge(candidate, response.json())
+        return judge(candidate, read(response.content, dict[str, Any]))
     except httpx.HTTPStatusError as error:
         return Standing(name, url, False, f"answers {error.response.status_code}")
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        return Standing(name, url, False, f"does not answer ({error or type(error).__name__})")
-    except ValueError:
-        return Standing(name, url, False, "does not answer like a node: this is no JSON")
+        return Standing(name, url, False, f"does not answer ({reason(error)})")
+    except Malformed as error:
+        return Standing(name, url, False, f"does not answer like a node: {error}")
 
 
-def judge(candidate: Candidate, health: Any) -> Standing:
+class _Health(Document):
+    """What is used of the answer to GET /health."""
+
+    node_id: Line
+    status: Line
+    role: Line
+    proposer: Line | None
+    lag: Number
+    chain_length: Number
+    synced: bool
+
+
+def judge(candidate: Candidate, document: object) -> Standing:
     """The standing of a candidate by its answer to GET /health."""
     name, url = candidate.name, candidate.url
     try:
-        node_id, status, role = str(health["node_id"]), str(health["status"]), str(health["role"])
-        lag, height = int(health["lag"]), int(health["chain_length"]) - 1
-        if health["proposer"] == node_id:
-            role = "proposer"
-    except (KeyError, TypeError, ValueError):
-        return Standing(name, url, False, "does not answer like a node: fields are missing")
-    fit, why = True, f"is a healthy {role}, {lag} behind"
-    if node_id != name:
-        fit, why = False, f"answers as {node_id}: the URL is another node's"
-    elif status != "healthy" or health.get("synced") is not True:
-        fit, why = False, f"is {status}, {lag} behind"
+        health = shaped(document, _Health)
+    except Malformed as error:
+        return Standing(name, url, False, f"does not answer like a node: {error}")
+    role = "proposer" if health.proposer == health.node_id else health.role
+    fit, why = True, f"is a healthy {role}, {health.lag} behind"
+    if health.node_id != name:
+        fit, why = False, f"answers as {health.node_id}: the URL is another node's"
+    elif health.status != "healthy" or not health.synced:
+        fit, why = False, f"is {health.status}, {health.lag} behind"
     elif role not in _RANKS:
         fit, why = False, f"has the role {role}"
-    return Standing(name, url, fit, why, role, lag, height)
+    return Standing(name, url, fit, why, role, health.lag, health.chain_length - 1)

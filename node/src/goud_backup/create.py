@@ -5,26 +5,30 @@ from __future__ import annotations
 import base64
 import logging
 import platform
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from goud_backup import source as sources
 from goud_backup.codec.sealing import Sealer
-from goud_backup.errors import Damaged, SecretsRefused, TargetError
+from goud_backup.errors import Damaged, Missing, SecretsRefused, SourceError, TargetError
 from goud_backup.identity import Cache, Identity, Known, identify
 from goud_backup.progress import Progress, Silent
 from goud_backup.reading import read_through
 from goud_backup.repository import locks, rot
 from goud_backup.repository.history import History
 from goud_backup.repository.manifest import Chain, FileEntry, Manifest, Part, StoredObject, check_paths, sealed
+from goud_backup.repository.recording import put_manifest
 from goud_backup.repository.repository import Repository, missing_of, new_backup_id
+from goud_backup.seen import Memory
 from goud_backup.settings import SECRETS_FOLDER
-from goud_backup.source import Facts, Snapshot, Source
-from goud_backup.upload import Made, Uploader, units
+from goud_backup.source import Facts, Grown, Snapshot, Source
+from goud_backup.upload import Upload, Uploader, units
 from goud_node import __version__
 from goud_node.errors import ConfigurationError
 from goud_node.store import marker
@@ -33,17 +37,23 @@ from goud_node.store.twin import data_files
 _log = logging.getLogger(__name__)
 
 _HEALING_ROUNDS: Final = 3
+_PATIENCE: Final = (0.2, 0.5, 1.0, 3.0)
+"""Seconds between looks at what another run stores at the same moment."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """`secrets` are files that go along, encrypted; `wait` is for the lock, in seconds."""
+    """`secrets` are files that go along, encrypted; `wait` is for the lock, in seconds.
+
+    A `passing` source is gone after the run: of its files nothing is remembered, as no later run has them.
+    """
 
     recipients: Sequence[str] = ()
     secrets: Sequence[Path] = ()
     cache_dir: Path = Path("/var/cache/goud-backup")
     workers: int = 2
     wait: float = 0.0
+    passing: bool = False
 
 
 @dataclass
@@ -66,7 +76,7 @@ class _Draft:
     new_bytes: int = 0
 
     def objects(self) -> dict[str, StoredObject]:
-        return {name: entry for file in self.files for name, entry in _stored(file).objects.items()}
+        return {name: entry for file in self.files for name, entry in _content(file).objects.items()}
 
 
 def create(repository: Repository, source: Source, options: Options, progress: Progress | None = None) -> Manifest:
@@ -83,10 +93,14 @@ def create(repository: Repository, source: Source, options: Options, progress: P
     with locks.Lock(repository.target, locks.BACKUP, "create", wait=options.wait) as lock:
         previous, sequence = repository.last_readable()
         # Before the source stands still, so that shipping meanwhile does not get ahead of it.
-        history = History.since(repository, previous)
+        memory = Memory(options.cache_dir, repository.config.id)
+        known = memory.backups()
+        history = History.since(repository, previous, known)
+        memory.keep_backups(known)
+        hints = None if options.passing else options.cache_dir
         with (
             source.open(repository.config.genesis) as snapshot,
-            Cache(options.cache_dir, repository.config.id, snapshot.data_dir, options.recipients) as cache,
+            Cache(hints, repository.config.id, snapshot.data_dir, options.recipients) as cache,
         ):
             run = _Run(repository, snapshot, cache, sealer, options=options, progress=progress or Silent(), lock=lock)
             return run.manifest(previous, sequence + 1, history)
@@ -102,10 +116,10 @@ def _require_names(secrets: Sequence[Path]) -> None:
             check_paths([_secret_path(secret)])
         except ValueError as error:
             raise SecretsRefused(f"The secret {str(secret)!r} cannot be stored: {error}. Rename the file.") from error
-        other = names.setdefault(secret.name, secret)
-        if other is not secret:
+        namesake = names.setdefault(secret.name, secret)
+        if namesake is not secret:
             raise SecretsRefused(
-                f"The secrets {other} and {secret} have one name, so a restore could bring only one of them back. "
+                f"The secrets {namesake} and {secret} have one name, so a restore could bring only one of them back. "
                 "Rename one of the files. Nothing was stored."
             )
 
@@ -142,21 +156,36 @@ class _Run:
         checked = -1 if previous is None else previous.chain.height
         with (
             sources.examining(self._snapshot.database, genesis) as examination,
-            ThreadPoolExecutor(1, thread_name_prefix="read-through") as beside,
+            ThreadPoolExecutor(1, thread_name_prefix="read-through") as executor,
         ):
             history.require(examination)
             draft = _Draft(self._collect(), rot.present_objects(self._repository))
             self._recognise(draft)
             unread = [file for file in draft.files if file.known is None or not file.known.read]
             names, height = {file.file.name for file in unread}, examination.facts.height
-            reading = beside.submit(read_through, examination.store, names, checked + 1, height)
+            reading = executor.submit(read_through, examination.store, names, checked + 1, height)
             self._store(draft, examination.facts, previous)
             reading.result()
             self._mark_read(unread)
-        manifest = sealed(self._described(draft, examination.facts, previous, sequence), self._sealer)
-        self._repository.put_manifest(manifest, self._lock)
+            manifest = sealed(self._description(draft, examination.facts, previous, sequence), self._sealer)
+            look = partial(self._look_again, history, Grown(examination, self._snapshot.live), previous)
+            # Before, because a host may not be able to withdraw; after, because others look before they write as well.
+            look()
+            put_manifest(self._repository, manifest, self._lock, look)
         self._cache.keep_only({file.identity for file in draft.files if file.identity is not None})
         return manifest
+
+    def _look_again(self, history: History, source: Grown, previous: Manifest | None) -> None:
+        """What was shipped meanwhile must be of this history; a node that lags gets a moment to catch up."""
+        for pause in _PATIENCE:
+            try:
+                history.require_shipped_since(source, previous)
+            except (SourceError, Missing):
+                # Who ships withdraws what turns out to be of another history: then it is gone.
+                time.sleep(pause)
+            else:
+                return
+        history.require_shipped_since(source, previous)
 
     def _mark_read(self, files: Sequence[_File]) -> None:
         """Only now: a run that is cut off before leaves them stored, but not read."""
@@ -194,14 +223,14 @@ class _Run:
         self._progress.stage("bytes", sum(file.size for file in files))
         uploader = Uploader(self._repository, self._sealer, draft.present, self._progress)
         work = list(units((file.file, file.size) for file in files))
-        made = uploader.run(work, self._options.workers)
-        located = _by_file(made)
+        uploads = uploader.run(work, self._options.workers)
+        located = _by_file(uploads)
         for file in files:
             parts, objects = located.get(file.file, ((), {}))
             file.known = Known(tuple(parts), objects)
             if file.identity is not None:
                 self._cache.put(file.identity, file.known)
-        fresh = {one.name: one.entry.stored for one in made if one.fresh}
+        fresh = {upload.name: upload.entry.stored for upload in uploads if upload.fresh}
         draft.new_objects |= set(fresh)
         draft.new_bytes += sum(fresh.values())
 
@@ -209,14 +238,14 @@ class _Run:
         """Every object that the manifest will name must be in the store now; a missing one is made again."""
         for _ in range(_HEALING_ROUNDS):
             draft.present = self._repository.object_sizes()
-            lost = set(missing_of(draft.objects(), draft.present))
-            if not lost:
+            gaps = set(missing_of(draft.objects(), draft.present))
+            if not gaps:
                 return
-            _log.warning("%d objects are missing from %s or cut short: uploading them again", len(lost), self._url)
-            affected = [file for file in draft.files if lost & set(_stored(file).objects)]
+            _log.warning("%d objects are missing from %s or cut short: uploading them again", len(gaps), self._url)
+            affected = [file for file in draft.files if gaps & set(_content(file).objects)]
             self._upload(draft, affected)
         raise TargetError(
-            f"{self._url} does not keep what is written to it: object {min(lost)} is still missing or too short after "
+            f"{self._url} does not keep what is written to it: object {min(gaps)} is still missing or too short after "
             f"{_HEALING_ROUNDS} uploads. No backup was recorded. Check the store and its lifecycle rules."
         )
 
@@ -224,11 +253,11 @@ class _Run:
     def _url(self) -> str:
         return self._repository.url
 
-    def _described(self, draft: _Draft, facts: Facts, previous: Manifest | None, sequence: int) -> Manifest:
+    def _description(self, draft: _Draft, facts: Facts, previous: Manifest | None, sequence: int) -> Manifest:
         now = datetime.now(UTC)
         objects = draft.objects()
         entries = tuple(
-            FileEntry(file.path, file.size, file.mode, _stored(file).parts)
+            FileEntry(file.path, file.size, file.mode, _content(file).parts)
             for file in sorted(draft.files, key=lambda file: file.path)
         )
         return Manifest(
@@ -275,28 +304,28 @@ def versions() -> dict[str, str]:
     return {"goud-backup": __version__, "goud-node": __version__, "python": platform.python_version()}
 
 
-def _by_file(made: Iterable[Made]) -> Mapping[Path, tuple[list[Part], dict[str, StoredObject]]]:
+def _by_file(uploads: Iterable[Upload]) -> Mapping[Path, tuple[list[Part], dict[str, StoredObject]]]:
     """Parts in the order of the file, whatever order they were made in."""
-    found: dict[Path, list[tuple[int, Part, Made]]] = {}
-    for one in made:
-        for piece, part in zip(one.unit, one.parts, strict=True):
-            found.setdefault(piece.path, []).append((piece.offset, part, one))
+    rows_by_path: dict[Path, list[tuple[int, Part, Upload]]] = {}
+    for upload in uploads:
+        for piece, part in zip(upload.unit, upload.parts, strict=True):
+            rows_by_path.setdefault(piece.path, []).append((piece.offset, part, upload))
     located = {}
-    for path, rows in found.items():
+    for path, rows in rows_by_path.items():
         rows.sort(key=lambda row: row[0])
-        located[path] = ([part for _, part, _ in rows], {one.name: one.entry for _, _, one in rows})
+        located[path] = ([part for _, part, _ in rows], {upload.name: upload.entry for _, _, upload in rows})
     return located
 
 
-def _stored(file: _File) -> Known:
+def _content(file: _File) -> Known:
     if file.known is None:
         raise Damaged(f"{file.file} was not stored: this is a defect of goud-backup.")
     return file.known
 
 
 def _size_and_mode(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_size, found.st_mode & 0o777
+    status = path.stat()
+    return status.st_size, status.st_mode & 0o777
 
 
 def _text(raw: bytes | None) -> str | None:

@@ -71,6 +71,10 @@ class Damaged(BackupError):
     code = "damaged"
 
 
+class LaterFormat(Damaged):
+    """A later release wrote it, as far as this one can tell: it is read by no other, and never moved aside."""
+
+
 class NotVerified(BackupError):
     """A verification found damage."""
 

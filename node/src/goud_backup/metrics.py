@@ -53,8 +53,8 @@ class Textfile:
         """Raises ConfigurationError where nothing can be written: that must show before the work, not after it."""
         if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
             raise ConfigurationError(
-                f"The metrics cannot be written to {folder}: it is no directory, or not writable for user id "
-                f"{os.geteuid()}. Correct --metrics-dir or GOUD_BACKUP_METRICS_DIR, or the owner."
+                f"The metrics cannot be written to {folder}: it is not a directory, or not writable for user "
+                f"id {os.geteuid()}. Correct --metrics-dir or GOUD_BACKUP_METRICS_DIR, or the owner."
             )
         self._path = folder / f"goud_backup_{verb}.prom"
         self._verb = verb
@@ -62,8 +62,8 @@ class Textfile:
     def write(self, code: int, seconds: float, figures: Mapping[str, float], *, chosen: bool | None) -> None:
         """Replace the file, keeping of the former one what this run does not know. Raises OSError."""
         now = time.time()
-        kept = {name: value for name, value in self._former().items() if name in FIGURES or _is_success(name)}
-        values: dict[str, float] = {**kept, **figures, "last_run_timestamp_seconds": now}
+        former = {name: value for name, value in self._former().items() if name in FIGURES or _is_success(name)}
+        values: dict[str, float] = {**former, **figures, "last_run_timestamp_seconds": now}
         if chosen is not None:
             values["chosen"] = chosen
         if chosen is not False:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import httpx
+from msgspec.structs import asdict as fields
 
 from goud_backup.errors import SourceError
 from goud_backup.repository.segments import Pair
@@ -16,6 +17,7 @@ from goud_node.chain.block import Block
 from goud_node.chain.certificate import Certificate
 from goud_node.chain.genesis import Genesis
 from goud_node.chain.keys import SigningKey
+from goud_node.documents import Digest, Document, Line, Malformed, Number, read, shaped
 from goud_node.errors import InvalidBlock
 from goud_node.peer.tokens import ANSWER_HEADER, OPERATOR, Refused, Signer, Verifier
 
@@ -38,6 +40,19 @@ class Checkpoint:
     path: str
     height: int
     tip_hash: str
+
+
+class _CheckpointAnswer(Document):
+    """What the node says of a checkpoint; it says more."""
+
+    id: Line
+    path: Line
+    height: Number
+    tip_hash: Digest
+
+
+class _Reach(Document):
+    certified: Number
 
 
 class NodeClient:
@@ -63,9 +78,9 @@ class NodeClient:
         """A checkpoint that the node removes by itself after `ttl_seconds`. Raises SourceError."""
         answer = self._document("POST", "/operator/checkpoints", {"ttl_seconds": ttl_seconds}, seconds=180)
         try:
-            return Checkpoint(str(answer["id"]), str(answer["path"]), int(answer["height"]), str(answer["tip_hash"]))
-        except (KeyError, TypeError, ValueError) as error:
-            raise SourceError(f"{self.node} gave no checkpoint but {answer!r}.") from error
+            return Checkpoint(**fields(shaped(answer, _CheckpointAnswer)))
+        except Malformed as error:
+            raise SourceError(f"{self.node} gave no checkpoint but {answer!r:.300}: {error}.") from error
 
     def release_checkpoint(self, checkpoint_id: str) -> None:
         """Harmless when it has expired. Raises SourceError."""
@@ -77,9 +92,11 @@ class NodeClient:
         """The height of its last certified block. Raises SourceError."""
         answer = self.status()
         try:
-            return int(answer["certified"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise SourceError(f"{self.node} does not say which block is its last certified one: {answer!r}.") from error
+            return shaped(answer, _Reach).certified
+        except Malformed as error:
+            raise SourceError(
+                f"{self.node} does not say which block is its last certified one: {answer!r:.300} ({error})."
+            ) from error
 
     def blocks(self, start: int, most: int = _MOST_BLOCKS) -> list[Pair]:
         """Certified blocks from `start`, as many as one answer holds; none when there are no more."""
@@ -103,12 +120,16 @@ class NodeClient:
     ) -> dict[str, Any]:
         response = self._call(method, path, body, seconds=seconds)
         try:
-            found: dict[str, Any] = response.json()
-        except ValueError:
-            found = {"detail": response.text[:300]}
+            document = read(response.content, dict[str, Any], _MOST_ANSWER)
+        except Malformed as error:
+            if not response.is_error:
+                raise SourceError(f"{self.node} did not answer {path} with a document: {error}.") from error
+            document = {"detail": response.text[:300]}
         if response.is_error:
-            raise SourceError(f"{self.node} refused ({response.status_code}): {found.get('detail', found)}")
-        return found
+            raise SourceError(
+                f"{self.node} refused ({response.status_code}): {document.get('detail', document)!s:.300}"
+            )
+        return document
 
     def _call(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float = 30.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -100,13 +99,13 @@ def make(repository: Repository, wish: Wish, opener: Opener | None) -> Plan:
     was shipped after it has a hole: less than all is restored only to who asks for less.
     """
     references = _references(repository, wish)
-    plan = _wished(repository, wish, references, opener)
+    plan = _plan(repository, wish, references, opener)
     if plan.manifest is None:
         return plan
     try:
         check_manifest(plan.manifest)
     except SchemaMismatch as mismatch:
-        return _around(plan, plan.manifest.id, references, wish, mismatch)
+        return _detour(plan, plan.manifest.id, references, wish, mismatch)
     return plan
 
 
@@ -119,26 +118,31 @@ def _references(repository: Repository, wish: Wish) -> Sequence[Reference]:
         backup = repository.find(wish.backup).id
         leading = [fork for fork in forks if backup in fork.backups]
         if leading:
-            named = abandoned_segments(leading)
-            return [one for one in repository.segments(every=True) if one.key in named]
+            keys = abandoned_segments(leading)
+            return [segment for segment in repository.segments(every=True) if segment.key in keys]
     return repository.segments(forks=forks)
 
 
 def require_whole(repository: Repository) -> None:
-    """Raises what keeps `latest` from having all that is stored: Damaged. An empty repository is whole."""
-    with suppress(NoSuchBackup):
+    """Raises what keeps `latest` from having all that is stored: Damaged, or NoSuchBackup where all of it is of an
+    abandoned history. An empty repository is whole.
+    """
+    try:
         _newest(repository, Wish(), repository.segments())
+    except NoSuchBackup:
+        if repository.manifest_keys() or repository.segments(every=True):
+            raise
 
 
-def check_schema(schema: int, backup: str, made_by: str) -> None:
+def check_schema(schema: int, backup: str, maker: str) -> None:
     """Raises SchemaMismatch unless this version of the node reads that schema, or migrations lead to its own."""
-    found = schema
-    while found < SCHEMA_VERSION and found in MIGRATIONS:
-        found += 1
-    if found != SCHEMA_VERSION:
+    version = schema
+    while version < SCHEMA_VERSION and version in MIGRATIONS:
+        version += 1
+    if version != SCHEMA_VERSION:
         raise SchemaMismatch(
             f"Backup {backup} has schema version {schema}, this node needs {SCHEMA_VERSION}, and no migration leads "
-            f"there. Nothing was changed. Restore with the node's version that made it ({made_by}), or begin again at "
+            f"there. Nothing was changed. Restore with the node's version that made it ({maker}), or begin again at "
             "the genesis block (--reinitialize, by playbook -e restore_reinitialize=true; what is live is kept)."
         )
 
@@ -148,7 +152,7 @@ def check_manifest(manifest: Manifest) -> None:
     check_schema(manifest.chain.schema, manifest.id, manifest.versions.get("goud-node", "unknown"))
 
 
-def _around(plan: Plan, backup: str, references: Sequence[Reference], wish: Wish, mismatch: SchemaMismatch) -> Plan:
+def _detour(plan: Plan, backup: str, references: Sequence[Reference], wish: Wish, mismatch: SchemaMismatch) -> Plan:
     """Shipped blocks do not depend on a schema: they lead to the same block where none of them is missing."""
     chain = cover(references, 1)
     if plan.height is not None and chain and chain[-1].last >= plan.height:
@@ -158,7 +162,7 @@ def _around(plan: Plan, backup: str, references: Sequence[Reference], wish: Wish
     raise mismatch
 
 
-def _wished(repository: Repository, wish: Wish, references: Sequence[Reference], opener: Opener | None) -> Plan:
+def _plan(repository: Repository, wish: Wish, references: Sequence[Reference], opener: Opener | None) -> Plan:
     if wish.to_height is None and wish.to_ms is None:
         return _newest(repository, wish, references)
     manifests = _candidates(repository, wish)
@@ -170,17 +174,17 @@ def _wished(repository: Repository, wish: Wish, references: Sequence[Reference],
 def _candidates(repository: Repository, wish: Wish) -> list[Manifest]:
     if wish.backup != "latest":
         return [repository.find(wish.backup)]
-    found, past = repository.manifests(), repository.abandoned_backups()
-    present = [one for one in found.good if one.id not in past]
-    if not present and found.bad:
-        raise Damaged(next(iter(found.bad.values())))
+    listing, past = repository.manifests(), repository.abandoned_backups()
+    present = [manifest for manifest in listing.good if manifest.id not in past]
+    if not present and listing.bad:
+        raise Damaged(next(iter(listing.bad.values())))
     return present
 
 
 def _newest(repository: Repository, wish: Wish, references: Sequence[Reference]) -> Plan:
     if wish.backup != "latest":
-        named = repository.find(wish.backup)
-        return Plan(How.BACKUP, named, (), named.chain.height, None, _best([named], references))
+        backup = repository.find(wish.backup)
+        return Plan(How.BACKUP, backup, (), backup.chain.height, None, _best([backup], references))
     manifest = _highest(repository, references)
     start = 1 if manifest is None else manifest.chain.certified_height + 1
     if manifest is not None and wish.exact:
@@ -188,8 +192,8 @@ def _newest(repository: Repository, wish: Wish, references: Sequence[Reference])
     require_no_hole(repository, start, references)
     chain = cover(references, start)
     if manifest is not None:
-        known = max(manifest.chain.height, chain[-1].last if chain else 0)
-        return _replayed(manifest, references, known, known)
+        top = max(manifest.chain.height, chain[-1].last if chain else 0)
+        return _replay(manifest, references, top, top)
     if not chain:
         raise NoSuchBackup(repository.emptiness())
     return Plan(How.SEGMENTS, None, tuple(chain), chain[-1].last, None, chain[-1].last)
@@ -203,9 +207,9 @@ def _highest(repository: Repository, references: Sequence[Reference]) -> Manifes
     newest = repository.newest()
     if newest is None:
         return None
-    found, past = repository.manifests(), repository.abandoned_backups()
-    present = [newest, *(one for one in found.good if one.id not in past and one.id != newest.id)]
-    return max(present, key=lambda one: (_reach(one, references), one.sequence))
+    listing, past = repository.manifests(), repository.abandoned_backups()
+    present = [newest, *(manifest for manifest in listing.good if manifest.id not in past and manifest.id != newest.id)]
+    return max(present, key=lambda manifest: (_reach(manifest, references), manifest.sequence))
 
 
 def _reach(manifest: Manifest, references: Sequence[Reference]) -> int:
@@ -213,46 +217,46 @@ def _reach(manifest: Manifest, references: Sequence[Reference]) -> int:
     return max(manifest.chain.height, chain[-1].last if chain else 0)
 
 
-def _from_the_first(chain: Sequence[Reference], height: int, known: int) -> Plan:
-    return Plan(How.SEGMENTS, None, tuple(one for one in chain if one.first <= height), height, None, known)
+def _from_the_first(chain: Sequence[Reference], height: int, top: int) -> Plan:
+    return Plan(How.SEGMENTS, None, tuple(segment for segment in chain if segment.first <= height), height, None, top)
 
 
-def _replayed(manifest: Manifest, references: Sequence[Reference], height: int, known: int) -> Plan:
+def _replay(manifest: Manifest, references: Sequence[Reference], height: int, top: int) -> Plan:
     if height == manifest.chain.height:
-        return Plan(How.BACKUP, manifest, (), height, None, known)
-    chain = [one for one in cover(references, manifest.chain.certified_height + 1) if one.first <= height]
-    return Plan(How.REPLAY, manifest, tuple(chain), height, None, known)
+        return Plan(How.BACKUP, manifest, (), height, None, top)
+    chain = [segment for segment in cover(references, manifest.chain.certified_height + 1) if segment.first <= height]
+    return Plan(How.REPLAY, manifest, tuple(chain), height, None, top)
 
 
 def _best(manifests: Sequence[Manifest], references: Sequence[Reference]) -> int:
     """The greatest height that can be reached."""
     chain = cover(references, 1)
-    return max([*(_reach(one, references) for one in manifests), chain[-1].last if chain else 0])
+    return max([*(_reach(manifest, references) for manifest in manifests), chain[-1].last if chain else 0])
 
 
 def _to_height(
     repository: Repository, manifests: Sequence[Manifest], references: Sequence[Reference], height: int
 ) -> Plan:
-    known = _best(manifests, references)
-    if height < 1 or height > known:
+    top = _best(manifests, references)
+    if height < 1 or height > top:
         raise OutOfReach(
-            f"Block {height} can not be restored: the repository reaches from block 1 to {known}. Give a height there."
-            if known
+            f"Block {height} can not be restored: the repository reaches from block 1 to {top}. Give a height there."
+            if top
             else repository.emptiness()
         )
-    for manifest in sorted(manifests, key=lambda one: (one.chain.height, one.sequence), reverse=True):
+    for manifest in sorted(manifests, key=lambda manifest: (manifest.chain.height, manifest.sequence), reverse=True):
         if manifest.chain.height <= height <= _reach(manifest, references):
-            return _replayed(manifest, references, height, known)
+            return _replay(manifest, references, height, top)
     chain = cover(references, 1)
     if chain and chain[-1].last >= height:
-        return _from_the_first(chain, height, known)
-    above = [one for one in manifests if one.chain.height > height]
-    if not above:
+        return _from_the_first(chain, height, top)
+    later = [manifest for manifest in manifests if manifest.chain.height > height]
+    if not later:
         raise OutOfReach(
             f"Block {height} can not be restored: there is a gap in what was shipped and no backup above it. Heights "
-            f"up to {max(one.chain.height for one in manifests)} can be."
+            f"up to {max(manifest.chain.height for manifest in manifests)} can be."
         )
-    return Plan(How.REBUILD, min(above, key=lambda one: one.chain.height), (), height, None, known)
+    return Plan(How.REBUILD, min(later, key=lambda manifest: manifest.chain.height), (), height, None, top)
 
 
 def _to_time(
@@ -262,12 +266,12 @@ def _to_time(
     to_ms: int,
     opener: Opener | None,
 ) -> Plan:
-    found = times.last_at(repository, manifests, references, to_ms, opener)
-    if isinstance(found, Manifest):
-        return Plan(How.REBUILD, found, (), None, to_ms, _best(manifests, references))
-    if found == 0:
+    last = times.last_at(repository, manifests, references, to_ms, opener)
+    if isinstance(last, Manifest):
+        return Plan(How.REBUILD, last, (), None, to_ms, _best(manifests, references))
+    if last == 0:
         raise OutOfReach(f"The repository holds nothing as early as {times.text(to_ms)}. Give a later time.")
-    return _to_height(repository, manifests, references, found)
+    return _to_height(repository, manifests, references, last)
 
 
 def _age(manifest: Manifest) -> int:

@@ -6,6 +6,7 @@ have not finished. A later run, when the grace period has passed, removes what i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,15 +15,19 @@ from functools import partial
 from typing import Any, Final
 
 from goud_backup.errors import LockLost, NotVerified
+from goud_backup.quarantine import precious
 from goud_backup.repository import layout, locks, rot, signed
 from goud_backup.repository import marks as marking
 from goud_backup.repository.manifest import Manifest, canonical
 from goud_backup.repository.marks import Clock, Mark
+from goud_backup.repository.recording import follow, put_under
 from goud_backup.repository.records import MOST_LISTING, Check
-from goud_backup.repository.repository import Found, Repository, missing_of
+from goud_backup.repository.repository import Listing, Repository, missing_of
 from goud_backup.repository.retention import Candidate, Policy, day, reasons_to_keep, recent_days, unneeded_segments
-from goud_backup.targets import whole
+from goud_backup.targets import Stat, is_key, whole
 from goud_node.errors import GoudError
+
+_log = logging.getLogger(__name__)
 
 GRACE_SECONDS: Final = 24 * 3600.0
 
@@ -68,7 +73,7 @@ class Plan:
 class _State:
     """Everything the decision depends on, read under the locks."""
 
-    manifests: Found
+    manifests: Listing
     candidates: list[Candidate]
     objects: dict[str, int]
     marks: dict[str, Mark]
@@ -90,7 +95,7 @@ def prune(
     nothing, so it takes no lock: what others do meanwhile may change what the run after it does.
     """
     if dry_run:
-        return _decide(repository, _read(repository), policy, grace, _now(repository, clock))
+        return _decide(repository, _read(repository), policy, grace, _now(repository, clock, dry_run=True))
     with (
         _room(repository),
         locks.Lock(repository.target, locks.BACKUP, "prune", wait=wait) as backup,
@@ -100,6 +105,7 @@ def prune(
         state = _read(repository)
         plan = _decide(repository, state, policy, grace, now)
         _do(repository, state, plan, now, (backup, ship))
+        follow(repository, (backup, ship))
     return plan
 
 
@@ -122,20 +128,21 @@ def _room(repository: Repository) -> Iterator[None]:
         repository.set_aside()
 
 
-def _now(repository: Repository, clock: Callable[[], Clock] | None) -> Clock:
+def _now(repository: Repository, clock: Callable[[], Clock] | None, *, dry_run: bool = False) -> Clock:
     if clock is None:
-        return marking.clock(repository.target)
+        return marking.clock(repository.target, dry_run=dry_run)
     now = clock()
-    return now if now.store is not None else replace(now, store=repository.target.now())
+    return now if now.store is not None else replace(now, store=marking.store_time(repository.target, dry_run=dry_run))
 
 
 def _read(repository: Repository) -> _State:
     manifests = repository.manifests()
+    manifests.require_known_formats()
     if manifests.bad:
         key, problem = next(iter(manifests.bad.items()))
         raise NotVerified(
             f"Nothing was removed, because {key} cannot be read and what it needs is not known: {problem} Copy it "
-            "back from another copy of the repository, or move it to damaged/ by hand."
+            "back from another copy of the repository, or move it to damaged/ by hand, where it stays."
         )
     objects = repository.object_sizes()
     protected, checks, past = repository.kept(), repository.checks(), repository.abandoned_backups()
@@ -146,9 +153,25 @@ def _read(repository: Repository) -> _State:
         for entry in manifests.good
     ]
     target = repository.target
-    trash = {stat.key: stat.size for prefix in (layout.TRASH, layout.DAMAGED) for stat in target.list(prefix)}
-    trash |= {stat.key: stat.size for stat in (*target.unfinished(), *signed.superseded(repository))}
+    trash = {stat.key: stat.size for stat in (*target.list(layout.TRASH), *_quarantined(repository))}
+    # What somebody moved there under a name of his own is his.
+    trash = {key: size for key, size in trash.items() if is_key(key)}
+    notes = rot.outlived(repository, checks, {entry.id for entry in manifests.good}, objects)
+    trash |= {stat.key: stat.size for stat in (*target.unfinished(), *signed.superseded(repository), *notes)}
     return _State(manifests, candidates, objects, marking.load(target), trash)
+
+
+def _quarantined(repository: Repository) -> Iterator[Stat]:
+    """What is below `damaged/` and holds nothing that somebody may want back."""
+    staying = []
+    for stat in repository.target.list(layout.DAMAGED):
+        if precious(repository, stat):
+            staying.append(stat.key)
+        else:
+            yield stat
+    if staying:
+        more = f", as do {len(staying) - 1} more there" if len(staying) > 1 else ""
+        _log.warning("%r stays until somebody removes it%s", staying[0], more)
 
 
 def _candidate(
@@ -215,8 +238,8 @@ def _do(repository: Repository, state: _State, plan: Plan, now: Clock, held: Seq
             for lock in held:
                 # After the last step for certain: what was done under a lost lock must not look like a success.
                 lock.check(certain=step is None)
-        except LockLost as lost:
-            raise LockLost(f"{lost} {number} of {len(steps)} steps of its plan were done by then.") from lost
+        except LockLost as error:
+            raise LockLost(f"{error} {number} of {len(steps)} steps of its plan were done by then.") from error
         if step is not None:
             step()
 
@@ -238,17 +261,17 @@ def _steps(repository: Repository, state: _State, plan: Plan, now: Clock) -> lis
     return steps + [partial(forget, key) for key in plan.forget]
 
 
-def keep(repository: Repository, backup_id: str, *, wanted: bool, wait: float = 0.0) -> Manifest:
+def keep(repository: Repository, backup_id: str, *, mark: bool, wait: float = 0.0) -> Manifest:
     """Mark a backup so that no prune removes it, or take the mark away. Raises Locked, NoSuchBackup, GoudError."""
     # Under the lock, a prune has not yet decided about it or has already forgotten it.
     with locks.Lock(repository.target, locks.BACKUP, "keep", wait=wait) as lock:
         manifest = repository.find(backup_id)
         key = layout.KEEPS + manifest.id
-        if wanted:
-            repository.put_under([lock], key, canonical({"id": manifest.id}))
+        if mark:
+            put_under(repository, [lock], key, canonical({"id": manifest.id}))
         else:
             lock.check()
             repository.target.delete(key)
-    if (repository.target.stat(key) is not None) != wanted:
+    if (repository.target.stat(key) is not None) != mark:
         raise GoudError(f"{key} in {repository.url} did not change. Try again.")
     return manifest

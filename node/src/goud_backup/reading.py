@@ -46,13 +46,13 @@ def read_all(store: RocksStore) -> None:
 
 def merged(ranges: Iterable[Range]) -> list[Range]:
     """The same keys, none of them twice."""
-    found: list[Range] = []
+    union: list[Range] = []
     for family, first, last in sorted(ranges):
-        if found and found[-1][0] == family and first <= found[-1][2]:
-            found[-1] = (family, found[-1][1], max(last, found[-1][2]))
+        if union and union[-1][0] == family and first <= union[-1][2]:
+            union[-1] = (family, union[-1][1], max(last, union[-1][2]))
         else:
-            found.append((family, first, last))
-    return found
+            union.append((family, first, last))
+    return union
 
 
 def _read_at(path: str, ranges: list[Range], start: int, height: int) -> None:

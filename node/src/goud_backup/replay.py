@@ -35,11 +35,11 @@ def rows_of_segments(
     repository: Repository, segments: Sequence[Reference], opener: Opener | None, upto: int
 ) -> Iterator[Row]:
     """The blocks of consecutive segments up to a height. Raises what reading a segment raises, naming it."""
-    largest = max((one.size for one in segments), default=0)
+    largest = max((segment.size for segment in segments), default=0)
     readers = max(1, min(_READERS, _AHEAD_BYTES // max(1, largest)))
     # Only what is stored is held for all of them: what it unpacks to may be much more.
-    for one, raw in pool.ahead(lambda one: (one, repository.raw_segment(one)), segments, readers):
-        _, pairs = repository.read_segment(one, opener, raw)
+    for segment, raw in pool.ahead(lambda segment: (segment, repository.raw_segment(segment)), segments, readers):
+        _, pairs = repository.read_segment(segment, opener, raw)
         yield from ((block, certificate) for block, certificate in pairs if block.height <= upto)
 
 
@@ -55,8 +55,8 @@ def rows_of_database(store: RocksStore, upto: int) -> Iterator[Row]:
         yield Block.decode(raw), certificate
 
 
-def height_at(database: Path, genesis: Genesis, to_ms: int, made_ms: int) -> int:
-    """The height of the last block that is not later than `to_ms`, in a database that was there at `made_ms`.
+def height_at(database: Path, genesis: Genesis, to_ms: int, creation_ms: int) -> int:
+    """The height of the last block that is not later than `to_ms`, in a database that existed at `creation_ms`.
 
     Raises OutOfReach when even block 1 is later, or when times are wrong there.
     """
@@ -71,7 +71,7 @@ def height_at(database: Path, genesis: Genesis, to_ms: int, made_ms: int) -> int
         tip = Ledger(store, genesis).height
         low = bisect_right(range(1, tip + 1), to_ms, key=ms)
         around = range(max(1, low - times.AROUND), min(tip, low + times.AROUND) + 1)
-        times.require_trust({height: ms(height) for height in around}, low, made_ms, to_ms)
+        times.require_trust({height: ms(height) for height in around}, low, creation_ms, to_ms)
     if low == 0:
         raise OutOfReach("The chain has no block as early as that: block 1 is later. Give a later time.")
     return low
@@ -102,10 +102,10 @@ def check_tip(database: Path, genesis: Genesis, height: int, hashes: dict[int, s
         ledger = Ledger(store, genesis)
         if ledger.height != height:
             raise NotVerified(f"The restored chain ends at block {ledger.height}; it should end at {height}.")
-        for at, told in hashes.items():
+        for at, recorded in hashes.items():
             block = ledger.block(at)
-            if block is None or block.hash.hex() != told:
-                raise NotVerified(f"Block {at} of the restored chain is not the one the manifest names ({told}).")
+            if block is None or block.hash.hex() != recorded:
+                raise NotVerified(f"Block {at} of the restored chain is not the one the manifest names ({recorded}).")
         return ledger.tip.hash.hex()
 
 

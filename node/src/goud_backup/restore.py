@@ -78,9 +78,9 @@ def put_in_place(data_dir: Path, folder: Path, genesis: Genesis, restored: Resto
     with staging.writing(data_dir):
         durable.adopt_all(database, data_dir)
     staging.make_durable(database, tools.workers)
-    kept = swap.swap(data_dir, database, genesis.chain_id)
+    former = swap.swap(data_dir, database, genesis.chain_id)
     shutil.rmtree(folder, ignore_errors=False)
-    return Restored(**{**asdict(restored), "kept": None if kept is None else str(kept)})
+    return Restored(**{**asdict(restored), "kept": None if former is None else str(former)})
 
 
 def described(proven: Proven, how: How, backup: str | None = None) -> Restored:
@@ -161,10 +161,12 @@ def check_facts(database: Path, genesis: Genesis, manifest: Manifest) -> None:
     """Compare what the database says of itself with the manifest, before anything is appended to it."""
     with source.examining(database, genesis) as examination:
         facts = examination.facts
-    found = (facts.height, facts.tip_hash.hex(), facts.certified_height, facts.keys)
-    told = (manifest.chain.height, manifest.chain.tip_hash, manifest.chain.certified_height, dict(manifest.keys))
-    if found != told:
-        raise NotVerified(f"Backup {manifest.id} is not what its manifest says: it has {found}, the manifest {told}.")
+    actual = (facts.height, facts.tip_hash.hex(), facts.certified_height, facts.keys)
+    declared = (manifest.chain.height, manifest.chain.tip_hash, manifest.chain.certified_height, dict(manifest.keys))
+    if actual != declared:
+        raise NotVerified(
+            f"Backup {manifest.id} is not what its manifest says: it has {actual}, the manifest {declared}."
+        )
 
 
 class _Live:
@@ -218,7 +220,7 @@ def live_document(
     """
     if not data_dir.is_dir():
         raise SourceError(f"The data directory {data_dir} does not exist. Mount the volume or correct --data-dir.")
-    found: dict[str, Any] = {
+    document: dict[str, Any] = {
         "live_height": None,
         "live_problem": None,
         "live_blocks_not_in_the_restore": None,
@@ -229,27 +231,27 @@ def live_document(
     database = marker.database_path(data_dir)
     try:
         if node is not None:
-            return found | _lost(node, height, history)
+            return document | _loss(node, height, history)
         if database.exists():
             with walk.opened(database) as store:
-                return found | _lost(_Live(store, genesis), height, history)
+                return document | _loss(_Live(store, genesis), height, history)
     except GoudError as error:
-        found["live_problem"] = str(error)
-    return found
+        document["live_problem"] = str(error)
+    return document
 
 
-def _lost(live: Source, height: int | None, history: Callable[[], History] | None) -> dict[str, Any]:
+def _loss(live: Source, height: int | None, history: Callable[[], History] | None) -> dict[str, Any]:
     reach = live.reach()
     if height is None:
         return {"live_height": reach}
     parting = Parting(0, None) if history is None else history().parting(live)
-    apart = None if parting.differs is None else parting.shared
+    split = None if parting.differs is None else parting.shared
     common = min(height, reach) if parting.differs is None else parting.differs - 1
     return {
         "live_height": reach,
         "live_blocks_not_in_the_restore": reach - min(parting.shared, height),
         "live_blocks_not_in_the_restore_at_least": reach - min(common, height),
-        "histories_part_after": apart,
+        "histories_part_after": split,
     }
 
 
@@ -263,18 +265,20 @@ def _stage_base(repository: Repository, manifest: Manifest, folder: Path, tools:
         progress=tools.progress,
         secrets=tools.secrets_to is not None,
     )
-    marked = (folder / marker.MARKER).read_text(encoding="utf-8").strip()
+    path = folder / marker.MARKER
+    marked = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
     if marked != repository.config.chain_id:
-        raise Damaged(f"Backup {manifest.id} carries the marker of chain {marked}, not {repository.config.chain_id}.")
+        shown = f"of chain {marked[:100]!r}" if marked else "of no chain"
+        raise Damaged(f"Backup {manifest.id} carries the marker {shown}, not of {repository.config.chain_id}.")
 
 
 def _rebuild_from(plan: Plan, base: Path, database: Path, genesis: Genesis, tools: Tools) -> int:
     below = marker.database_path(base)
     height = plan.height
     if height is None:
-        made = datetime.now(UTC) if plan.manifest is None else plan.manifest.created_at
-        made_ms = int(made.timestamp() * 1000)
-        height = replay.height_at(below, genesis, plan.to_ms or 0, made_ms)
+        creation = datetime.now(UTC) if plan.manifest is None else plan.manifest.created_at
+        creation_ms = int(creation.timestamp() * 1000)
+        height = replay.height_at(below, genesis, plan.to_ms or 0, creation_ms)
     with walk.opened(below) as store:
         replay.rebuild(database, genesis, replay.rows_of_database(store, height), height, tools.progress)
     return height

@@ -1,24 +1,22 @@
-"""What `ship` saw last in a repository, so that a run with nothing to do asks for little. A hint, never the truth."""
+"""What earlier runs saw in a repository, so that the next one asks for little. Hints, never the truth."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Any, TypeVar
 
-from pydantic import TypeAdapter
+import msgspec
 
-from goud_backup.repository.history import Anchor, Anchors
+from goud_backup.repository.history import Anchors
 from goud_backup.repository.manifest import canonical
 from goud_node.documents import (
-    FIRST,
     MOST_LISTING,
-    Digest,
     Document,
     Line,
     Malformed,
+    Milliseconds,
     Number,
     Seconds,
     read_file,
@@ -28,88 +26,72 @@ from goud_node.errors import StoreError
 from goud_node.store import durable
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Seen:
+class Seen(Document):
     """The newest segment of the present history (`digest` is of its last block), after a look at everything since the
-    newest backup at Unix time `looked`; `forks` are the keys of all forks then. `backups` has the blocks that each
-    manifest names, by its key.
+    newest backup at Unix time `looked`; `forks` are the keys of all forks then.
     """
 
-    forks: tuple[str, ...]
-    key: str
-    first: int
-    last: int
-    size: int
-    digest: str
-    recovery_ms: int | None
-    looked: float
-    backups: Anchors
-
-
-class _Anchor(Document):
-    height: Number
-    digest: Digest
-    origin: Line
-
-
-class _Written(Document):
-    forks: Annotated[list[Line], FIRST]
+    forks: tuple[Line, ...]
     key: Line
     first: Number
     last: Number
     size: Number
     digest: Line
-    recovery_ms: Number | None
+    recovery_ms: Milliseconds | None
     looked: Seconds
-    backups: dict[Line, list[_Anchor]]
-
-
-_ANY: Final[TypeAdapter[dict[str, Any]]] = TypeAdapter(dict[str, Any])
-_WRITTEN: Final = TypeAdapter(_Written)
 
 
 class Memory:
-    """A small file, or none: then every run looks at everything since the newest backup."""
+    """Two small files in the directory for hints. Without a directory nothing is remembered: all is read every time."""
 
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
+    def __init__(self, folder: Path | None = None, repository_id: str = "") -> None:
+        self._shipped = None if folder is None else folder / f"{repository_id}-ship.json"
+        self._backups = None if folder is None else folder / f"{repository_id}-backups.json"
 
-    @classmethod
-    def of(cls, folder: Path, repository_id: str) -> Memory:
-        """The one of a repository, in the directory that hints are kept in."""
-        return cls(folder / f"{repository_id}-ship.json")
+    def shipped(self) -> Seen | None:
+        """What `ship` saw last. None when nothing is remembered, or not as it was written."""
+        return _load(self._shipped, Seen)
 
-    def load(self) -> Seen | None:
-        """None when there is none, or not one that was written whole."""
-        if self._path is None:
-            return None
-        try:
-            document = read_file(self._path, _ANY, MOST_LISTING)
-            check = document.pop("sha256", None)
-            if sha256(canonical(document)).hexdigest() != check:
-                return None
-            written = shaped(document, _WRITTEN)
-            backups = {
-                key: tuple(Anchor(one.height, one.digest, one.origin) for one in anchors)
-                for key, anchors in written.backups.items()
-            }
-            return Seen(**{**written.model_dump(), "forks": tuple(written.forks), "backups": backups})
-        except FileNotFoundError:
-            return None
-        except (OSError, Malformed) as error:
-            _log.debug("%s says nothing: %s", self._path, error)
-            return None
-
-    def save(self, seen: Seen | None) -> None:
+    def keep_shipped(self, seen: Seen | None) -> None:
         """Harmless when it fails: the next run looks at more."""
-        if self._path is None or seen is None:
-            return
-        document = asdict(seen)
-        body = canonical({**document, "sha256": sha256(canonical(document)).hexdigest()})
-        try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            durable.replace(self._path, body, 0o600)
-        except (OSError, StoreError) as error:
-            _log.debug("%s was not written: %s", self._path, error)
+        if seen is not None:
+            _save(self._shipped, seen)
+
+    def backups(self) -> Anchors:
+        """The blocks that each manifest names, by its key: a manifest is written once."""
+        return _load(self._backups, Anchors) or {}
+
+    def keep_backups(self, anchors: Anchors) -> None:
+        """Harmless when it fails: the next run reads more manifests."""
+        if anchors != self.backups():
+            _save(self._backups, anchors)
+
+
+def _load(path: Path | None, shape: type[T]) -> T | None:
+    if path is None:
+        return None
+    try:
+        document = read_file(path, dict[str, Any], MOST_LISTING)
+        if document.pop("sha256", None) != sha256(canonical(document)).hexdigest():
+            return None
+        return shaped(document.get("seen"), shape)
+    except FileNotFoundError:
+        return None
+    except (OSError, Malformed) as error:
+        _log.debug("%s says nothing: %s", path, error)
+        return None
+
+
+def _save(path: Path | None, seen: object) -> None:
+    if path is None:
+        return
+    document = {"seen": msgspec.to_builtins(seen)}
+    body = canonical({**document, "sha256": sha256(canonical(document)).hexdigest()})
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable.replace(path, body, 0o600)
+    except (OSError, StoreError) as error:
+        _log.debug("%s was not written: %s", path, error)

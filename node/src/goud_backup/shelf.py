@@ -59,7 +59,7 @@ def prune(folder: Path, policy: Policy, *, protected: Collection[str] = (), dry_
     """Remove the archives that no rule keeps; the first run in a folder only lists. `protected` are ids of backups
     that are marked keep.
 
-    Raises SourceError when the folder is not there.
+    Raises SourceError when the folder does not exist.
     """
     if not folder.is_dir():
         raise SourceError(f"The folder {folder} does not exist. Correct the path, or mount its disk.")
@@ -72,13 +72,13 @@ def prune(folder: Path, policy: Policy, *, protected: Collection[str] = (), dry_
     if dry_run:
         return outcome
     if outcome.announced:
-        begun = {"since": datetime.now(UTC).isoformat(timespec="seconds")}
-        durable.replace(folder / _BEGUN, json.dumps(begun).encode() + b"\n")
+        note = {"since": datetime.now(UTC).isoformat(timespec="seconds")}
+        durable.replace(folder / _BEGUN, json.dumps(note).encode() + b"\n")
         return outcome
     for name in outcome.remove:
         path = folder / name
         path.unlink(missing_ok=True)
-        _beside(path, ".sha256").unlink(missing_ok=True)
+        _sibling(path, ".sha256").unlink(missing_ok=True)
     return outcome
 
 
@@ -88,7 +88,7 @@ def _archives(folder: Path, outcome: Outcome) -> Iterator[_Archive]:
         match = _NAME.fullmatch(path.name)
         if match is None or path.is_symlink() or not path.is_file():
             continue
-        if not _beside(path, ".sha256").is_file():
+        if not _sibling(path, ".sha256").is_file():
             outcome.left[path.name] = "no checksum is beside it"
             continue
         try:
@@ -119,10 +119,10 @@ def _decide(oldest_first: list[_Archive], policy: Policy, protected: Collection[
 
 
 def _candidate(number: int, entry: _Archive, protected: Collection[str]) -> Candidate:
-    marked = _beside(entry.path, KEEP).exists() or entry.facts.get("backup_id") in protected
+    marked = _sibling(entry.path, KEEP).exists() or entry.facts.get("backup_id") in protected
     height = entry.facts.get("height", 0)
     return Candidate(entry.path.name, number, entry.created, height, height, kept=marked, whole=True, proven=False)
 
 
-def _beside(path: Path, suffix: str) -> Path:
+def _sibling(path: Path, suffix: str) -> Path:
     return path.with_name(path.name.removesuffix(".tar.gz") + suffix)

@@ -15,11 +15,12 @@ from goud_backup.errors import OtherHistory, SourceError
 from goud_backup.progress import Progress, Silent
 from goud_backup.repository import forks as forked
 from goud_backup.repository import layout, locks, segments
-from goud_backup.repository.history import Anchors, History, recorded, require_no_hole
+from goud_backup.repository.history import Anchor, Anchors, History, recorded, require_no_hole
+from goud_backup.repository.recording import put_under, withdraw
 from goud_backup.repository.repository import Repository
 from goud_backup.repository.segments import MOST_BLOCKS, Pair
 from goud_backup.seen import Memory, Seen
-from goud_backup.settings import SEGMENT_BYTES
+from goud_backup.settings import MIB, SEGMENT_BYTES
 from goud_backup.walk import opened
 from goud_node.chain.block import Block
 from goud_node.chain.certificate import Certificate
@@ -27,9 +28,12 @@ from goud_node.chain.genesis import Genesis
 from goud_node.chain.indexes import height_key
 from goud_node.chain.ledger import Ledger
 from goud_node.chain.rules import check_block
+from goud_node.errors import GoudError
 from goud_node.store import Family, RocksStore
 
-LOOK_SECONDS: Final = 24 * 3600.0
+_MOST_SIGNED: Final = layout.MOST_OBJECT - MIB
+"""Most bytes of blocks with their certificates in one segment, so that it can be read whatever is put around them."""
+LOOK_SECONDS: Final = 3600.0
 """How long a run that has nothing to add may trust that what was there before is still there."""
 
 
@@ -49,30 +53,13 @@ class Blocks(Protocol):
         ...
 
 
-class Node(Protocol):
-    """A running node: certified blocks from a height, as many as one answer holds; none when there are no more."""
-
-    def blocks(self, start: int, most: int = ...) -> list[Pair]: ...
-
-    def certified_height(self) -> int: ...
-
-
-class NodeBlocks:
+class NodeBlocks(sources.NodeView):
     """A running node's peer interface."""
-
-    def __init__(self, client: Node) -> None:
-        self._client = client
 
     def from_height(self, start: int) -> Iterator[Pair]:
         while pairs := self._client.blocks(start):
             yield from pairs
             start += len(pairs)
-
-    def reach(self) -> int:
-        return self._client.certified_height()
-
-    def digest(self, height: int) -> str | None:
-        return next((block.hash.hex() for block, _ in self._client.blocks(height, 1)), None)
 
 
 class DirectoryBlocks:
@@ -83,27 +70,27 @@ class DirectoryBlocks:
         self._genesis = genesis
 
     def from_height(self, start: int) -> Iterator[Pair]:
-        with self._opened() as store:
+        with self._database() as store:
             certificates = store.scan(Family.CERTIFICATES, height_key(start))
             for (key, raw), (certified, certificate) in zip(
                 store.scan(Family.BLOCKS, height_key(start)), certificates, strict=False
             ):
-                # The chain ends where the certificates do, or where one is not there yet.
+                # The chain ends where the certificates do, or where one does not exist yet.
                 if key != certified:
                     return
                 yield Block.decode(raw), Certificate.decode(certificate)
 
     def reach(self) -> int:
-        with self._opened() as store:
+        with self._database() as store:
             return Ledger(store, self._genesis).certified_height
 
     def digest(self, height: int) -> str | None:
-        with self._opened() as store:
+        with self._database() as store:
             block = Ledger(store, self._genesis).block(height)
             return None if block is None else block.hash.hex()
 
     @contextmanager
-    def _opened(self) -> Iterator[RocksStore]:
+    def _database(self) -> Iterator[RocksStore]:
         source = sources.DirectorySource(self._data_dir)
         with source.open(self._genesis) as snapshot, opened(snapshot.database) as store:
             yield store
@@ -146,11 +133,11 @@ def ship(
     nothing to store takes no lock; with a `memory` it asks for little more than what came after its last look.
     """
     sealer = repository.sealer(recipients)
-    memory = memory or Memory(None)
-    seen = memory.load()
-    if seen is not None and _still(repository, blocks, seen):
+    memory = memory or Memory()
+    seen = memory.shipped()
+    if seen is not None and not from_genesis and _is_unchanged(repository, blocks, seen):
         return Shipped(None, seen.last, 0, 0, 0, None, seen.recovery_ms)
-    known = {} if seen is None else dict(seen.backups)
+    known = memory.backups()
     state = _State(repository, known, from_genesis=from_genesis)
     run = _Run(repository, state, sealer, segment_bytes, progress or Silent())
     if state.due(blocks):
@@ -161,11 +148,12 @@ def ship(
                 run.all(blocks, lock)
                 run.state = _State(repository, known, from_genesis=from_genesis)
                 run.require_visible()
-    memory.save(run.state.seen(time.time()))
+    memory.keep_shipped(run.state.seen(time.time()))
+    memory.keep_backups(known)
     return run.result()
 
 
-def _still(repository: Repository, blocks: Blocks, seen: Seen) -> bool:
+def _is_unchanged(repository: Repository, blocks: Blocks, seen: Seen) -> bool:
     """Whether all is as it was seen, and the source has nothing more; otherwise a closer look is due."""
     if not 0 <= time.time() - seen.looked < LOOK_SECONDS or blocks.reach() != seen.last:
         return False
@@ -173,8 +161,8 @@ def _still(repository: Repository, blocks: Blocks, seen: Seen) -> bool:
         return False
     # From the last segment on, itself included: nobody has removed it, and nobody has shipped more.
     later = list(repository.segments_after(layout.before_segments(seen.first)))
-    whole = any(one.key == seen.key and one.size == seen.size for one in later)
-    return whole and all(one.last <= seen.last for one in later)
+    whole = any(segment.key == seen.key and segment.size == seen.size for segment in later)
+    return whole and all(segment.last <= seen.last for segment in later)
 
 
 class _State:
@@ -184,20 +172,27 @@ class _State:
     """
 
     def __init__(self, repository: Repository, known: Anchors, *, from_genesis: bool) -> None:
+        self._repository = repository
         self.forks = repository.forks()
         newest = repository.last_readable(self.forks)[0]
         base = None if from_genesis else newest
         self.start = 1 if base is None else base.chain.certified_height + 1
-        found = repository.segments(since=self.start, forks=self.forks)
-        self.history = History(repository, recorded(repository, self.forks, known), found)
-        self.known = dict(known)
+        references = repository.segments(since=self.start, forks=self.forks)
+        self.history = History(repository, recorded(repository, self.forks, known), references)
+        self._known = dict(known)
         shipped = self.history.newest
         self.top = shipped.last if shipped is not None else self.start - 1
-        self.holes = segments.holes(found, self.start)
+        self.holes = segments.holes(references, self.start)
         times = [newest.chain.tip_ms] if newest is not None else []
         times += [self.history.header(shipped).last_ms] if shipped is not None else []
         self.recovery_ms = max(times, default=None)
         self.abandoned = forked.abandoned_segments(self.forks)
+
+    def recorded_since(self) -> list[Anchor]:
+        """What backups name that have been recorded since this was read."""
+        now = dict(self._known)
+        recorded(self._repository, self.forks, now)
+        return [anchor for key in now.keys() - self._known.keys() for anchor in now[key]]
 
     def due(self, blocks: Blocks) -> bool:
         """Whether anything is missing. Raises OtherHistory or SourceError for a source that does not continue this."""
@@ -208,13 +203,12 @@ class _State:
         newest = self.history.newest
         if newest is None:
             return None
-        keys = sorted(forked.dump(one)[0] for one in self.forks)
+        keys = sorted(forked.dump(fork)[0] for fork in self.forks)
         digest = self.history.header(newest).last_hash
-        return Seen(tuple(keys), newest.key, newest.first, newest.last, newest.size, digest, self.recovery_ms, now,
-                    self.known)  # fmt: skip
+        return Seen(tuple(keys), newest.key, newest.first, newest.last, newest.size, digest, self.recovery_ms, now)
 
 
-def _checked(pairs: Iterator[Pair], genesis: Genesis, history: History, start: int, last: int) -> Iterator[Pair]:
+def _valid_pairs(pairs: Iterator[Pair], genesis: Genesis, history: History, start: int, last: int) -> Iterator[Pair]:
     """Blocks `start` to `last`, as far as there are any, that follow what is stored, obey every rule and are certified;
     nothing else may be called shipped. `pairs` begin one before, except at the first block.
     """
@@ -238,6 +232,8 @@ def _checked(pairs: Iterator[Pair], genesis: Genesis, history: History, start: i
 def _require_anchor(history: History, block: Block, height: int) -> None:
     anchor = history.anchor(height)
     if block.height != height or (anchor is not None and block.hash.hex() != anchor.digest):
+        if anchor is not None:
+            history.require_whole(anchor.origin)
         raise OtherHistory(
             f"The source gave block {block.height} with the hash {block.hash.hex()[:16]}… for block {height}, which is "
             "not the one that is stored. Its history has changed meanwhile: compare the nodes."
@@ -256,31 +252,57 @@ class _Run:
         self._first: int | None = None
         self._blocks = self._segments = self._bytes = 0
         self._last: Block | None = None
+        self._stored: list[str] = []
 
     def all(self, blocks: Blocks, lock: locks.Lock) -> None:
+        """Raises what stopped it; what it has stored stays, unless it is of another history than a new backup."""
+        try:
+            self._all(blocks, lock)
+        except GoudError:
+            self._look_again(blocks)
+            raise
+        self._look_again(blocks)
+
+    def _look_again(self, blocks: Blocks) -> None:
+        """Whoever makes a backup has looked before these segments were stored, and this before the backup was."""
+        if self._last is None:
+            return
+        try:
+            fresh = self.state.recorded_since()
+            whole = History(self._repository, [*self.state.history.anchors, *fresh], self.state.history.segments)
+            History(self._repository, fresh, ()).require_known(blocks, self._last.height, whole)
+        except GoudError as error:
+            outcome = withdraw(self._repository, self._stored) if self._stored else ""
+            raise type(error)(f"{error} {outcome}".rstrip()) from error
+
+    def _all(self, blocks: Blocks, lock: locks.Lock) -> None:
         self._progress.stage("blocks shipped", 0)
         genesis, reach = self._repository.config.genesis, blocks.reach()
         for first, last in [*self.state.holes, (self.state.top + 1, reach)]:
             if first <= min(last, reach):
                 pairs = blocks.from_height(max(1, first - 1))
-                self._batches(_checked(pairs, genesis, self.state.history, first, last), lock)
+                self._batches(_valid_pairs(pairs, genesis, self.state.history, first, last), lock)
 
     def _batches(self, pairs: Iterator[Pair], lock: locks.Lock) -> None:
         batch: list[Pair] = []
-        size = 0
+        size = signed = 0
         for pair in pairs:
-            length = len(pair[0].encode())
-            if batch and (size + length > self._most or len(batch) >= MOST_BLOCKS):
+            length, whole = len(pair[0].encode()), sum(len(item.encode()) for item in pair)
+            # Of many validators, certificates are larger than blocks; nobody reads a segment beyond its bound.
+            full = size + length > self._most or signed + whole > _MOST_SIGNED
+            if batch and (full or len(batch) >= MOST_BLOCKS):
                 self._store(batch, lock)
-                batch, size = [], 0
+                batch, size, signed = [], 0, 0
             batch.append(pair)
             size += length
+            signed += whole
         if batch:
             self._store(batch, lock)
 
     def _store(self, batch: list[Pair], lock: locks.Lock) -> None:
         key, stored = segments.build(batch, self._sealer, self.state.abandoned)
-        self._repository.put_under([lock], key, stored)
+        if put_under(self._repository, [lock], key, stored):
+            self._stored.append(key)
         self._first = batch[0][0].height if self._first is None else self._first
         self._blocks += len(batch)
         self._segments += 1

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from goud_backup.errors import EmptyBackup, InUse, SourceError
+from goud_backup.repository.segments import Pair
 from goud_node.chain.genesis import Genesis
 from goud_node.chain.indexes import height_key, rows_implied
 from goud_node.chain.ledger import Ledger
@@ -33,6 +34,8 @@ class Snapshot:
     data_dir: Path
     node: str
     kind: str
+    live: NodeView | None = None
+    """The node that goes on while its checkpoint is read."""
 
 
 class Source(Protocol):
@@ -51,7 +54,15 @@ class Checkpoint(Protocol):
     def path(self) -> str: ...
 
 
-class Node(Protocol):
+class Peer(Protocol):
+    """A running node: certified blocks from a height, as many as one answer holds; none when there are no more."""
+
+    def blocks(self, start: int, most: int = ...) -> list[Pair]: ...
+
+    def certified_height(self) -> int: ...
+
+
+class Node(Peer, Protocol):
     """A running node that makes checkpoints, each gone after `ttl_seconds` unless it is released before."""
 
     node: str
@@ -59,6 +70,21 @@ class Node(Protocol):
     def create_checkpoint(self, ttl_seconds: float) -> Checkpoint: ...
 
     def release_checkpoint(self, checkpoint_id: str) -> None: ...
+
+
+class NodeView:
+    """The certified blocks of a running node."""
+
+    def __init__(self, client: Peer) -> None:
+        self._client = client
+
+    def reach(self) -> int:
+        """The height of the last one. Raises SourceError."""
+        return self._client.certified_height()
+
+    def digest(self, height: int) -> str | None:
+        """The hash of one, in hex; None where there is none. Raises SourceError."""
+        return next((block.hash.hex() for block, _ in self._client.blocks(height, 1)), None)
 
 
 class NodeSource:
@@ -72,21 +98,21 @@ class NodeSource:
     @contextmanager
     def open(self, genesis: Genesis) -> Iterator[Snapshot]:
         marker.require(self._data_dir, genesis.chain_id, must_be_mount=False, writable=False)
-        made = self._client.create_checkpoint(self._ttl)
+        checkpoint = self._client.create_checkpoint(self._ttl)
         try:
-            path = self._data_dir / marker.CHECKPOINTS / made.id
+            path = self._data_dir / marker.CHECKPOINTS / checkpoint.id
             if not (path / "CURRENT").is_file():
                 raise SourceError(
-                    f"{self._client.node} made the checkpoint {made.path}, but it is not at {path}: --data-dir must be "
-                    "that node's volume."
+                    f"{self._client.node} made the checkpoint {checkpoint.path}, but it is not at {path}: --data-dir "
+                    "must be that node's volume."
                 )
-            yield Snapshot(path, self._data_dir, self._client.node, CHECKPOINT)
+            yield Snapshot(path, self._data_dir, self._client.node, CHECKPOINT, NodeView(self._client))
         finally:
             try:
-                self._client.release_checkpoint(made.id)
+                self._client.release_checkpoint(checkpoint.id)
             except SourceError as error:
                 # The backup stands or falls by itself; the node drops the checkpoint when its lease ends.
-                _log.warning("checkpoint %s was not released and expires by itself: %s", made.id, error)
+                _log.warning("checkpoint %s was not released and expires by itself: %s", checkpoint.id, error)
 
 
 class DirectorySource:
@@ -116,14 +142,14 @@ def held(database: Path) -> Iterator[None]:
     path = database / holding.LOCK
     holding.take(database)
     try:
-        with _locked(database, path):
+        with _lock(database, path):
             yield
     finally:
         holding.leave(database)
 
 
 @contextmanager
-def _locked(database: Path, path: Path) -> Iterator[None]:
+def _lock(database: Path, path: Path) -> Iterator[None]:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         durable.adopt(path)
@@ -176,6 +202,33 @@ class Examination:
         return None if block is None else block.hash.hex()
 
 
+class Grown:
+    """What was examined, and what its node has stored since: segments may reach beyond a checkpoint."""
+
+    def __init__(self, examination: Examination, live: NodeView | None) -> None:
+        self._examination = examination
+        self._live = live if live is not None and self._continues(live) else None
+
+    def _continues(self, live: NodeView) -> bool:
+        height = self._examination.reach()
+        try:
+            return live.reach() >= height and live.digest(height) == self._examination.digest(height)
+        except SourceError as error:
+            _log.warning("the node is not asked for what it has stored since its checkpoint: %s", error)
+            return False
+
+    def reach(self) -> int:
+        """The height of the last block. Raises SourceError."""
+        height = self._examination.reach()
+        return height if self._live is None else max(height, self._live.reach())
+
+    def digest(self, height: int) -> str | None:
+        """The hash of a block, in hex; None above the last one. Raises SourceError."""
+        if self._live is None or height <= self._examination.reach():
+            return self._examination.digest(height)
+        return self._live.digest(height)
+
+
 @contextmanager
 def examining(database: Path, genesis: Genesis) -> Iterator[Examination]:
     """Open a twin of `database` and read its facts.
@@ -205,7 +258,7 @@ def _facts(store: RocksStore, ledger: Ledger) -> Facts:
     if certified_block is None:
         raise CorruptStore(f"Block {certified} is missing from the source.")
     certificates = [ledger.certificate(height) for height in (ledger.height, certified)]
-    tip_certificate, certificate = (None if found is None else found.encode() for found in certificates)
+    tip_certificate, certificate = (None if item is None else item.encode() for item in certificates)
     keys = {
         Family.BLOCKS: ledger.height + 1,
         Family.CERTIFICATES: certified + tail,

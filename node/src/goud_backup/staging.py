@@ -53,16 +53,16 @@ def stage(
     require_space(directory, sum(entry.size for entry in files))
     shown = progress or Silent()
     shown.stage("bytes", sum(entry.size for entry in files))
-    objects = _objects(manifest, files, directory)
+    objects = objects_of(manifest, files, directory)
     with writing(directory):
         for entry in files:
             _make(directory / entry.path)
 
-    def fetch(one: _Object) -> None:
-        plain = repository.get_object(one.name, one.entry, opener)
+    def fetch(blob: _Object) -> None:
+        plain = repository.get_object(blob.name, blob.entry, opener)
         with writing(directory):
-            _spread(one, plain)
-        shown.advance(sum(part.length for _, _, part in one.targets))
+            _spread(blob, plain)
+        shown.advance(sum(part.length for _, _, part in blob.targets))
 
     pool.run(fetch, objects, workers)
     make_durable(directory, workers)
@@ -74,10 +74,10 @@ def check_secrets(repository: Repository, manifest: Manifest, opener: Opener | N
     Raises what `stage` raises.
     """
     files = [entry for entry in manifest.listing(opener) if is_secret(entry)]
-    for one in _objects(manifest, files, Path()):
-        plain = memoryview(repository.get_object(one.name, one.entry, opener))
-        for path, _, part in one.targets:
-            _checked(one, path, part, plain)
+    for blob in objects_of(manifest, files, Path()):
+        plain = memoryview(repository.get_object(blob.name, blob.entry, opener))
+        for path, _, part in blob.targets:
+            _part_data(blob, path, part, plain)
 
 
 def is_secret(entry: FileEntry) -> bool:
@@ -110,24 +110,25 @@ def writing(directory: Path) -> Iterator[None]:
 def make_durable(directory: Path, workers: int) -> None:
     """Sync every file and folder below `directory`, and its name in the folder above."""
     with writing(directory):
-        found = [directory, directory.parent]
+        paths = [directory, directory.parent]
         for folder, folders, names in os.walk(directory):
-            found += [Path(folder) / name for name in [*folders, *names]]
-        pool.run(_sync, found, workers)
+            paths += [Path(folder) / name for name in [*folders, *names]]
+        pool.run(_sync, paths, workers)
 
 
-def _objects(manifest: Manifest, files: list[FileEntry], directory: Path) -> list[_Object]:
-    found: dict[str, _Object] = {}
+def objects_of(manifest: Manifest, files: list[FileEntry], directory: Path) -> list[_Object]:
+    """The objects that hold the files. Raises Damaged for a part that lies in none, or not within one."""
+    objects: dict[str, _Object] = {}
     for entry in files:
         at = 0
         for part in entry.parts:
             stored = manifest.objects.get(part.object)
             if stored is None or part.offset + part.length > stored.size:
                 raise Damaged(f"The manifest of {manifest.id} does not say what {object_key(part.object)} holds.")
-            one = found.setdefault(part.object, _Object(part.object, stored))
-            one.targets.append((directory / entry.path, at, part))
+            blob = objects.setdefault(part.object, _Object(part.object, stored))
+            blob.targets.append((directory / entry.path, at, part))
             at += part.length
-    return list(found.values())
+    return list(objects.values())
 
 
 def _make(path: Path) -> None:
@@ -136,23 +137,23 @@ def _make(path: Path) -> None:
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
 
-def _spread(one: _Object, plain: Bytes) -> None:
+def _spread(blob: _Object, plain: Bytes) -> None:
     view = memoryview(plain)
-    for path, start, part in one.targets:
-        at, data = start, _checked(one, path, part, view)
+    for path, start, part in blob.targets:
+        at, data = start, _part_data(blob, path, part, view)
         descriptor = os.open(path, os.O_WRONLY)
         try:
             while data:
-                written = os.pwrite(descriptor, data, at)
-                data, at = data[written:], at + written
+                count = os.pwrite(descriptor, data, at)
+                data, at = data[count:], at + count
         finally:
             os.close(descriptor)
 
 
-def _checked(one: _Object, path: Path, part: Part, plain: memoryview) -> memoryview:
+def _part_data(blob: _Object, path: Path, part: Part, plain: memoryview) -> memoryview:
     data = plain[part.offset : part.offset + part.length]
     if sha256(data).hexdigest() != part.sha256:
-        raise Damaged(f"{object_key(one.name)} does not hold the bytes of {path.name} that the manifest names.")
+        raise Damaged(f"{object_key(blob.name)} does not hold the bytes of {path.name} that the manifest names.")
     return data
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import json
+import logging
 import os
 import shutil
 import time
@@ -13,9 +14,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
-from pydantic import AfterValidator, TypeAdapter
+from msgspec.structs import asdict as fields
 
 from goud_backup import reading, walk
 from goud_backup.errors import InUse, SourceError
@@ -25,6 +26,8 @@ from goud_node.errors import CorruptStore, WrongChain
 from goud_node.store import durable, marker
 from goud_node.store.twin import RESTORED
 
+_log = logging.getLogger(__name__)
+
 STAGING: Final = "restore.staging"
 JOURNAL: Final = "restore.json"
 BEFORE: Final = "rocksdb.before-"
@@ -33,38 +36,45 @@ PATIENCE: Final = 60.0
 """Seconds to wait for another restore: a playbook that was killed leaves one behind, which ends by itself."""
 _AT_FDCWD: Final = -100
 _EXCHANGE: Final = 2
-_NOT_THERE: Final = {errno.EINVAL, errno.ENOSYS, errno.EXDEV, errno.ENOTSUP}
+_UNSUPPORTED: Final = {errno.EINVAL, errno.ENOSYS, errno.EXDEV, errno.ENOTSUP}
 
 
-def _below(path: str) -> str:
+def _require_below(path: str) -> None:
     if path.startswith("/") or ".." in path.split("/"):
-        raise ValueError("it leads out of the data directory")
-    return path
+        raise ValueError(f"{path!r} leads out of the data directory")
 
 
 @dataclass(frozen=True)
 class Journal:
-    """The last swap of a data directory: `aside` holds what was live before, empty when nothing was."""
+    """The last swap of a data directory: `aside` holds what was live before, empty when nothing was.
+
+    `former` is the one before, while this one may still come to nothing: then what it kept can still be put back.
+    """
 
     id: str
     staged: str
     aside: str
     state: str
+    former: Journal | None = None
 
 
-class _Written(Document):
+class _Swap(Document):
     id: Line
-    staged: Annotated[Line, AfterValidator(_below)]
-    aside: Annotated[Line, AfterValidator(_below)]
+    staged: Line
+    aside: Line
     state: Line
+
+    def __post_init__(self) -> None:
+        for path in (self.staged, self.aside):
+            _require_below(path)
+
+
+class _Written(_Swap):
+    former: _Swap | None = None
 
 
 class _Restored(Document):
     id: Line
-
-
-_JOURNAL: Final = TypeAdapter(_Written)
-_RESTORED: Final = TypeAdapter(_Restored)
 
 
 @contextmanager
@@ -72,7 +82,7 @@ def exclusive(data_dir: Path, *, patience: float = PATIENCE) -> Iterator[Path]:
     """Nobody else restores here, and no node runs; the path of an empty staging directory.
 
     A swap that was cut short is finished or forgotten first; another restore is waited for, at most `patience` seconds.
-    Raises InUse, SourceError.
+    However the work ends, what is left of it in the staging directory is removed. Raises InUse, SourceError.
     """
     if not data_dir.is_dir():
         raise SourceError(f"The data directory {data_dir} does not exist. Mount the volume or correct --data-dir.")
@@ -94,7 +104,23 @@ def exclusive(data_dir: Path, *, patience: float = PATIENCE) -> Iterator[Path]:
         if staging.exists():
             shutil.rmtree(staging)
         durable.make_folder(staging, 0o700)
-        yield staging
+        try:
+            yield staging
+        finally:
+            _clear(data_dir, staging)
+
+
+def _clear(data_dir: Path, staging: Path) -> None:
+    """Leave nothing of a restore that failed on the disk of the live data; the error itself is what is told.
+
+    Only a swap that was cut short needs what is staged: the next run finishes it.
+    """
+    try:
+        journal = read_journal(data_dir)
+        if staging.exists() and (journal is None or journal.state != "swapping"):
+            shutil.rmtree(staging)
+    except (OSError, SourceError) as error:
+        _log.warning("%s stays until the next restore, which removes it: %s", staging, error)
 
 
 def _enter(stack: ExitStack, guard: Path, data_dir: Path, patience: float) -> None:
@@ -111,16 +137,17 @@ def _enter(stack: ExitStack, guard: Path, data_dir: Path, patience: float) -> No
 
 
 def require_chain(data_dir: Path, chain_id: str) -> None:
-    """Raises WrongChain when the directory is another chain's, or holds a database of an unknown one."""
-    path = data_dir / marker.MARKER
-    found = path.read_text(encoding="utf-8").strip() if path.is_file() else None
-    if found is None and marker.database_path(data_dir).exists():
+    """Raises WrongChain when the directory is another chain's, or holds a database of an unknown one, and
+    ConfigurationError when its marker cannot be read.
+    """
+    owner = marker.read(data_dir, chain_id)
+    if owner is None and marker.database_path(data_dir).exists():
         raise WrongChain(
             f"{data_dir} holds a database but no {marker.MARKER} marker, so its chain is unknown. Nothing was changed. "
             "Mount the right volume, or move that database aside first."
         )
-    if found is not None and found != chain_id:
-        raise WrongChain(f"{data_dir} belongs to chain {found}, the backup to {chain_id}. Nothing was changed.")
+    if owner is not None and owner != chain_id:
+        raise WrongChain(f"{data_dir} belongs to chain {owner}, the backup to {chain_id}. Nothing was changed.")
 
 
 def swap(data_dir: Path, staged: Path, chain_id: str) -> Path | None:
@@ -128,7 +155,7 @@ def swap(data_dir: Path, staged: Path, chain_id: str) -> Path | None:
     now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
     live = marker.database_path(data_dir)
     aside = f"{BEFORE}{now}" if live.exists() else ""
-    journal = Journal(now, str(staged.relative_to(data_dir)), aside, "swapping")
+    journal = Journal(now, str(staged.relative_to(data_dir)), aside, "swapping", read_journal(data_dir))
     durable.replace(staged / RESTORED, json.dumps({"id": now}).encode())
     if not (data_dir / marker.MARKER).exists():
         durable.replace(data_dir / marker.MARKER, f"{chain_id}\n".encode())
@@ -147,6 +174,8 @@ def recover(data_dir: Path) -> None:
     if not live.exists() or _restored_id(live) == journal.id:
         _exchange(data_dir, journal)
         _finish(data_dir, journal)
+    elif journal.former is not None:
+        _write(data_dir, journal.former)
     else:
         (data_dir / JOURNAL).unlink()
         durable.sync_directory(data_dir)
@@ -165,7 +194,7 @@ def undo(data_dir: Path) -> Path:
             raise SourceError(f"{data_dir} has no restore to undo: nothing is kept from before one.")
         _require_whole(data_dir / journal.aside)
         now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
-        back = Journal(now, journal.aside, f"{UNDONE}{now}", "swapping")
+        back = Journal(now, journal.aside, f"{UNDONE}{now}", "swapping", journal)
         durable.replace(data_dir / journal.aside / RESTORED, json.dumps({"id": now}).encode())
         _write(data_dir, back)
         _exchange(data_dir, back)
@@ -208,7 +237,9 @@ def read_journal(data_dir: Path) -> Journal | None:
     """None when nothing was ever restored here."""
     path = data_dir / JOURNAL
     try:
-        return Journal(**read_file(path, _JOURNAL).model_dump())
+        written = read_file(path, _Written)
+        former = None if written.former is None else Journal(**fields(written.former))
+        return Journal(written.id, written.staged, written.aside, written.state, former)
     except FileNotFoundError:
         return None
     except Malformed as error:
@@ -231,18 +262,18 @@ def _exchange(data_dir: Path, journal: Journal) -> None:
         durable.sync_directory(staged.parent)
 
 
-def _atomically(one: Path, other: Path) -> bool:
+def _atomically(first: Path, second: Path) -> bool:
     """Exchange two names in one step; False where the file system can not."""
     library = ctypes.CDLL(None, use_errno=True)
     rename = getattr(library, "renameat2", None)
     if rename is None:
         return False
-    if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _EXCHANGE) == 0:
+    if rename(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _EXCHANGE) == 0:
         return True
     number = ctypes.get_errno()
-    if number in _NOT_THERE:
+    if number in _UNSUPPORTED:
         return False
-    raise OSError(number, os.strerror(number), str(one))
+    raise OSError(number, os.strerror(number), str(first))
 
 
 def _write(data_dir: Path, journal: Journal) -> None:
@@ -256,6 +287,6 @@ def _finish(data_dir: Path, journal: Journal) -> None:
 
 def _restored_id(database: Path) -> str | None:
     try:
-        return read_file(database / RESTORED, _RESTORED).id
+        return read_file(database / RESTORED, _Restored).id
     except (FileNotFoundError, Malformed):
         return None

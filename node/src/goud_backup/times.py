@@ -58,31 +58,31 @@ class _Search:
         self._headers: dict[str, Header] = {}
 
     def at(self, to_ms: int) -> int | Manifest:
-        position = bisect_right(self._pieces, to_ms, key=lambda one: self._header(one).last_ms)
+        position = bisect_right(self._pieces, to_ms, key=lambda piece: self._header(piece).last_ms)
         before = self._pieces[position - 1] if position else None
         after = self._pieces[position] if position < len(self._pieces) else None
         if after is not None and self._header(after).first_ms <= to_ms:
-            found = self._times(after)
-            height = max(height for height, ms in found.items() if ms <= to_ms)
-            require_trust(found, height, int(time.time() * 1000), to_ms)
+            times = self._times(after)
+            height = max(height for height, ms in times.items() if ms <= to_ms)
+            require_trust(times, height, int(time.time() * 1000), to_ms)
             return height
         low, high = 0 if before is None else before.last, None if after is None else after.first
         if high is not None and low >= high:
             raise NotVerified(
                 f"Block {high} is in two segments with two times: see `goud-backup verify` of {self._repository.url}."
             )
-        return self._between(low, high, to_ms, [one for one in (before, after) if one is not None])
+        return self._last_between(low, high, to_ms, [piece for piece in (before, after) if piece is not None])
 
-    def _between(self, low: int, high: int | None, to_ms: int, beside: Sequence[Reference]) -> int | Manifest:
+    def _last_between(self, low: int, high: int | None, to_ms: int, pieces: Sequence[Reference]) -> int | Manifest:
         """Block `low` is not later, block `high` is (None: nothing that was shipped is later)."""
-        low = max([low, *(one.chain.height for one in self._manifests if one.chain.tip_ms <= to_ms)])
+        low = max([low, *(manifest.chain.height for manifest in self._manifests if manifest.chain.tip_ms <= to_ms)])
         if high is not None and low >= high - 1:
-            found = {height: ms for one in beside for height, ms in self._readable_times(one).items()}
-            require_trust(found, low, int(time.time() * 1000), to_ms)
+            times = {height: ms for piece in pieces for height, ms in self._readable_times(piece).items()}
+            require_trust(times, low, int(time.time() * 1000), to_ms)
             return low
-        above = [one for one in self._manifests if one.chain.tip_ms > to_ms]
-        if above:
-            return min(above, key=lambda one: one.chain.height)
+        later = [manifest for manifest in self._manifests if manifest.chain.tip_ms > to_ms]
+        if later:
+            return min(later, key=lambda manifest: manifest.chain.height)
         if high is None:
             return low
         raise OutOfReach(
@@ -121,9 +121,9 @@ def require_trust(times: dict[int, int], height: int, known_ms: int, to_ms: int)
             f"not come when it was stored. Block {height} is the last that says a time up to {text(to_ms)}, and later "
             "blocks may have been made before it. Give --to-height (`GET /api/blocks` shows what is in a block)."
         )
-    near = [times[one] for one in range(height - AROUND, height + AROUND + 1) if one in times]
-    steps = [later - earlier for earlier, later in pairwise(near)]
-    if any(one == other == 1 for one, other in pairwise(steps)):
+    series = [times[neighbour] for neighbour in range(height - AROUND, height + AROUND + 1) if neighbour in times]
+    steps = [later - earlier for earlier, later in pairwise(series)]
+    if any(step == next_step == 1 for step, next_step in pairwise(steps)):
         _log.warning(
             "block %d is the last that says a time up to %s, but blocks around it are one millisecond apart: a clock "
             "was wrong there, so their times cannot be trusted; if in doubt give --to-height",

@@ -34,7 +34,7 @@ Unit = tuple[Piece, ...]
 
 
 @dataclass(frozen=True)
-class Made:
+class Upload:
     """An object, and where in it each piece is. `fresh` is False when the store had it already."""
 
     unit: Unit
@@ -82,10 +82,10 @@ class Uploader:
         self._lock = threading.Lock()
         self._buffers = threading.local()
 
-    def run(self, work: Sequence[Unit], workers: int) -> list[Made]:
+    def run(self, work: Sequence[Unit], workers: int) -> list[Upload]:
         return pool.run(self._make, work, workers)
 
-    def _make(self, unit: Unit) -> Made:
+    def _make(self, unit: Unit) -> Upload:
         plain = self._read(unit)
         encoded = encode(plain, self._sealer)
         name = sha256(encoded.data).hexdigest()
@@ -96,7 +96,7 @@ class Uploader:
                 self._present[name] = len(encoded.data)
         self._progress.advance(len(plain))
         entry = StoredObject(len(encoded.data), len(plain), encoded.encoding)
-        return Made(unit, name, entry, tuple(self._parts(unit, plain, name, encoded.encoding)), fresh)
+        return Upload(unit, name, entry, tuple(self._parts(unit, plain, name, encoded.encoding)), fresh)
 
     def _put(self, name: str, data: Bytes) -> None:
         if self._present.get(name) != rot.DAMAGED:
@@ -145,10 +145,10 @@ def _read_into(piece: Piece, view: memoryview) -> None:
         try:
             at = piece.offset
             while view:
-                got = os.preadv(descriptor, [view], at)
-                if not got:
+                count = os.preadv(descriptor, [view], at)
+                if not count:
                     raise SourceError(f"{piece.path} became shorter while it was read: the source is not a snapshot.")
-                view, at = view[got:], at + got
+                view, at = view[count:], at + count
         finally:
             os.close(descriptor)
     except OSError as error:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from hashlib import sha256
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
+from goud_backup import links, pool, restore, staging
 from goud_backup import plan as plans
-from goud_backup import pool, restore, staging
-from goud_backup.errors import Damaged, Missing, NoSpace, TargetError, WrongIdentity
-from goud_backup.repository import layout, locks, signed
-from goud_backup.repository.history import all_of
+from goud_backup import quarantine as quarantining
+from goud_backup.codec.sealing import Opener
+from goud_backup.errors import Damaged, Missing, NoSpace, NoSuchBackup, NotVerified, TargetError, WrongIdentity
+from goud_backup.links import Look
+from goud_backup.quarantine import content
+from goud_backup.repository import layout, signed
+from goud_backup.repository.history import History, all_of
 from goud_backup.repository.manifest import Manifest, StoredObject, check_certificates
-from goud_backup.repository.records import LATEST, Check, fetch
+from goud_backup.repository.records import Check, Latest, fetch
 from goud_backup.repository.repository import ARCHIVED, Repository, check_object
-from goud_backup.repository.segments import Header, Reference
+from goud_backup.repository.segments import Reference
 from goud_backup.targets import whole
 from goud_node.errors import GoudError, StoreFull
 
@@ -27,15 +29,19 @@ _HINDRANCES: Final = (TargetError, NoSpace, StoreFull, WrongIdentity)
 
 @dataclass(frozen=True)
 class Problem:
-    """Something wrong with `thing`, the key of an object, manifest or segment, or the id of a backup."""
+    """Something wrong with `thing`, the key of an object, manifest or segment, or the id of a backup.
+
+    `code`: that of the error which says it all, or `not-verified`.
+    """
 
     thing: str
     message: str
+    code: str = NotVerified.code
 
 
 @dataclass
 class Report:
-    """What was looked at, and what is wrong with it."""
+    """What was looked at, what is wrong with it, and what of that was moved aside."""
 
     level: str
     backups: int = 0
@@ -45,13 +51,14 @@ class Report:
     height: int = 0
     tip_hash: str = ""
     problems: list[Problem] = field(default_factory=list)
+    quarantined: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
         return not self.problems
 
-    def add(self, thing: str, error: object) -> None:
-        self.problems.append(Problem(thing, str(error)))
+    def add(self, thing: str, error: object, code: str = NotVerified.code) -> None:
+        self.problems.append(Problem(thing, str(error), code))
 
     def document(self) -> dict[str, Any]:
         return {"ok": self.ok, **asdict(self)}
@@ -90,7 +97,7 @@ def verify(repository: Repository, depth: Depth, tools: restore.Tools) -> Report
             before = _checks(repository, report)
             _record(repository, manifests, report, bad, rotten=rotten, before=before, depth=depth, chosen=chosen)
             if depth.data:
-                _take_back(repository, before, {one.id for one in manifests}, set(objects) - rotten)
+                _take_back(repository, before, {manifest.id for manifest in manifests}, set(objects) - rotten)
     return report
 
 
@@ -114,11 +121,19 @@ def _forks(repository: Repository, report: Report) -> None:
 
 
 def _manifests(repository: Repository, report: Report) -> list[Manifest]:
-    found = repository.manifests()
-    for key, problem in found.bad.items():
+    listing = repository.manifests()
+    for key, problem in listing.bad.items():
         report.add(key, problem)
-    by_id = {manifest.id: manifest for manifest in found.good}
-    for manifest in found.good:
+    for stat in repository.target.list(layout.MANIFESTS):
+        if stat.key != layout.MANIFESTS and layout.manifest_parts(stat.key) is None:
+            report.add(
+                stat.key,
+                f"{stat.key} does not have the name of a manifest, so no verb sees it, and prune removes what only it "
+                "needs. If it is a backup, copy it back under its name from another copy of the repository; then move "
+                "this one out of manifests/ by hand.",
+            )
+    by_id = {manifest.id: manifest for manifest in listing.good}
+    for manifest in listing.good:
         before = by_id.get(manifest.previous[0]) if manifest.previous is not None else None
         if before is not None and manifest.previous is not None and before.sha256 != manifest.previous[1]:
             report.add(manifest.id, f"Its predecessor {before.id} is not the one it was made after: that was replaced.")
@@ -126,25 +141,25 @@ def _manifests(repository: Repository, report: Report) -> list[Manifest]:
             check_certificates(manifest, repository.config.genesis)
         except GoudError as error:
             report.add(manifest.id, error)
-    report.backups = len(found.good)
-    if not found.good and not found.bad and not repository.segments(every=True):
+    report.backups = len(listing.good)
+    if not listing.good and not listing.bad and not repository.segments(every=True):
         # What is empty verifies by itself; that must not look like a success.
         report.add(repository.url, "The repository holds no backup and no segment: there is nothing to verify.")
-    _check_latest(repository, found.good, report)
-    return found.good
+    _check_latest(repository, listing.good, report)
+    return listing.good
 
 
 def _check_latest(repository: Repository, manifests: Sequence[Manifest], report: Report) -> None:
     if not manifests or repository.target.stat(layout.LATEST) is None:
         return
     try:
-        latest = fetch(repository.target, layout.LATEST, LATEST, "The next backup writes it again.")
+        latest = fetch(repository.target, layout.LATEST, Latest, "The next backup writes it again.")
     except Damaged as error:
         report.add(layout.LATEST, error)
         return
-    named = [one for one in manifests if one.id == latest.id]
-    if not named or named[0].sha256 != latest.sha256:
-        report.add(layout.LATEST, "latest.json names a backup that is not there, or another one of that name.")
+    matches = [manifest for manifest in manifests if manifest.id == latest.id]
+    if not matches or matches[0].sha256 != latest.sha256:
+        report.add(layout.LATEST, "latest.json names a backup that does not exist, or another one of that name.")
 
 
 def _objects(
@@ -171,7 +186,7 @@ def _objects(
             tools.progress.advance(entry.stored)
             return None if problem is None else (name, problem)
 
-        bad |= dict(found for found in pool.run(look, readable, tools.workers) if found is not None)
+        bad |= dict(fault for fault in pool.run(look, readable, tools.workers) if fault is not None)
         report.bytes += sum(entry.stored for _, entry in readable)
     report.objects = len(objects)
     for name, problem in sorted(bad.items()):
@@ -180,8 +195,12 @@ def _objects(
 
 
 def _look(repository: Repository, name: str, entry: StoredObject) -> str | None:
+    key = layout.object_key(name)
     try:
-        check_object(name, whole(repository.target, layout.object_key(name), layout.MOST_OBJECT), entry.stored)
+        raw = whole(repository.target, key, layout.MOST_OBJECT)
+        if len(raw) != entry.stored:
+            raw = content(repository, key) or raw
+        check_object(name, raw, entry.stored)
     except GoudError as error:
         return _finding(error)
     return None
@@ -190,56 +209,69 @@ def _look(repository: Repository, name: str, entry: StoredObject) -> str | None:
 def _segments(repository: Repository, report: Report, depth: Depth, tools: restore.Tools) -> None:
     references = repository.segments(every=True)
     report.segments = len(references)
+    history = _history(repository)
+    heights = set() if history is None else {anchor.height for anchor in history.anchors}
 
-    def look(segment: Reference) -> tuple[Reference, Header | str]:
+    def look(segment: Reference) -> tuple[Reference, Look | str]:
         try:
-            return segment, _look_at_segment(repository, segment, depth, tools)
+            return segment, _look_at_segment(repository, segment, heights, depth, tools)
         except GoudError as error:
             return segment, _finding(error)
 
-    headers: dict[str, Header] = {}
-    for segment, found in pool.run(look, references, tools.workers):
-        if isinstance(found, Header):
-            headers[segment.key] = found
+    looks: dict[str, Look] = {}
+    for segment, result in pool.run(look, references, tools.workers):
+        if isinstance(result, Look):
+            looks[segment.key] = result
         else:
-            report.add(segment.key, found)
+            report.add(segment.key, result)
     if depth.data:
         report.bytes += sum(segment.size for segment in references)
-    _links(repository, report, headers)
+    if history is not None:
+        _links(history, looks, report, depth)
 
 
-def _look_at_segment(repository: Repository, segment: Reference, depth: Depth, tools: restore.Tools) -> Header:
-    return repository.check_segment(segment, tools.opener) if depth.data else repository.segment_header(segment)
+def _links(history: History, looks: Mapping[str, Look], report: Report, depth: Depth) -> None:
+    """What does not fit; where headers alone were read, rot in one of them is told as that."""
+    rotten: dict[str, str] = {}
+    for fault in links.faults(history, looks):
+        for thing in () if depth.data else (fault.thing, fault.other):
+            try:
+                history.require_whole(thing)
+            except GoudError as error:
+                rotten[thing] = _finding(error)
+        if not rotten.keys() & {fault.thing, fault.other}:
+            report.add(fault.thing, fault.message)
+    for thing, message in rotten.items():
+        report.add(thing, message)
 
 
-def _links(repository: Repository, report: Report, headers: Mapping[str, Header]) -> None:
-    """What is stored of the present history must be one chain: each height has one hash, wherever it is named."""
+def _look_at_segment(
+    repository: Repository, segment: Reference, heights: Container[int], depth: Depth, tools: restore.Tools
+) -> Look:
+    if not depth.data:
+        return Look(repository.segment_header(segment), {})
+    header, pairs = repository.check_segment(segment, tools.opener)
+    return Look(header, {block.height: block.hash.hex() for block, _ in pairs if block.height in heights})
+
+
+def _history(repository: Repository) -> History | None:
+    """The present one; None where a fork is damaged: which one is present is not known then, and that is a problem of
+    its own.
+    """
     try:
-        history = all_of(repository)
+        return all_of(repository)
     except GoudError as error:
-        # A damaged fork is a problem of its own: which history is the present one is not known without it.
         _finding(error)
-        return
-    digests = {anchor.height: (anchor.digest, anchor.origin) for anchor in history.anchors}
-    present = [(segment, headers[segment.key]) for segment in history.segments if segment.key in headers]
-    for segment, header in present:
-        for height, digest in ((header.last, header.last_hash), (header.first - 1, header.previous_hash)):
-            known, origin = digests.setdefault(height, (digest, segment.key))
-            if known != digest:
-                report.add(
-                    segment.key,
-                    f"It names another block {height} than {origin}: two histories are mixed. If the chain was "
-                    "restored to an earlier block, say so with `goud-backup fork`.",
-                )
-    for (before, one), (segment, other) in pairwise(present):
-        if before.last < segment.first and one.last_ms >= other.first_ms:
-            report.add(segment.key, f"It begins at a time that is not after the end of {before.key}.")
+        return None
 
 
 def _whole(repository: Repository, report: Report) -> None:
     """Whether `restore latest` would bring all that is stored."""
     try:
         plans.require_whole(repository)
+    except NoSuchBackup as error:
+        # Nothing is damaged: who has restored to an earlier block has not made a backup since.
+        report.add(repository.url, error, error.code)
     except GoudError as error:
         message = _finding(error)
         if all(problem.message != message for problem in report.problems):
@@ -263,7 +295,12 @@ def _deep(repository: Repository, report: Report, depth: Depth, tools: restore.T
             if manifest is not None:
                 staging.check_secrets(repository, manifest, tools.opener)
         except GoudError as error:
-            report.add(depth.backup if manifest is None else manifest.id, _finding(error))
+            message, things = _finding(error), {problem.thing for problem in report.problems}
+            if manifest is None or any(segment.key in things for segment in plan.segments):
+                # What is wrong has been named: a segment does not make the backup below it a bad one.
+                report.add(depth.backup, message)
+                return None
+            report.add(manifest.id, message)
             return manifest
     if depth.record:
         signed.write(repository, proven, tools.key)
@@ -328,22 +365,13 @@ def _level(earlier: Check | None, depth: Depth, *, ok: bool, restored: bool, dam
     return looked if depth.data else None
 
 
-def quarantine(repository: Repository, report: Report, *, wait: float = 0.0) -> list[str]:
-    """Move damaged objects out of the way, so that the next backup stores them again where it still can.
+def quarantine(repository: Repository, report: Report, *, opener: Opener | None = None, wait: float = 0.0) -> list[str]:
+    """Move damaged objects and segments out of the way: the next backup, the next shipping stores them again.
 
-    Each is looked at once more under the lock: one that a backup has stored anew meanwhile stays.
+    Each is looked at once more under the locks: one that was stored anew meanwhile stays. What was moved is in the
+    report, however this ends. Raises Locked, LockLost, TargetError.
     """
-    moved = []
-    with locks.Lock(repository.target, locks.BACKUP, "quarantine", wait=wait) as lock:
-        for problem in report.problems:
-            name = layout.object_name(problem.thing)
-            if name is None or repository.target.stat(problem.thing) is None:
-                continue
-            raw = whole(repository.target, problem.thing, layout.MOST_OBJECT)
-            if sha256(raw).hexdigest() == name:
-                continue
-            lock.check()
-            repository.target.put(f"{layout.DAMAGED}{name}", raw)
-            repository.target.delete(problem.thing)
-            moved.append(problem.thing)
-    return moved
+    things = [problem.thing for problem in report.problems]
+    report.quarantined.clear()
+    quarantining.move(repository, things, opener, report.quarantined, wait=wait)
+    return report.quarantined

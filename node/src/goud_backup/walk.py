@@ -63,9 +63,9 @@ def compare(proven: Proven, manifest: Manifest) -> None:
         ("certified height", proven.certified_height, chain.certified_height),
     ]
     pairs += [(f"rows of {name}", proven.keys.get(name), number) for name, number in sorted(manifest.keys.items())]
-    for what, found, told in pairs:
-        if found != told:
+    for label, actual, declared in pairs:
+        if actual != declared:
             raise NotVerified(
-                f"Backup {manifest.id} is not what its manifest says: {what} is {found}, the manifest has {told}. Use "
-                "another backup, and look at the repository with `goud-backup verify --deep`."
+                f"Backup {manifest.id} is not what its manifest says: {label} is {actual}, the manifest has "
+                f"{declared}. Use another backup, and look at the repository with `goud-backup verify --deep`."
             )

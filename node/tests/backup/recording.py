@@ -8,6 +8,8 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
+from msgspec import structs
+
 from goud_backup import restore as restoring
 from goud_backup import verify as verifying
 from goud_backup.drill import Report, perform
@@ -57,11 +59,11 @@ def edited(raw: bytes, **changes: object) -> bytes:
 
 
 def unfit(changes: dict[str, object], record: Record) -> bytes:
-    return signed.dump(record.model_copy(update=changes), KEY)
+    return signed.dump(structs.replace(record, **changes), KEY)
 
 
 def of_another_domain(record: Record) -> bytes:
-    document = record.model_dump()
+    document = structs.asdict(record)
     return canonical({**document, "signature": KEY.sign(DOMAIN_PERSISTED, canonical(document)).hex()})
 
 
@@ -83,7 +85,7 @@ UNFIT: dict[str, Callable[[Record], bytes]] = {
     "signed by a stranger": lambda record: signed.dump(record, STRANGER),
     "signed in another domain": of_another_domain,
     "altered after signing": lambda record: edited(signed.dump(record, KEY), created="2031-01-01T00:00:00+00:00"),
-    "not signed": lambda record: canonical(record.model_dump()),
+    "not signed": lambda record: canonical(structs.asdict(record)),
     "signature of another kind": lambda record: edited(signed.dump(record, KEY), signature=7),
     "more fields": lambda record: edited(signed.dump(record, KEY), more=1),
     "cut short": lambda record: signed.dump(record, KEY)[:-20],
@@ -93,5 +95,5 @@ UNFIT: dict[str, Callable[[Record], bytes]] = {
     "a list": lambda _: b"[]",
     "nested": lambda _: b"[" * 100_000,
     "a number without end": lambda _: b'{"height":' + b"9" * 10_000 + b"}",
-    "oversized": lambda record: signed.dump(record.model_copy(update={"digests": "A" * (5 << 20)}), KEY),
+    "oversized": lambda record: signed.dump(structs.replace(record, digests="A" * (5 << 20)), KEY),
 }

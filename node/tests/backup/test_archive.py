@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
 import subprocess
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyrage
 import pytest
 
 from goud_backup import archive, walk
 from goud_backup.codec.sealing import Opener
-from goud_backup.errors import Damaged, NotVerified, SourceError
+from goud_backup.errors import Damaged, NoSuchBackup, NotVerified, SourceError
 from goud_backup.progress import Silent
+from goud_backup.repository import layout
 from goud_backup.repository.repository import Repository
 
-from .support import GENESIS, backup, make_repository
+from .support import GENESIS, backup, make_repository, redone
 
 IDENTITY = pyrage.x25519.Identity.generate()
 
@@ -172,7 +176,15 @@ def test_a_failed_export_leaves_nothing(
 
 
 @pytest.mark.parametrize(
-    "facts", ['{"schema_version": "one"}', '{"timestamp": "yesterday"}', '{"timestamp": "2026-01-01"}', "[]", "{"]
+    "facts",
+    [
+        '{"schema_version": "one"}',
+        '{"timestamp": "yesterday"}',
+        '{"timestamp": "2026-01-01"}',
+        '{"timestamp": null}',
+        "[]",
+        "{",
+    ],
 )
 def test_metadata_of_the_wrong_kind_is_damage(tmp_path: Path, facts: str) -> None:
     path = tmp_path / "old.tar.gz"
@@ -182,3 +194,57 @@ def test_metadata_of_the_wrong_kind_is_damage(tmp_path: Path, facts: str) -> Non
         outer.addfile(entry, io.BytesIO(facts.encode()))
     with pytest.raises(Damaged, match=r"metadata\.json"):
         archive.metadata(path)
+
+
+def rewritten(repository: Repository, change: Callable[[dict[str, Any]], None]) -> None:
+    """The latest manifest with a change, and a right hash."""
+    latest = repository.find("latest")
+    key = layout.manifest_key(latest.sequence, latest.id)
+    document = json.loads(bytes(repository.target.get(key)))
+    change(document)
+    repository.target.put(key, redone(document))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        letter * length
+        for letter, length in (("n", 92), ("n", 93), ("n", 150), ("n", 255), ("\u00e4", 127), ("\u6f22", 85))
+    ],
+)
+def test_a_long_name_comes_back(repository: Repository, chain: Path, cache: Path, tmp_path: Path, name: str) -> None:
+    """A header has room for 100 bytes; what it takes more belongs to the size of the volume."""
+    backup(repository, chain, cache)
+    rewritten(repository, lambda document: document["files"][-1].update(path=f"rocksdb/{name}"))
+    path = exported(repository, tmp_path / "backups").path
+    archive.unpack(path, tmp_path / "out", None)
+    assert (tmp_path / "out/rocksdb" / name).is_file()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda document: document["files"][0]["parts"][0].__setitem__(0, "0" * 64),
+        lambda document: document["files"][0]["parts"][0].__setitem__(1, 1 << 40),
+        lambda document: document["objects"].clear(),
+        lambda document: document["files"][-1].update(path="rocksdb/" + "n" * 256),
+        lambda document: document["files"][-1].update(path="rocksdb/" + "\u6f22" * 86),
+        lambda document: document["files"][-1].update(path="rocksdb/" + "\U0001f600" * 255),
+    ],
+    ids=["unknown object", "behind an object", "no objects", "long name", "long name of two", "long name of four"],
+)
+def test_what_cannot_be_exported_is_named_before_anything_is_written(
+    repository: Repository, chain: Path, cache: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    manifest = backup(repository, chain, cache)
+    rewritten(repository, change)
+    with pytest.raises((Damaged, NoSuchBackup), match=manifest.id):
+        exported(repository, tmp_path / "backups")
+    assert not list(tmp_path.glob("backups/*"))
+
+
+def test_a_version_does_not_stand_for_a_fact(repository: Repository, chain: Path, cache: Path, tmp_path: Path) -> None:
+    backup(repository, chain, cache)
+    rewritten(repository, lambda document: document["versions"].update(schema="x", other="y"))
+    facts = archive.metadata(exported(repository, tmp_path / "backups").path)
+    assert (facts["schema_version"], facts["other_version"]) == (1, "y")

@@ -118,17 +118,24 @@ def test_what_answers() -> None:
         answering(b"<html>") as page,
         answering(b"{}") as other,
         answering(b"", 503) as refusing,
+        answering(json.dumps(health("node10")).encode().replace(b'"lag": 0', b'"lag": 9, "lag": 0')) as twice,
+        answering(json.dumps(health("node11", lag="0")).encode()) as text,
+        answering(json.dumps(health("node12", lag=-5)).encode()) as ahead,
     ):
         texts = [f"{leader},{behind}", f"{follower}, node4={wrong.partition('=')[2]}", f"node5={page}",
-                 f"node6={other}", f"node8={refusing}", "node9=http://127.0.0.1:9", "node0=http://[::"]  # fmt: skip
+                 f"node6={other}", f"node8={refusing}", "node9=http://127.0.0.1:9", "node0=http://[::",
+                 f"node10={twice},node11={text},node12={ahead}"]  # fmt: skip
         found = ranking(parse(texts))
     assert [one.name for one in found if one.fit] == ["node3", "node1"]
     reasons = {one.name: one.why for one in found}
     assert reasons["node2"] == "is degraded, 40 behind"
     assert "answers as node7" in reasons["node4"]
-    assert "no JSON" in reasons["node5"]
-    assert "fields are missing" in reasons["node6"]
+    assert "not JSON" in reasons["node5"]
+    assert "missing required field" in reasons["node6"]
     assert reasons["node8"] == "answers 503"
+    assert "twice" in reasons["node10"]
+    assert "lag" in reasons["node11"]
+    assert "lag" in reasons["node12"]
     assert "does not answer" in reasons["node9"]
     assert "does not answer" in reasons["node0"]
 

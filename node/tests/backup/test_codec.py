@@ -91,7 +91,7 @@ def test_identity_files(tmp_path: Path) -> None:
     path.write_text(f"# the safe\n\n{IDENTITY}\n")
     assert len(load_identities(path)) == 1
     path.write_text("AGE-SECRET-KEY-1NOTONE\n")
-    with pytest.raises(ConfigurationError, match="no age identity") as refused:
+    with pytest.raises(ConfigurationError, match="not an age identity") as refused:
         load_identities(path)
     assert "NOTONE" not in str(refused.value)
     path.write_text("# nothing\n")

@@ -29,6 +29,7 @@ from goud_backup.repository import layout
 from goud_backup.repository.repository import Repository, initialize
 from goud_backup.source import DirectorySource
 from goud_backup.targets import open_target
+from goud_backup.verify import Depth, verify
 from goud_node.chain import genesis as documents
 from goud_node.errors import ConfigurationError, GoudError, WrongChain
 from goud_node.settings import Settings
@@ -200,6 +201,25 @@ def test_no_room(history: Repository, scratch: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("goud_backup.staging.RESERVE_BYTES", 1 << 60)
     with pytest.raises(NoSpace, match="Nothing was written"):
         drill(history, scratch)
+
+
+def test_damaged_secrets_end_it_and_stay_noted(tmp_path: Path, data: Path, cache: Path, scratch: Path) -> None:
+    """A restore needs them; and a success would take back what a verification has noted."""
+    repository, tools = make_repository(tmp_path / "sealed", (RECIPIENT,)), restoring.Tools(Opener([IDENTITY]))
+    first = backup(repository, data, cache, (RECIPIENT,))
+    secret = tmp_path / "operator.key"
+    secret.write_bytes(b"k" * 64)
+    second = backup(repository, data, cache, (RECIPIENT,), secrets=[secret])
+    assert drill(repository, scratch, opener=tools.opener).height == 60
+    (name,) = set(second.objects) - set(first.objects)
+    replace(repository, layout.object_key(name), flipped)
+    assert not verify(repository, Depth(), tools).ok
+    noted = repository.checks()
+    with pytest.raises(Damaged, match=name):
+        drill(repository, scratch, opener=tools.opener)
+    assert repository.checks() == noted
+    drill(repository, scratch, first.id, tools.opener)
+    assert repository.checks()[second.id] == noted[second.id]
 
 
 def test_nothing_to_restore(repository: Repository, scratch: Path) -> None:

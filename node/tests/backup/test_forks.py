@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from datetime import datetime, tzinfo
+import json
+import re
+from datetime import UTC, datetime, tzinfo
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
+from goud_backup import fork as forking
+from goud_backup import plan as plans
 from goud_backup import verify as verifying
 from goud_backup.errors import Damaged, NoSuchBackup, NotVerified, OtherHistory, OutOfReach
 from goud_backup.fork import fork
-from goud_backup.plan import Wish
+from goud_backup.plan import Wish, make
 from goud_backup.prune import prune
 from goud_backup.repository import layout
+from goud_backup.repository.forks import Fork, dump
 from goud_backup.repository.marks import Clock
 from goud_backup.repository.repository import Repository
 from goud_backup.repository.retention import Policy
@@ -21,7 +27,9 @@ from goud_backup.restore import Tools
 from goud_backup.ship import DirectoryBlocks
 from goud_node.chain.block import Header
 
+from .command import Command
 from .support import BLOCK_MS, GENESIS, backup, grow, restore, ship, tip_of
+from .test_metrics import values
 
 BASE = 25
 
@@ -53,6 +61,93 @@ def test_what_is_shipped_next_needs_the_fork(repository: Repository, forked: tup
     assert ship(repository, other).last == 35
 
 
+def test_a_manifest_that_comes_back_does_not_bring_its_history_back(
+    repository: Repository, forked: tuple[Path, Header], cache: Path
+) -> None:
+    other, base = forked
+    key = repository.manifest_keys()[-1][2]
+    whole = bytes(repository.target.get(key))
+    repository.target.put(key, whole[:-40])
+    made = fork(repository, BASE, base.hash.hex())
+    assert made is not None
+    assert made.backups == (repository.manifest_keys()[-1][1],)
+    present = backup(repository, other, cache)
+    repository.target.put(key, whole)
+    assert make(repository, Wish(), None).manifest == repository.find(present.id), "not the one that led higher"
+    assert fork(repository, 35, tip_of(other).hash.hex()) is None
+
+
+def test_a_manifest_that_is_misread_in_passing_keeps_its_history(
+    repository: Repository, forked: tuple[Path, Header], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, base = forked
+    monkeypatch.setattr("goud_backup.fork._PATIENCE", (0.0, 0.0))
+    below, above = [backup_id for _, backup_id, _ in repository.manifest_keys()]
+    read, misread = repository.target.get, [repository.manifest_keys()[0][2]]
+
+    def get(key: str, *arguments: int) -> bytes | bytearray:
+        raw = read(key, *arguments)
+        if key in misread:
+            misread.remove(key)
+            return raw[:-40]
+        return raw
+
+    monkeypatch.setattr(repository.target, "get", get)
+    abandoned = fork(repository, BASE, base.hash.hex())
+    assert abandoned is not None
+    assert not misread
+    assert abandoned.backups == (above,)
+    assert repository.find("latest").id == below
+
+
+def named(repository: Repository) -> str | None:
+    """The backup that latest.json names."""
+    if repository.target.stat(layout.LATEST) is None:
+        return None
+    return str(json.loads(bytes(repository.target.get(layout.LATEST)))["id"])
+
+
+def test_the_latest_that_is_named_is_of_the_present_history_and_there(
+    repository: Repository, forked: tuple[Path, Header]
+) -> None:
+    other, base = forked
+    below, above = [backup_id for _, backup_id, _ in repository.manifest_keys()]
+    assert named(repository) == above
+    fork(repository, BASE, base.hash.hex())
+    assert named(repository) == below
+    # A release that wrote no other name at a fork has left the old one.
+    repository.target.put(layout.LATEST, b'{"id": "' + above.encode() + b'", "sha256": "0"}')
+    for now in (0.0, 2 * 86400.0):
+        prune(repository, Policy(days=0), clock=partial(Clock, now, now, "a"))
+    assert named(repository) == below
+    fork(repository, 0, GENESIS.block().hash.hex())
+    assert named(repository) is None, "there is none"
+    assert other.is_dir()
+
+
+def test_a_fork_that_was_cut_off_is_followed_when_it_is_repeated(
+    repository: Repository, forked: tuple[Path, Header], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, base = forked
+    below, above = [backup_id for _, backup_id, _ in repository.manifest_keys()]
+    with monkeypatch.context() as patch:
+        patch.setattr(forking, "follow", lambda *_: None)
+        assert fork(repository, BASE, base.hash.hex()) is not None
+    assert named(repository) == above
+    assert fork(repository, BASE, base.hash.hex()) is None, "there is nothing to abandon any more"
+    assert named(repository) == below
+
+
+@pytest.mark.parametrize("created", ["yesterday", "2026-01-01T00:00:00", "", "2026-13-01T00:00:00+00:00"])
+def test_a_fork_of_no_day_is_damaged(repository: Repository, created: str) -> None:
+    date = "2026-01-01T00:00:00+00:00"
+    raw = dump(Fork(5, "0" * 64, date, (), ("20200101T000000Z-000000",)))[1].replace(date.encode(), created.encode())
+    key = layout.fork_key(5, sha256(raw).hexdigest())
+    repository.target.put(key, raw)
+    with pytest.raises(Damaged, match=key):
+        prune(repository, Policy())
+
+
 def test_a_history_without_a_backup_says_so_and_names_what_there_is(
     repository: Repository, cache: Path, tmp_path: Path
 ) -> None:
@@ -68,6 +163,61 @@ def test_a_history_without_a_backup_says_so_and_names_what_there_is(
     for wish in (Wish(), Wish(to_height=3)):
         with pytest.raises((NoSuchBackup, OutOfReach), match="of the present history; 2 of an abandoned one"):
             restore(repository, tmp_path / "other", wish)
+
+
+@pytest.fixture
+def abandoned(goud_backup: Command, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Backed up and shipped, then said to have been restored to block 1: nothing that is stored is of that history."""
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setenv("GOUD_BACKUP_METRICS_DIR", str(tmp_path / "metrics"))
+    goud_backup("init")
+    goud_backup("create")
+    grow(data, 5)
+    goud_backup("ship", "--data-dir", str(data))
+    base = DirectoryBlocks(data, GENESIS).digest(1)
+    goud_backup("fork", "--height", "1", "--hash", str(base))
+    return goud_backup
+
+
+NO_BACKUP = "holds no backup yet of the present history; 1 of an abandoned one.*Make one with `goud-backup create`"
+
+
+@pytest.mark.parametrize("level", [["--quick"], [], ["--deep"]])
+def test_no_backup_of_the_present_history_is_told_by_verify(
+    abandoned: Command, tmp_path: Path, level: list[str]
+) -> None:
+    report = abandoned("verify", *level, "--json", code=16)
+    assert not report["ok"]
+    (problem,) = report["problems"]
+    assert re.search(NO_BACKUP, problem["message"])
+    metrics = values(tmp_path / "metrics", "verify")
+    assert (metrics["success"], metrics["exit_code"], metrics["problems"]) == (0, 16, 1)
+    next((tmp_path / "repository" / "objects").rglob("*/*")).unlink()
+    assert len(abandoned("verify", *level, "--json", code=11)["problems"]) > 1, "damage is not hidden by it"
+
+
+def test_no_backup_of_the_present_history_is_told_by_status_and_drill(abandoned: Command, tmp_path: Path) -> None:
+    assert re.search(NO_BACKUP, abandoned("status", "--json", code=16)["problem"])
+    abandoned("drill", "--scratch", str(tmp_path / "scratch"), code=16)
+    assert re.search(NO_BACKUP, abandoned.error)
+    assert values(tmp_path / "metrics", "drill")["exit_code"] == 16
+
+
+@pytest.mark.parametrize("verb", ["create", "ship"])
+def test_the_next_run_that_stores_ends_that(abandoned: Command, verb: str) -> None:
+    abandoned(verb, *(["--data-dir", str(abandoned.folder / "data")] if verb == "ship" else []))
+    assert abandoned("status", "--json")["problem"] is None
+    assert abandoned("verify", "--json")["ok"]
+
+
+def test_shipped_blocks_without_a_backup_can_be_abandoned_too(repository: Repository, tmp_path: Path) -> None:
+    plans.require_whole(repository)
+    grow(tmp_path / "chain", 10)
+    ship(repository, tmp_path / "chain")
+    assert fork(repository, 0, GENESIS.block().hash.hex()) is not None
+    with pytest.raises(NoSuchBackup, match="of the present history; what was shipped is abandoned"):
+        plans.require_whole(repository)
 
 
 def test_latest_is_the_present_history(
@@ -122,20 +272,44 @@ def test_every_height_of_the_present_history_is_exact(
     assert restore(repository, tmp_path / "base", Wish(to_height=BASE)).tip_hash == base.hash.hex()
 
 
+class Behind(datetime):
+    """A clock that stands in the past."""
+
+    year_of_the_clock = 1970
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Behind:
+        return cls(cls.year_of_the_clock, 1, 1, tzinfo=tz)
+
+
 @pytest.mark.parametrize("year", [1970, 2020, 2025])
 def test_a_fork_by_a_clock_that_is_behind_is_no_older_than_the_backups(
     repository: Repository, forked: tuple[Path, Header], year: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Behind(datetime):
-        @classmethod
-        def now(cls, tz: tzinfo | None = None) -> Behind:
-            return cls(year, 1, 1, tzinfo=tz)
-
     newest = max(one.created_at for one in repository.manifests().good)
+    monkeypatch.setattr(Behind, "year_of_the_clock", year)
     monkeypatch.setattr("goud_backup.fork.datetime", Behind)
-    made = fork(repository, BASE, forked[1].hash.hex())
-    assert made is not None
-    assert datetime.fromisoformat(made.created).date() >= newest.date()
+    record = fork(repository, BASE, forked[1].hash.hex())
+    assert record is not None
+    assert datetime.fromisoformat(record.created).date() >= newest.date()
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_where_there_is_no_backup_a_fork_is_no_older_than_the_blocks(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, damaged: bool
+) -> None:
+    grow(tmp_path / "chain", 10)
+    ship(repository, tmp_path / "chain", segment_bytes=900)
+    newest = repository.segments()[-1]
+    last = datetime.fromtimestamp(repository.segment_header(newest).last_ms / 1000, UTC)
+    if damaged:
+        repository.target.put(newest.key, b"goudseg1")
+    base = str(DirectoryBlocks(tmp_path / "chain", GENESIS).digest(1))
+    with monkeypatch.context() as patch:
+        patch.setattr("goud_backup.fork.datetime", Behind)
+        record = fork(repository, 1, base)
+    assert record is not None
+    assert datetime.fromisoformat(record.created).date() == last.date()
 
 
 def test_nothing_above_is_no_fork(repository: Repository, forked: tuple[Path, Header]) -> None:

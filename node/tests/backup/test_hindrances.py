@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from functools import partial
+from io import FileIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +16,7 @@ from goud_backup import restore as restoring
 from goud_backup import verify as verifying
 from goud_backup.codec.encoding import Bytes
 from goud_backup.errors import AccessRefused, NoSpace, TargetError
+from goud_backup.plan import Wish
 from goud_backup.progress import Silent
 from goud_backup.repository import layout, locks
 from goud_backup.repository.repository import Repository, initialize
@@ -21,7 +25,7 @@ from goud_backup.targets import open_target
 from goud_backup.upload import units
 
 from .conftest import Cloud, collect_refused
-from .support import GENESIS, backup, grow, restore, ship
+from .support import GENESIS, backup, grow, restore, ship, tip_of
 from .test_verify import TOOLS, flipped, largest, replace, report_of
 
 
@@ -89,6 +93,82 @@ def test_a_credential_that_expires_midway(
     assert backup(repository, data, cache).chain.height == 100
     assert restore(repository, tmp_path / "out").height == 100
     repository.close()
+
+
+class Full(FileIO):
+    """A file on a disk that has room for so many bytes more."""
+
+    room = 0
+
+    def write(self, content: Any, /) -> int:
+        taken = min(len(content), Full.room)
+        Full.room -= taken
+        if not taken:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(content[:taken])
+
+
+def no_folder(cache: Path, _: pytest.MonkeyPatch) -> None:
+    cache.write_bytes(b"")
+
+
+def read_only(cache: Path, patch: pytest.MonkeyPatch) -> None:
+    real = Path.open
+
+    def refusing(path: Path, mode: str = "r", *more: Any, **options: Any) -> Any:
+        if path.is_relative_to(cache) and mode != "rb":
+            raise OSError(errno.EROFS, "Read-only file system")
+        return real(path, mode, *more, **options)
+
+    patch.setattr(Path, "open", refusing)
+
+
+def full_after(room: int) -> Callable[[Path, pytest.MonkeyPatch], None]:
+    def hinder(cache: Path, patch: pytest.MonkeyPatch) -> None:
+        real = Path.open
+        patch.setattr(Full, "room", room)
+
+        def limited(path: Path, mode: str = "r", *more: Any, **options: Any) -> Any:
+            if path.is_relative_to(cache) and mode != "rb":
+                return Full(str(path), mode.replace("b", ""))
+            return real(path, mode, *more, **options)
+
+        patch.setattr(Path, "open", limited)
+
+    return hinder
+
+
+HINDERED_CACHES = {"no folder": no_folder, "read-only": read_only, "full": full_after(0), "full soon": full_after(700),
+                   "full at the end": full_after(4000)}  # fmt: skip
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["new", "begun"])
+@pytest.mark.parametrize("hinder", HINDERED_CACHES.values(), ids=HINDERED_CACHES)
+def test_a_cache_that_cannot_be_kept_hinders_no_backup(
+    repository: Repository,
+    data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    hinder: Callable[[Path, pytest.MonkeyPatch], None],
+    *,
+    begun: bool,
+) -> None:
+    cache, out = data.parent / "hints", data.parent / "out"
+    if begun and hinder is not no_folder:
+        backup(repository, data, cache)
+        grow(data, 5)
+    with monkeypatch.context() as patch:
+        hinder(cache, patch)
+        backup(repository, data, cache)
+    assert f"the cache {cache}/" in caplog.text
+    assert "--cache-dir" in caplog.text
+    tip = tip_of(data)
+    assert restore(repository, out, Wish(exact=True)).tip_hash == tip.hash.hex()
+    if hinder is no_folder:
+        cache.unlink()
+    # Whatever was left of it is believed as far as it goes.
+    assert backup(repository, data, cache).chain.height == tip.height
+    assert restore(repository, out, Wish(exact=True)).tip_hash == tip.hash.hex()
 
 
 def test_an_object_that_cannot_be_fetched_is_no_damage(history: Repository, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from goud_backup.fork import fork
 from goud_backup.plan import Wish
 from goud_backup.prune import prune
 from goud_backup.repository import layout, segments
+from goud_backup.repository.manifest import Manifest
 from goud_backup.repository.repository import Repository
 from goud_backup.repository.retention import Policy
 from goud_backup.restore import Tools
@@ -348,10 +349,32 @@ def test_the_plan_says_how_many_live_blocks_go(
     assert (document["live_blocks_not_in_the_restore_at_least"], document["live_blocks_not_in_the_restore"]) == lost
 
 
+def test_a_backup_reads_no_manifest_that_an_earlier_one_has_read(
+    repository: Repository, shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    for _ in range(4):
+        backup(repository, shipped, cache)
+    manifests: list[str] = []
+    read_manifest = repository.read_manifest
+
+    def counted(key: str) -> Manifest:
+        manifests.append(key)
+        return read_manifest(key)
+
+    monkeypatch.setattr(repository, "read_manifest", counted)
+    backup(repository, shipped, cache)
+    assert len(set(manifests)) == 1, "the newest alone: whatever runs later needs no more of the others"
+    shutil.rmtree(cache)
+    manifests.clear()
+    backup(repository, shipped, cache)
+    assert len(set(manifests)) == 6, "what is not remembered is read"
+
+
 def test_an_idle_run_takes_no_lock_and_makes_three_requests(
     repository: Repository, shipped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    memory = Memory.of(tmp_path / "cache", repository.config.id)
+    memory = Memory(tmp_path / "cache", repository.config.id)
 
     def run() -> int:
         blocks = DirectoryBlocks(shipped, GENESIS)

@@ -11,22 +11,21 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import TypeAdapter
 
 from goud_backup import identity, swap
 from goud_backup import verify as verifying
 from goud_backup.drill import report
 from goud_backup.errors import Damaged
-from goud_backup.repository import layout, locks, marks, segments
+from goud_backup.repository import forks, layout, locks, manifest, marks, segments
 from goud_backup.repository.repository import Repository, open_repository
 from goud_backup.repository.segments import Reference
 from goud_backup.restore import Tools
 from goud_backup.seen import Memory
 from goud_node.chain import genesis
-from goud_node.documents import MOST_LISTING, Malformed, read
-from goud_node.errors import GoudError
+from goud_node.documents import MOST_LISTING, Malformed, read, require_bounds
+from goud_node.errors import ConfigurationError, GoudError
 
-from .support import backup, grow, ship
+from .support import backup, grow, restore, ship
 
 GOOD = b'{"format": "goud-backup/1", "id": "x", "height": 1}'
 BODIES: dict[str, bytes] = {
@@ -89,9 +88,9 @@ def test_documents_of_a_repository(stored: Repository, body: bytes) -> None:
     target.put(layout.LATEST, body)
     found = verifying.verify(stored, verifying.Depth(data=False), Tools(None))
     assert {layout.LATEST, check} <= {problem.thing for problem in found.problems}
-    manifest = stored.manifest_keys()[-1][2]
-    target.put(manifest, body)
-    assert manifest in stored.manifests().bad
+    listed = stored.manifest_keys()[-1][2]
+    target.put(listed, body)
+    assert listed in stored.manifests().bad
     target.put("locks/backup.json", body)
     assert locks.read_holder(target, "locks/backup.json")[0] is None
     target.put(layout.CONFIG, body)
@@ -155,9 +154,12 @@ def test_documents_outside(tmp_path: Path, body: bytes) -> None:
     refused(lambda: genesis.load(path), "restore.json")
     (tmp_path / "drill-1.json").write_bytes(body)
     assert report.history(tmp_path) == []
-    assert Memory(path).load() is None
+    (tmp_path / "x-ship.json").write_bytes(body)
+    (tmp_path / "x-backups.json").write_bytes(body)
+    assert Memory(tmp_path, "x").shipped() is None
+    assert Memory(tmp_path, "x").backups() == {}
     with pytest.raises(Malformed):
-        read(body, TypeAdapter(dict[str, int]), MOST_LISTING)
+        read(body, dict[str, int], MOST_LISTING)
 
 
 def test_a_journal_does_not_lead_out_of_the_directory(tmp_path: Path) -> None:
@@ -169,11 +171,24 @@ def test_a_journal_does_not_lead_out_of_the_directory(tmp_path: Path) -> None:
                 refused(lambda: swap.read_journal(tmp_path), "restore.json")
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe\x80goud", b"", bytes(4096), b"\x1b[2J", b"g" * 1_000_000])
+def test_the_marker_of_a_volume_to_restore(repository: Repository, data: Path, tmp_path: Path, content: bytes) -> None:
+    """What is restored is what has rotted: the error says what to do, and that helps."""
+    backup_manifest = backup(repository, data, tmp_path / "cache")
+    path = data / "chain_id"
+    path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=rf"{path}.*write {backup_manifest.chain.id} into it") as caught:
+        restore(repository, data)
+    assert str(caught.value).isprintable()
+    path.write_text(backup_manifest.chain.id)
+    assert restore(repository, data).height == backup_manifest.chain.height
+
+
 def test_a_file_that_is_recognised_stays_recognised() -> None:
     known = identity.Identity("1.sst", 5, (1 << 64) - 1, 1_800_000_000_000_000_000, "0" * 64)
     line = identity._line(known, identity.Known((), {}, read=True))
     body = line.partition(b" ")[2]
-    assert read(body, identity._LINE).file == (known.name, 5, known.inode, known.modified_ns, known.tail)
+    assert read(body, identity._Line).file == (known.name, 5, known.inode, known.modified_ns, known.tail)
 
 
 JSON = st.recursive(
@@ -187,10 +202,50 @@ JSON = st.recursive(
 @given(st.binary(max_size=50) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_are_read_or_malformed(raw: bytes) -> None:
     try:
-        found = read(raw, TypeAdapter(dict[str, int]))
+        document = read(raw, dict[str, int])
     except Malformed:
         return
-    assert all(type(value) is int for value in found.values())
+    assert all(type(value) is int for value in document.values())
+
+
+@pytest.mark.parametrize("key", [layout.manifest_key(500, "20300101T000000Z-aaaaaa"), layout.fork_key(1, "0" * 64)])
+@pytest.mark.parametrize("pair", [(b"[", b"]"), (b'{"a":', b"}"), (b'[{"a":', b"}]")], ids=["lists", "maps", "both"])
+def test_no_depth_passes_the_reader_and_fails_what_comes_after(
+    repository: Repository, key: str, pair: tuple[bytes, bytes]
+) -> None:
+    """An interpreter parses a little deeper than it writes: each depth about its limit, which the caller's changes."""
+    opening, closing = pair
+    for depth in [33, 100, *range(400, 1010)]:
+        raw = b'{"a":' + opening * depth + b"1" + closing * depth + b',"sha256":"x"}'
+        refused(lambda raw=raw: manifest.load(raw, key), key)  # type: ignore[misc]  # mypy cannot infer it
+        refused(lambda raw=raw: forks.load(raw, key), key)  # type: ignore[misc]  # the same
+    repository.target.put(key, raw)
+    if key.startswith(layout.MANIFESTS):
+        assert list(repository.manifests().bad) == [key]
+
+
+@pytest.mark.parametrize(
+    ("raw", "deep"),
+    [
+        (b"[" * 32 + b"]" * 32, False),
+        (b"[" * 33 + b"]" * 33, True),
+        (b'{"a":' * 33 + b"1" + b"}" * 33, True),
+        (b"[" + b"[[]]," * 1000 + b"[]]", False),
+        (b"[" + b"[]," * 500 + b"[" * 33 + b"]" * 33 + b"]", True),
+        (b'{"a": "' + b"[" * 100 + b'", "b": "' + b"]" * 100 + b'"}', False),
+        (rb'{"a": "\\", "b": "\\\"' + b"[" * 100 + b'"}', False),
+        (rb'{"a": "\\", "b": ' + b"[" * 33 + b"]" * 33 + b"}", True),
+        (b'{"a": "]]]", "b": ' + b"[" * 33 + b'"[[[["' + b"]" * 33 + b"}", True),
+        (b"[" * 100, True),
+        (b"]" * 100 + b"[" * 100, True),
+    ],
+)
+def test_nesting_is_counted_outside_of_texts(raw: bytes, *, deep: bool) -> None:
+    if deep:
+        with pytest.raises(Malformed, match="nested"):
+            require_bounds(raw, MOST_LISTING)
+    else:
+        require_bounds(raw, MOST_LISTING)
 
 
 @pytest.mark.parametrize(
@@ -214,9 +269,9 @@ def test_more_blocks(repository: Repository, data: Path, tmp_path: Path) -> None
     """What is written is read again."""
     grow(data, 3)
     ship(repository, data)
-    made = backup(repository, data, tmp_path / "cache")
-    repository.put_check(made.id, ok=True, level="data")
-    assert repository.checks()[made.id]["ok"]
+    backup_manifest = backup(repository, data, tmp_path / "cache")
+    repository.put_check(backup_manifest.id, ok=True, level="data")
+    assert repository.checks()[backup_manifest.id]["ok"]
 
 
 def test_as_many_marks_as_are_written_are_read_again(repository: Repository) -> None:

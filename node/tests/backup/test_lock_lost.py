@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,20 @@ import pytest
 from goud_backup import restore as restoring
 from goud_backup import verify as verifying
 from goud_backup.codec.encoding import Bytes
-from goud_backup.errors import AccessRefused, Locked, LockLost, RepositoryExists, UnsafeStore
+from goud_backup.errors import (
+    AccessRefused,
+    Locked,
+    LockLost,
+    PreconditionFailed,
+    RepositoryExists,
+    TargetError,
+    UnsafeStore,
+)
 from goud_backup.fork import fork
 from goud_backup.plan import Wish, make
 from goud_backup.prune import keep, prune
 from goud_backup.repository import layout, locks
+from goud_backup.repository.recording import put_manifest, put_under, withdraw
 from goud_backup.repository.repository import Repository, initialize, open_repository
 from goud_backup.repository.retention import Policy
 from goud_backup.targets import Stat, Target, open_target
@@ -78,7 +88,7 @@ WRITERS: dict[str, Callable[[Repository, Path], object]] = {
     "create": lambda repository, folder: backup(repository, folder / "data", folder / "cache-2"),
     "ship": lambda repository, folder: ship(repository, folder / "data"),
     "fork": lambda repository, _: fork(repository, 10, "ab" * 32),
-    "keep": lambda repository, _: keep(repository, "latest", wanted=True),
+    "keep": lambda repository, _: keep(repository, "latest", mark=True),
     "prune": lambda repository, _: prune(repository, Policy(days=0)),
 }
 READERS: dict[str, Callable[[Repository, Path], object]] = {
@@ -144,7 +154,7 @@ def test_another_failure_is_not_a_refusal(begun: Repository) -> None:
 
     target.before = refuse
     with pytest.raises(AccessRefused):
-        keep(repository, "latest", wanted=True)
+        keep(repository, "latest", mark=True)
     assert not begun.kept()
 
 
@@ -219,6 +229,54 @@ def test_one_that_may_not_withdraw_says_what_is_left(
     assert begun.checks()[left.id]["ok"] is False, "nobody takes it for a good one"
 
 
+@pytest.mark.parametrize("moment", ["put", "look again"])
+@pytest.mark.parametrize(
+    "failure", [TargetError, ValueError, KeyError, AttributeError, RecursionError, KeyboardInterrupt, SystemExit]
+)
+def test_a_manifest_that_was_not_looked_at_again_is_withdrawn(
+    begun: Repository, failure: type[BaseException], moment: str
+) -> None:
+    """Whatever kept it from that, and also where the store has it although its answer was none."""
+    repository, target = watched(begun)
+    previous = begun.find("latest")
+    draft = replace(previous, sequence=2, id="20300101T000000Z-aaaaaa", previous=(previous.id, previous.sha256))
+
+    def fail(*_: str) -> None:
+        raise failure("it failed")
+
+    def answer(_: str, key: str) -> None:
+        if moment == "put" and key == layout.manifest_key(2, draft.id):
+            fail()
+
+    target.after = answer
+    with locks.Lock(target, locks.BACKUP, "create") as lock, pytest.raises(failure, match="it failed"):
+        put_manifest(repository, draft, lock, fail)
+    assert [manifest.sequence for manifest in begun.manifests().good] == [1]
+
+
+def test_a_manifest_of_somebody_else_is_not_withdrawn(begun: Repository) -> None:
+    repository, target = watched(begun)
+    previous = begun.find("latest")
+    with locks.Lock(target, locks.BACKUP, "create") as lock, pytest.raises(PreconditionFailed):
+        put_manifest(repository, replace(previous, started="2030-01-01T00:00:00+00:00"), lock, lambda: None)
+    assert begun.find("latest") == previous
+
+
+def test_what_can_be_withdrawn_is_although_something_else_cannot(begun: Repository) -> None:
+    repository, target = watched(begun)
+    keys = [f"{layout.SEGMENTS}{letter}" for letter in "abc"]
+    for key in keys:
+        begun.target.put(key, b"x")
+
+    def lose(verb: str, key: str) -> None:
+        if (verb, key) == ("delete", keys[0]):
+            raise AccessRefused("this host may not remove")
+
+    target.before = lose
+    assert withdraw(repository, keys).startswith(f"{keys[0]} was recorded meanwhile and could not be withdrawn")
+    assert [key for key in keys if begun.target.stat(key) is not None] == keys[:1]
+
+
 def test_what_was_there_before_is_not_withdrawn(begun: Repository, tmp_path: Path, asleep: Callable[[], None]) -> None:
     ship(begun, tmp_path / "data")
     (stored,) = begun.segments()
@@ -230,16 +288,21 @@ def test_what_was_there_before_is_not_withdrawn(begun: Repository, tmp_path: Pat
 
     target.before = lose
     with locks.Lock(begun.target, locks.SHIP, "ship") as lock:
-        repository.put_under([lock], stored.key, bytes(begun.target.get(stored.key)))
+        put_under(repository, [lock], stored.key, bytes(begun.target.get(stored.key)))
     assert begun.segments() == [stored]
 
 
-@pytest.mark.parametrize("step", [1, 2, 5, 8, -4, -3, -2, -1])
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [*((locks.BACKUP, step) for step in (1, 2, 5, 8, -4, -3, -2, -1)), (locks.SHIP, 2), (locks.SHIP, -1)],
+)
 def test_prune_looks_at_its_locks_before_every_change(
     repository: Repository,
     tmp_path: Path,
     asleep: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch,
+    *,
+    name: str,
     step: int,
 ) -> None:
     """It sleeps after its n-th change, or the n-th from the end: nothing more is changed, however many are left."""
@@ -261,7 +324,7 @@ def test_prune_looks_at_its_locks_before_every_change(
             return
         changed.append(f"{verb} {key}")
         if len(changed) == last:
-            taken_over(repository.target, locks.BACKUP)
+            taken_over(repository.target, name)
             asleep()
 
     target.after = lose
@@ -272,7 +335,7 @@ def test_prune_looks_at_its_locks_before_every_change(
 
 def test_keep_waits_for_a_prune_that_has_decided(begun: Repository) -> None:
     with locks.Lock(begun.target, locks.BACKUP, "prune"), pytest.raises(Locked, match="prune on"):
-        keep(begun, "latest", wanted=True)
+        keep(begun, "latest", mark=True)
     assert not begun.kept()
 
 

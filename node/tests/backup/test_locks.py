@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from goud_backup.errors import Locked, LockLost
+from goud_backup.errors import Locked, LockLost, TargetError
 from goud_backup.repository import locks
 from goud_backup.repository.locks import BACKUP, Holder, Lock, is_gone, process_identity
 from goud_backup.repository.manifest import canonical
@@ -153,4 +153,22 @@ def test_an_hour_of_sleep_counts(local: Target, monkeypatch: pytest.MonkeyPatch)
         real = time.clock_gettime
         monkeypatch.setattr(time, "clock_gettime", lambda clock: real(clock) + 3600 * (clock == time.CLOCK_BOOTTIME))
         with pytest.raises(LockLost, match="took it over"):
+            lock.check()
+
+
+def test_one_that_cannot_be_renewed_is_lost_before_another_may_take_it(
+    local: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed = [0.0]
+    monkeypatch.setattr(locks, "_now", lambda: passed[0])
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise TargetError("no connection")
+
+    with Lock(local, BACKUP, "create") as lock:
+        monkeypatch.setattr(local, "put", unreachable)
+        passed[0] = locks.RENEW_SECONDS + 1
+        lock.check()
+        passed[0] = locks.EXPIRY_SECONDS + 1
+        with pytest.raises(LockLost, match="could not be renewed"):
             lock.check()

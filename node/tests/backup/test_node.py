@@ -202,3 +202,29 @@ def test_an_answer_of_any_length_is_given_up(
             call()
     assert sent <= 3 * (_MOST_ANSWER + (1 << 17)), sent
     client.close()
+
+
+WRONG_ANSWERS: dict[str, bytes] = {
+    "twice": b'{"certified": 1, "certified": 2, "id": "x", "id": "y"}',
+    "text": b'{"certified": "7", "id": "x", "path": "/x", "height": "7", "tip_hash": "00"}',
+    "below zero": b'{"certified": -7, "id": "x", "path": "/x", "height": -7, "tip_hash": "00"}',
+    "a list": b"[1]",
+    "deep": b"[" * 100_000,
+    "not text": b"\xff",
+}
+
+
+@pytest.mark.parametrize("body", WRONG_ANSWERS.values(), ids=WRONG_ANSWERS)
+def test_a_document_of_another_kind_is_no_answer(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, body: bytes
+) -> None:
+    settings = make_settings()
+    key = SigningKey.load(settings.node_key_file)
+    client = NodeClient("http://node1", "node1", key, documents.load(settings.genesis_file), operator=False)
+    monkeypatch.setattr(client, "_verifier", None)
+    answer = httpx.MockTransport(lambda _: httpx.Response(200, content=body))
+    monkeypatch.setattr(client, "_http", httpx.Client(transport=answer))
+    for call in (client.certified_height, lambda: client.create_checkpoint(1)):
+        with pytest.raises(SourceError, match="node1"):
+            call()
+    client.close()

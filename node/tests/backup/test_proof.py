@@ -70,6 +70,22 @@ def test_a_proof_outlives_shallow_verifications(two: Repository, look: Look, sha
     assert "last proven by a restore" in reasons(two, 1)
 
 
+@pytest.mark.parametrize("better", [Depth(), Depth(deep=True)], ids=["data", "deep"])
+@pytest.mark.parametrize("rotten", [False, True])
+def test_a_listing_changes_nothing_in_the_note_of_a_better_look(
+    two: Repository, look: Look, better: Depth, *, rotten: bool
+) -> None:
+    if rotten:
+        key = layout.object_key(max(two.manifests().good[1].objects))
+        content = bytearray(two.target.get(key))
+        content[len(content) // 2] ^= 1
+        two.target.put(key, bytes(content))
+    assert look(better) is not rotten
+    notes = two.checks()
+    assert look(SHALLOW["listing"]), "everything is there, as long as it was"
+    assert two.checks() == notes
+
+
 @pytest.mark.parametrize("shallow", SHALLOW)
 def test_a_proof_ends_with_damage(two: Repository, look: Look, shallow: str) -> None:
     assert look(Depth(deep=True))

@@ -120,6 +120,7 @@ def test_encrypted_needs_the_identity(tmp_path: Path, data: Path, cache: Path) -
             restore(sealed, tmp_path / "out", None, tools)
     assert not (tmp_path / "out/rocksdb").exists()
     tools = restoring.Tools(Opener([IDENTITY]), secrets_to=tmp_path / "secrets")
+    (tmp_path / "secrets").mkdir(mode=0o755)  # one that others may enter, too
     assert restore(sealed, tmp_path / "out", None, tools).height == 70
     restored = tmp_path / "secrets/jwt_secret"
     assert (restored.read_text(), restored.stat().st_mode & 0o777) == ("s3cret", 0o600)

@@ -44,19 +44,23 @@ candidates_strategy = st.lists(
         st.booleans(),
         st.booleans(),
         st.integers(1, 50),
+        st.integers(0, 5),  # blocks above the last certified one
     ),
     max_size=25,
 ).map(
     lambda rows: [
-        candidate(
-            number + 1,
-            START + timedelta(hours=hours),
-            height=height,
-            kept=kept,
-            whole=whole,
-            proven=whole and proven,
+        replace(
+            candidate(
+                number + 1,
+                START + timedelta(hours=hours),
+                height=height,
+                kept=kept,
+                whole=whole,
+                proven=whole and proven,
+            ),
+            certified_height=max(0, height - uncertified),
         )
-        for number, (hours, kept, whole, proven, height) in enumerate(rows)
+        for number, (hours, kept, whole, proven, height, uncertified) in enumerate(rows)
     ]
 )
 policies = st.builds(
@@ -169,3 +173,6 @@ def test_segments_below_every_kept_backup_go() -> None:
     kept = [candidate(2, height=20), candidate(3, height=30)]
     shipped = [segment(1, 10), segment(11, 20), segment(15, 25), segment(26, 40)]
     assert [one.first for one in unneeded_segments(kept, shipped)] == [1, 11]
+    # The lower one holds blocks 16 to 20 without their certificates, and those are in the second segment.
+    kept[0] = replace(kept[0], certified_height=15)
+    assert [one.first for one in unneeded_segments(kept, shipped)] == [1]

@@ -12,7 +12,7 @@ import pytest
 from goud_backup import restore as restoring
 from goud_backup import verify as verifying
 from goud_backup.codec.sealing import Opener
-from goud_backup.errors import AccessRefused, Damaged
+from goud_backup.errors import AccessRefused, Damaged, TargetError
 from goud_backup.plan import Wish
 from goud_backup.prune import prune
 from goud_backup.repository import layout
@@ -71,6 +71,37 @@ def relying(world: World) -> Manifest:
     body |= {"sequence": world.second.sequence + 1, "id": f"{world.second.id[:-6]}ffffff"}
     repository.target.put(layout.manifest_key(body["sequence"], body["id"]), redone(body))
     return repository.find(body["id"])
+
+
+def notes(repository: Repository) -> set[str]:
+    return {stat.key for stat in repository.target.list(layout.CHECKS)}
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_note_goes_after_its_backup_and_what_it_names(tmp_path: Path, *, damaged: bool) -> None:
+    world = World(tmp_path, ())
+    repository, stray = world.repository, f"{layout.CHECKS}by-hand.json"
+    repository.target.put(stray, b"{}")
+    if not damaged:
+        repository.target.delete(layout.object_key(world.rotten))
+    world.verify()
+    old, rotten = layout.check_key(world.first.id), layout.check_key(world.second.id)
+    assert notes(repository) == {old, rotten, stray}
+    assert bool(json.loads(bytes(repository.target.get(rotten)))["damaged"]) is damaged
+    shutil.rmtree(world.folder / "data")
+    grow(world.folder / "data", 50, size=3000)
+    world.create()
+    world.verify()
+    for number in range(2):
+        planned = prune(repository, NEWEST, grace=0, dry_run=True)
+        assert list(prune(repository, NEWEST, grace=0).lines()) == list(planned.lines())
+        assert old in notes(repository), f"it is marked first ({number})"
+    # Content goes before the note that says it is damaged: the next run finds it gone.
+    prune(repository, NEWEST, grace=0)
+    assert old not in notes(repository)
+    assert (rotten in notes(repository)) is damaged
+    sweep(repository)
+    assert notes(repository) == {layout.check_key(repository.find("latest").id), stray}
 
 
 def sweep(repository: Repository) -> None:
@@ -142,3 +173,41 @@ def test_it_is_noted_beside_what_a_restore_has_found(tmp_path: Path, level: str)
     world.verify()
     check = world.repository.checks()[world.second.id]
     assert (check["ok"], check["level"], check.get("damaged")) == (False, level, [world.rotten])
+
+
+def test_one_larger_than_any_does_not_stop_the_quarantine_of_others(tmp_path: Path) -> None:
+    world = World(tmp_path, ())
+    repository = world.repository
+    large, other = sorted(world.second.objects)[:2]
+    repository.target.put(layout.object_key(large), bytes(layout.MOST_OBJECT + 1))
+    repository.target.put(layout.object_key(other), b"x" * world.second.objects[other].stored)
+    report = verifying.verify(repository, verifying.Depth(), restoring.Tools(None))
+    moved = verifying.quarantine(repository, report)
+    assert layout.object_key(other) in moved
+    assert layout.object_key(large) not in moved, "it would not arrive whole"
+    assert world.restored(world.create().id) == 40
+
+
+def test_what_a_store_sends_short_is_not_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says how much it has: a proxy that cuts answers short must not have good objects moved away."""
+    repository = make_repository(tmp_path / "r")
+    grow(tmp_path / "data", 30, size=3000)
+    name, entry = max(
+        backup(repository, tmp_path / "data", tmp_path / "cache").objects.items(), key=lambda one: one[1].stored
+    )
+    key = layout.object_key(name)
+    real = FileTarget.get
+
+    def short(target: FileTarget, name: str, start: int = 0, length: int | None = None) -> bytes | bytearray:
+        return real(target, name, start, length)[: 50 if name == key else None]
+
+    damage = verifying.Report("data", problems=[verifying.Problem(key, f"it had {entry.stored - 50} bytes less")])
+    with monkeypatch.context() as patch:
+        patch.setattr(FileTarget, "get", short)
+        for look in (
+            lambda: verifying.verify(repository, verifying.Depth(), restoring.Tools(None)),
+            lambda: verifying.quarantine(repository, damage),
+        ):
+            with pytest.raises(TargetError, match="cuts answers short"):
+                look()
+    assert verifying.verify(repository, verifying.Depth(), restoring.Tools(None)).ok

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from goud_backup import restore as restoring
 from goud_backup import verify as verifying
@@ -294,7 +295,7 @@ def test_records_that_cannot_be_read_stop_no_restore(
 def test_the_newest_that_hold_stay_when_a_prune_runs(stored: Repository) -> None:
     deep(stored)
     record = taken(stored)
-    good = [put(stored, signed.dump(record.model_copy(update={"created": str(day)}), KEY), day) for day in range(1, 7)]
+    good = [put(stored, signed.dump(structs.replace(record, created=str(day)), KEY), day) for day in range(1, 7)]
     bad = put(stored, signed.dump(record, STRANGER), 9)
     other = f"{layout.SIGNATURES}some.json"
     stored.target.put(other, b"of another tool")
@@ -303,6 +304,32 @@ def test_the_newest_that_hold_stay_when_a_prune_runs(stored: Repository) -> None
     prune(stored, Policy(days=0), grace=0)
     assert written(stored) == [*good[-KEPT:], other]
     assert bad not in written(stored)
+
+
+def test_records_dated_ahead_displace_no_later_one(stored: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep(stored)
+    (honest,) = written(stored)
+    record = signed.load(bytes(stored.target.get(honest)), honest, GENESIS)
+    ahead = [put(stored, signed.dump(structs.replace(record, created=str(day)), KEY), day) for day in range(1, 6)]
+    assert [stat.key for stat in signed.newest(stored)] == [honest, *ahead[:1:-1]]
+    with monkeypatch.context() as patch:
+        patch.setattr(stored.target, "independent_clock", True)
+        patch.setattr(stored.target, "now", lambda: 2_000_000_000.0)
+        assert honest not in {stat.key for stat in signed.newest(stored)}, "by the store's clock they are not ahead"
+    for _ in range(2):
+        prune(stored, Policy(days=0), grace=0)
+    assert written(stored) == [honest, *ahead[2:]]
+
+
+@pytest.mark.parametrize("now", [253_402_300_799.0, 1e20, -1e20, float("nan")])
+def test_a_store_whose_date_is_no_time_is_not_asked_for_it(
+    stored: Repository, monkeypatch: pytest.MonkeyPatch, now: float
+) -> None:
+    """The year 9999 has no day after it."""
+    deep(stored)
+    monkeypatch.setattr(stored.target, "independent_clock", True)
+    monkeypatch.setattr(stored.target, "now", lambda: now)
+    assert [stat.key for stat in signed.newest(stored)] == written(stored)
 
 
 def test_the_command_signs_with_the_key_that_it_is_given(goud_backup: Command, tmp_path: Path) -> None:

@@ -318,3 +318,22 @@ def test_the_store_says_what_time_it_is(target: Target) -> None:
     assert now is not None
     assert abs(now - time.time()) < 3600
     assert target.independent_clock is not target.url.startswith("file:")
+
+
+@pytest.mark.parametrize("absent", [False, True])
+def test_a_file_is_durable_before_it_has_its_name_and_the_name_before_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, absent: bool
+) -> None:
+    target, path = open_target(f"file://{tmp_path}/r"), tmp_path / "r/a/b"
+    target.create()
+    synced: list[tuple[int, bool]] = []
+    sync = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        sync(descriptor)
+        synced.append((os.fstat(descriptor).st_ino, path.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    target.put("a/b", b"content", if_absent=absent)
+    assert (path.stat().st_ino, False) in synced
+    assert synced[-1] == (path.parent.stat().st_ino, True)

@@ -74,6 +74,24 @@ def test_a_cleanup_killed_anywhere_leaves_nothing_half_to_put_back(restored: Pat
     assert outcomes == {True, False}, "killed before and after it had forgotten the restore"
 
 
+@pytest.mark.parametrize("verb", ["undo", "restore"])
+def test_what_is_killed_before_it_took_effect_can_still_be_undone(
+    restored: Path, repository: Repository, verb: str
+) -> None:
+    """The journal of what came to nothing must not be the end of the one before it."""
+    child = os.fork()
+    if child == 0:
+        vars(swap)["_exchange"] = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        swap.undo(restored) if verb == "undo" else restore(repository, restored)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert tip_of(restored).height == 30
+    swap.undo(restored)
+    assert tip_of(restored).height == 35
+    swap.undo(restored)
+    assert tip_of(restored).height == 30
+
+
 def lose(path: Path) -> None:
     path.unlink()
 

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 
 import pyrage
@@ -18,25 +17,28 @@ from goud_backup import restore as restoring
 from goud_backup import verify as verifying
 from goud_backup import walk
 from goud_backup.codec.sealing import Opener, Sealer
-from goud_backup.errors import Damaged, Missing, NotVerified, WrongIdentity
+from goud_backup.errors import Damaged, Missing, NotVerified, SourceError, WrongIdentity
 from goud_backup.plan import Wish
 from goud_backup.repository import layout
-from goud_backup.repository.manifest import canonical, dump, sealed
+from goud_backup.repository.manifest import dump, sealed
 from goud_backup.repository.repository import Repository, initialize
 from goud_backup.targets import open_target
 from goud_node.chain import proof
 from goud_node.chain.block import Block
+from goud_node.chain.certificate import Certificate, countersign
 from goud_node.chain.indexes import height_key
 from goud_node.errors import CorruptStore, GoudError, WrongChain
 from goud_node.store import Batch, Family, RocksStore
 
 from .support import (
     GENESIS,
+    KEYS,
     backup,
     certificate_of,
     grow,
     leave_a_log,
     make_repository,
+    redone,
     reopened,
     restore,
     ship,
@@ -72,9 +74,8 @@ def rewritten(change: Callable[[dict[str, object]], None]) -> Callable[[bytes], 
 
     def apply(content: bytes) -> bytes:
         document = json.loads(content)
-        document.pop("sha256")
         change(document)
-        return canonical({**document, "sha256": sha256(canonical(document)).hexdigest()})
+        return redone(document)
 
     return apply
 
@@ -159,13 +160,19 @@ def test_a_replaced_predecessor(history: Repository) -> None:
     assert "predecessor" in report_of(history).problems[0].message
 
 
-@pytest.mark.parametrize("kind", ["signature", "other block", "no cbor"])
+@pytest.mark.parametrize("kind", ["signature", "other block", "no cbor", "valid, of another block"])
 def test_a_certificate_in_the_manifest(history: Repository, kind: str, grown: Path) -> None:
     def forge(document: dict[str, object]) -> None:
         chain = document["chain"]
         assert isinstance(chain, dict)
         if kind == "no cbor":
             chain["certificate"] = base64.b64encode(b"junk").decode()
+            return
+        if kind == "valid, of another block":
+            other = bytes(32)
+            signatures = {name: countersign(key, other) for name, key in KEYS.items()}
+            certificate = Certificate(chain["certified_height"], other, signatures)
+            chain["certificate"] = base64.b64encode(certificate.encode()).decode()
             return
         raw = bytearray(base64.b64decode(str(chain["certificate"])))
         raw[-5 if kind == "signature" else 10] ^= 1
@@ -344,6 +351,22 @@ def test_a_manifest_names_each_path_of_a_backup_once(
     draft = dataclasses.replace(made, files=(*files, renamed))
     with pytest.raises(ValueError, match="path"):
         sealed(draft, None)
-    repository.target.put(layout.manifest_key(made.sequence, made.id), dump(draft)[0])
+    with pytest.raises(SourceError, match="path"):
+        dump(draft)
+    key = layout.manifest_key(made.sequence, made.id)
+    document = json.loads(bytes(repository.target.get(key)))
+    document["files"].append({**document["files"][-1], "path": path})
+    repository.target.put(key, redone(document))
     with pytest.raises(Damaged, match="path"):
         repository.find("latest")
+
+
+def test_a_damaged_segment_does_not_make_the_backup_below_it_a_bad_one(repository: Repository, data: Path) -> None:
+    made = backup(repository, data, data.parent / "cache")
+    grow(data, 5)
+    ship(repository, data)
+    replace(repository, repository.segments()[-1].key, lambda content: content[:-9] + b"?" + content[-8:])
+    report = verifying.verify(repository, verifying.Depth(deep=True), restoring.Tools(None))
+    assert {problem.thing for problem in report.problems} == {repository.segments()[-1].key, "latest"}
+    check = repository.checks()[made.id]
+    assert (check["ok"], check["level"]) == (True, "data"), "neither condemned nor proven"

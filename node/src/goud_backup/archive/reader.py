@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final, cast
 
 from isal import igzip
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from msgspec import UNSET, Meta, UnsetType
 
 from goud_backup.archive.names import CHUNK, METADATA, SUMS, file_digest, gzip
 from goud_backup.codec.encoding import GZIP_ERROR
@@ -22,6 +22,7 @@ from goud_backup.codec.tar import Member, Stream, Tar
 from goud_backup.errors import Damaged, NotVerified, SourceError
 from goud_backup.settings import MIB
 from goud_backup.staging import require_space, writing
+from goud_node.documents import Document, Malformed, Number, read, shaped
 from goud_node.store import durable, marker
 
 _log = logging.getLogger(__name__)
@@ -42,22 +43,19 @@ _LEFT_OUT: Final = re.compile(
 _DATA: Final = re.compile(rf"{marker.MARKER}|{marker.DATABASE}/[^/]+")
 
 
-def _iso_8601(text: str) -> str:
-    if datetime.fromisoformat(text).tzinfo is None:
-        raise ValueError("a time without its offset from UTC")
-    return text
-
-
-class _Facts(BaseModel):
+class _Facts(Document):
     """What is relied on of the metadata; other fields pass as they are, and those that an archive lacks stay away."""
 
-    model_config = ConfigDict(extra="allow", strict=True)
-    schema_version: Annotated[int, Field(ge=0, lt=1 << 31)] = 0
-    height: Annotated[int, Field(ge=0, lt=1 << 63)] = 0
+    schema_version: Annotated[int, Meta(ge=0, lt=1 << 31)] = 0
+    height: Number = 0
     chain_id: str = ""
     tip_hash: str = ""
     backup_id: str = ""
-    timestamp: Annotated[str, AfterValidator(_iso_8601)] = ""
+    timestamp: str | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        if isinstance(self.timestamp, str) and datetime.fromisoformat(self.timestamp).tzinfo is None:
+            raise ValueError("its timestamp has no offset from UTC")
 
 
 @dataclass(frozen=True)
@@ -73,17 +71,19 @@ def check_checksum(archive: Path, *, required: bool = True) -> None:
     """Compare the archive with the .sha256 beside it. Raises Damaged, or SourceError when there is none."""
     if not archive.is_file():
         raise SourceError(f"The archive {archive} does not exist. Correct the path.")
-    beside = archive.with_name(archive.name.removesuffix(".tar.gz") + ".sha256")
-    if not beside.is_file():
+    checksum = archive.with_name(archive.name.removesuffix(".tar.gz") + ".sha256")
+    if not checksum.is_file():
         if required:
-            raise SourceError(f"{beside} is missing, so {archive.name} cannot be verified. Put it beside the archive.")
+            raise SourceError(
+                f"{checksum} is missing, so {archive.name} cannot be verified. Put it beside the archive."
+            )
         return
-    with beside.open("rb") as file:
+    with checksum.open("rb") as file:
         stated = file.read(_MOST_SUMS).decode(errors="replace").split()[:1]
     digest, _ = file_digest(archive)
     if stated != [digest]:
         raise Damaged(
-            f"{archive} is damaged: its SHA-256 is {digest}, {beside.name} says {''.join(stated)[:100] or 'nothing'}."
+            f"{archive} is damaged: its SHA-256 is {digest}, {checksum.name} says {''.join(stated)[:100] or 'nothing'}."
         )
 
 
@@ -107,7 +107,7 @@ def unpack(archive: Path, folder: Path, volume: str | None) -> Unpacked:
 
 def metadata(archive: Path) -> dict[str, Any]:
     """What the archive says of itself: its first pages are enough. Raises Damaged; empty for one without metadata."""
-    with _opened(archive) as tar:
+    with _tar(archive) as tar:
         for member in tar.members():
             name = PurePosixPath(member.name).name
             if name == METADATA:
@@ -130,7 +130,7 @@ class _Reader:
     """Reads the whole archive once; what belongs to the volume goes below `folder`, nowhere if that is None."""
 
     archive: Path
-    wanted: str | None
+    request: str | None
     folder: Path | None
     volume: str | None = None
     size: int = 0
@@ -141,7 +141,7 @@ class _Reader:
 
     def read(self) -> None:
         """Raises Damaged, SourceError."""
-        with _opened(self.archive) as tar:
+        with _tar(self.archive) as tar:
             for member in tar.members():
                 if not member.folder:
                     self._take(tar, member)
@@ -170,7 +170,7 @@ class _Reader:
 
     def _volume_of(self, name: str, tar: Tar) -> str:
         stream = _Hashed(tar)
-        if self.volume is None and self.wanted in {None, self._volumes[-1]}:
+        if self.volume is None and self.request in {None, self._volumes[-1]}:
             self.volume = self._volumes[-1]
             plain = cast(Stream, stream)
             if name.endswith(".gz"):
@@ -192,8 +192,8 @@ class _Reader:
                 self._left_out.append(path)
                 continue
             if not _DATA.fullmatch(path) or not path.isprintable() or path in paths:
-                why = "twice" if path in paths else "which no node's volume has"
-                raise tar.refused(f"holds {member.name!r}, {why}")
+                reason = "twice" if path in paths else "which no node's volume has"
+                raise tar.refused(f"holds {member.name!r}, {reason}")
             paths.add(path)
             self.size += member.size
             if self.folder is not None:
@@ -202,9 +202,9 @@ class _Reader:
     def _check(self) -> None:
         _facts(self.texts.get(METADATA, b"{}"), self.archive)
         if self.volume is None:
-            held = ", ".join(self._volumes[:20]) or "none"
+            names = ", ".join(self._volumes[:20]) or "none"
             raise SourceError(
-                f"{self.archive} holds no volume {self.wanted or ''} (it has: {held}). Choose one of those."
+                f"{self.archive} holds no volume {self.request or ''} (it has: {names}). Choose one of those."
             )
         for line in self.texts.get(SUMS, b"").decode(errors="replace").splitlines():
             stated, _, name = line.partition("  ")
@@ -213,7 +213,7 @@ class _Reader:
 
 
 @contextmanager
-def _opened(archive: Path) -> Iterator[Tar]:
+def _tar(archive: Path) -> Iterator[Tar]:
     try:
         with gzip(archive, "rb", threads=1) as plain:
             yield Tar(_Bounded(cast(Stream, plain), archive), str(archive))
@@ -234,11 +234,11 @@ def _text(tar: Tar, member: Member) -> bytes:
 def _facts(text: bytes, archive: Path) -> dict[str, Any]:
     """Raises Damaged unless everything that is relied on is of its kind."""
     try:
-        return _Facts.model_validate_json(text).model_dump(exclude_unset=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the document"
-        raise Damaged(f"{METADATA} in {archive} is damaged: {where}: {first['msg']}.") from error
+        facts = read(text, dict[str, Any], _MOST_TEXT)
+        shaped(facts, _Facts)
+    except Malformed as error:
+        raise Damaged(f"{METADATA} in {archive} is damaged: {error}.") from error
+    return facts
 
 
 class _Bounded:
@@ -247,12 +247,12 @@ class _Bounded:
     def __init__(self, stream: Stream, archive: Path) -> None:
         self._stream = stream
         self._archive = archive
-        self._left = _ALWAYS + _RATIO * archive.stat().st_size
+        self._allowance = _ALWAYS + _RATIO * archive.stat().st_size
 
     def read(self, size: int, /) -> bytes:
         data = self._stream.read(size)
-        self._left -= len(data)
-        if self._left < 0:
+        self._allowance -= len(data)
+        if self._allowance < 0:
             raise Damaged(
                 f"{self._archive} unpacks to more than {_RATIO} times its size, which no backup does: it was made to "
                 "fill a disk. Nothing was taken from it."

@@ -23,7 +23,7 @@ from goud_backup.progress import Progress
 from goud_backup.repository.layout import FORMAT
 from goud_backup.repository.manifest import FileEntry, Manifest
 from goud_backup.repository.repository import Repository
-from goud_backup.staging import is_secret, require_space, writing
+from goud_backup.staging import is_secret, objects_of, require_space, writing
 from goud_node.errors import ConfigurationError
 from goud_node.store import durable
 
@@ -54,13 +54,14 @@ def export(
     progress: Progress,
 ) -> Exported:
     """Write the archive of a backup into `folder`, whole or not at all. It is not encrypted, so it has no secrets."""
-    for what, word in (("environment", environment), ("volume", volume)):
+    for option, word in (("environment", environment), ("volume", volume)):
         if not _WORD.fullmatch(word):
             raise ConfigurationError(
-                f"The {what} {word!r} cannot be part of an archive's name: give at most 32 letters, digits, dots, "
+                f"The {option} {word!r} cannot be part of an archive's name: give at most 32 letters, digits, dots, "
                 "dashes and underscores."
             )
     files = [entry for entry in manifest.listing(opener) if not is_secret(entry)]
+    objects_of(manifest, files, folder)
     name = f"goud-chain-backup-{environment}-{manifest.created_at:%Y%m%d-%H%M%S}"
     final, partial = folder / f"{name}.tar.gz", folder / f".{name}.partial"
     with writing(folder):
@@ -128,8 +129,11 @@ def _write(outer: tarfile.TarFile, name: str, volume: str, content: _Content) ->
 
 
 def _volume(outer: tarfile.TarFile, name: str, content: _Content) -> str:
-    """A tar within the tar, written as it is read: its size follows from those of its files."""
-    size = 2 * _BLOCK + sum(_BLOCK + _padded(entry.size) for entry in content.files)
+    """A tar within the tar, written as it is read: its size follows from those of its headers and files."""
+    headers = [
+        _info(entry.path, entry.size, entry.mode, content.manifest).tobuf(tarfile.GNU_FORMAT) for entry in content.files
+    ]
+    size = 2 * _BLOCK + sum(map(len, headers)) + sum(_padded_size(entry.size) for entry in content.files)
     stream = cast(IO[bytes], outer.fileobj)
     digest = sha256()
 
@@ -137,17 +141,17 @@ def _volume(outer: tarfile.TarFile, name: str, content: _Content) -> str:
         digest.update(data)
         stream.write(data)
 
-    header = _info(name, size, 0o600, content.manifest).tobuf(tarfile.GNU_FORMAT)
-    stream.write(header)
-    for entry in content.files:
-        write(_info(entry.path, entry.size, entry.mode, content.manifest).tobuf(tarfile.GNU_FORMAT))
+    outer_header = _info(name, size, 0o600, content.manifest).tobuf(tarfile.GNU_FORMAT)
+    stream.write(outer_header)
+    for entry, header in zip(content.files, headers, strict=True):
+        write(header)
         for chunk in content.chunks(entry):
             write(chunk)
-        write(bytes(_padded(entry.size) - entry.size))
+        write(bytes(_padded_size(entry.size) - entry.size))
     write(bytes(2 * _BLOCK))
-    padding = _padded(size) - size
+    padding = _padded_size(size) - size
     stream.write(bytes(padding))
-    outer.offset += len(header) + size + padding
+    outer.offset += len(outer_header) + size + padding
     return digest.hexdigest()
 
 
@@ -164,8 +168,9 @@ def _texts(manifest: Manifest, volume: str) -> dict[str, bytes]:
         "schema_version": chain.schema,
         "backup_id": manifest.id,
         "volume": volume,
-        **{f"{name}_version": text for name, text in manifest.versions.items()},
     }
+    # What the manifest names freely does not stand in the place of what it says itself.
+    facts = {**facts, **{f"{name}_version": text for name, text in manifest.versions.items()}, **facts}
     lines = "".join(f"{name}={value}\n" for name, value in facts.items())
     document = {**facts, "keys": dict(manifest.keys)}
     return {"metadata.txt": lines.encode(), METADATA: json.dumps(document, indent=2).encode() + b"\n"}
@@ -181,7 +186,7 @@ def _info(name: str, size: int, mode: int, manifest: Manifest) -> tarfile.TarInf
     return info
 
 
-def _padded(size: int) -> int:
+def _padded_size(size: int) -> int:
     return -(-size // _BLOCK) * _BLOCK
 
 

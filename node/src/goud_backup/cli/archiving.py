@@ -51,7 +51,7 @@ def export(
 ) -> None:
     """Write a backup as one archive that `tar -xzf` and `sha256sum -c` read. It is not encrypted and has no secrets."""
     with options.repository(url) as repository, output.progress() as progress:
-        made = archive.export(
+        result = archive.export(
             repository,
             repository.find(backup),
             to,
@@ -61,7 +61,12 @@ def export(
             workers=workers,
             progress=progress,
         )
-    document = {"archive": str(made.path), "checksum": str(made.checksum), "bytes": made.size, "sha256": made.sha256}
+    document = {
+        "archive": str(result.path),
+        "checksum": str(result.checksum),
+        "bytes": result.size,
+        "sha256": result.sha256,
+    }
     output.emit("exported", document, as_json=as_json)
 
 
@@ -87,9 +92,9 @@ def import_archive(
         database, trust = marker.database_path(unpacked.data_dir), signed.Trust(repository)
         proven = walk.prove(database, repository.config.genesis, workers, progress, trust)
         archive.compare(unpacked, proven.height, proven.tip_hash.hex())
-        given = creating.Options(options.recipients(recipient), (), cache_dir, workers, wait)
+        choices = creating.Options(options.recipients(recipient), (), cache_dir, workers, wait, passing=True)
         source = DirectorySource(unpacked.data_dir, node=unpacked.volume)
-        manifest = creating.create(repository, source, given, progress)
+        manifest = creating.create(repository, source, choices, progress)
     if manifest.chain.height != proven.height:
         raise NotVerified(f"Backup {manifest.id} ends at {manifest.chain.height}, the archive at {proven.height}.")
     output.emit("imported", summary(manifest), as_json=as_json)
@@ -121,8 +126,8 @@ def restore_archive(
             restored = restoring.begin_again(folder, chain, tools)
         else:
             restored = _prepare(path, volume, folder, chain, tools)
-        done = restoring.put_in_place(data_dir, folder, chain, restored, tools)
-    output.emit("restored", done.document(), as_json=as_json)
+        result = restoring.put_in_place(data_dir, folder, chain, restored, tools)
+    output.emit("restored", result.document(), as_json=as_json)
 
 
 def _prepare(
@@ -136,27 +141,27 @@ def _prepare(
 
 def _plan(path: Path, genesis: Genesis, data_dir: Path, *, reinitialize: bool) -> dict[str, Any]:
     """As far as the archive's metadata tells; in the words of a repository's plan."""
-    told = archive.metadata(path)
-    if told.get("chain_id", genesis.chain_id) != genesis.chain_id:
-        raise WrongChain(f"{path} is a backup of chain {told['chain_id']}, this node's is {genesis.chain_id}.")
-    how, height = plan.How.ARCHIVE, told.get("height")
-    if "schema_version" in told:
+    metadata = archive.metadata(path)
+    if metadata.get("chain_id", genesis.chain_id) != genesis.chain_id:
+        raise WrongChain(f"{path} is a backup of chain {metadata['chain_id']}, this node's is {genesis.chain_id}.")
+    how, height = plan.How.ARCHIVE, metadata.get("height")
+    if "schema_version" in metadata:
         try:
-            plan.check_schema(told["schema_version"], path.name, told.get("goud-node_version", "unknown"))
+            plan.check_schema(metadata["schema_version"], path.name, metadata.get("goud-node_version", "unknown"))
         except SchemaMismatch:
             if not reinitialize:
                 raise
             how, height = plan.How.REINITIALIZE, 0
-    made = datetime.fromisoformat(told["timestamp"]) if "timestamp" in told else None
+    creation = datetime.fromisoformat(metadata["timestamp"]) if "timestamp" in metadata else None
     return {
         "archive": str(path),
         "chain": genesis.chain_id,
         "data_dir": str(data_dir),
         "how": how.value,
         "backup": None,
-        "created": told.get("timestamp"),
-        "age_seconds": None if made is None else int((datetime.now(UTC) - made).total_seconds()),
-        "schema": told.get("schema_version"),
+        "created": metadata.get("timestamp"),
+        "age_seconds": None if creation is None else int((datetime.now(UTC) - creation).total_seconds()),
+        "schema": metadata.get("schema_version"),
         "to_height": height,
         "fetch_bytes": path.stat().st_size,
         **restoring.live_document(data_dir, genesis, height),

@@ -20,12 +20,12 @@ def choose(candidate: Candidates = None, as_json: AsJson = False) -> None:
     """
     from goud_backup import choice  # noqa: PLC0415  # an HTTP client takes a tenth of a second to import
 
-    found = choice.ranking(choice.parse(candidate or ()))
-    if not found:
+    standings = choice.ranking(choice.parse(candidate or ()))
+    if not standings:
         raise ConfigurationError("There is nobody to choose from: give --candidate NAME=URL for each node.")
-    rows = [{**one.document(), "chosen": one is found[0] and one.fit} for one in found]
+    rows = [{**standing.document(), "chosen": standing is standings[0] and standing.fit} for standing in standings]
     output.rows("candidates", _COLUMNS, rows, as_json=as_json)
-    choice.best(found)
+    choice.best(standings)
 
 
 def is_chosen(texts: Sequence[str] | None, node: str | None, *, but: str | None = None, as_json: bool = False) -> bool:
@@ -38,17 +38,17 @@ def is_chosen(texts: Sequence[str] | None, node: str | None, *, but: str | None 
     from goud_backup import choice  # noqa: PLC0415  # as above
 
     candidates = choice.parse(texts or ())
-    names = [one.name for one in candidates]
+    names = [candidate.name for candidate in candidates]
     if node not in names:
-        given = "--node is not given" if node is None else f"{node} is not among them"
+        mistake = "--node is not given" if node is None else f"{node} is not among them"
         raise ConfigurationError(
-            f"The candidates are {', '.join(names)}, but {given}: this host would never be chosen. Give --node."
+            f"The candidates are {', '.join(names)}, but {mistake}: this host would never be chosen. Give --node."
         )
     standings = choice.ranking(candidates)
     chosen = choice.best(standings, but=but)
     if chosen.name == node:
         return True
-    rows = [one.document() for one in standings]
+    rows = [standing.document() for standing in standings]
     tell(node, f"{chosen.name} {chosen.why}", as_json=as_json, chosen=chosen.name, candidates=rows)
     return False
 

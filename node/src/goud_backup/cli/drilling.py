@@ -54,7 +54,7 @@ def drill(
         _check(report_dir, node, elsewhere=elsewhere)
         with reported(report, report_dir), options.repository(url) as repository:
             source = source_of(repository, backup) if elsewhere or candidate else None
-            run.chosen = report.wanted = _is_wanted(candidate, node, source, elsewhere=elsewhere, as_json=as_json)
+            run.chosen = report.due = _is_due(candidate, node, source, elsewhere=elsewhere, as_json=as_json)
             if not run.chosen:
                 return
             with output.progress() as progress:
@@ -72,7 +72,7 @@ def _check(report_dir: Path | None, node: str | None, *, elsewhere: bool) -> Non
         raise ConfigurationError(f"The report directory {report_dir} does not exist. Make it, or correct --report-dir.")
 
 
-def _is_wanted(
+def _is_due(
     candidate: list[str] | None, node: str | None, source: str | None, *, elsewhere: bool, as_json: bool
 ) -> bool:
     if elsewhere and source == node:

@@ -24,7 +24,7 @@ CODES: Final[dict[str, tuple[int, str]]] = {
     "empty-backup": (13, "the source holds no blocks"),
     "source": (14, "the source, or the node that holds it, is not usable"),
     "in-use": (15, "a running node, or another restore, holds the data directory"),
-    "no-such-backup": (16, "there is no such backup"),
+    "no-such-backup": (16, "there is no such backup, or none of the present history"),
     "out-of-reach": (17, "nothing leads to that height or time"),
     "wrong-chain": (18, "the data belongs to another chain"),
     "corrupt-store": (19, "the database is damaged; the message names the file or block"),

@@ -13,7 +13,7 @@ from goud_backup import prune as pruning
 from goud_backup import shelf
 from goud_backup.cli import options, output
 from goud_backup.cli.measuring import measured
-from goud_backup.cli.options import AsJson, Backup, MetricsDir, Url, Wait
+from goud_backup.cli.options import AsJson, Backup, IdentityFile, MetricsDir, Url, Wait
 from goud_backup.errors import Locked
 from goud_backup.repository import layout, locks
 from goud_backup.repository.locks import is_gone, read_holder
@@ -98,7 +98,7 @@ def keep(
 ) -> None:
     """Mark a backup so that no prune ever removes it."""
     with options.repository(url) as repository:
-        manifest = pruning.keep(repository, backup, wanted=not remove, wait=wait)
+        manifest = pruning.keep(repository, backup, mark=not remove, wait=wait)
     output.emit("keep", {"id": manifest.id, "kept": not remove}, as_json=as_json)
 
 
@@ -106,16 +106,18 @@ def fork(
     url: Url,
     height: Annotated[int, typer.Option(min=0, help="The last block that both histories share.")],
     block_hash: Annotated[str, typer.Option("--hash", help="Its hash, as the node serves it.")],
+    identity: IdentityFile = None,
     wait: Wait = 60.0,
     as_json: AsJson = False,
 ) -> None:
     """Let the repository follow a chain that was restored to an earlier block and goes on in another way.
 
-    Nothing is removed: backups and blocks above are kept as an abandoned history, restorable by a backup's id.
+    Nothing is removed: backups and blocks above are kept as an abandoned history, restorable by a backup's id. The hash
+    is compared with the stored block, inside encrypted segments with an identity only.
     """
     with options.repository(url) as repository:
-        made = forking.fork(repository, height, block_hash, wait=wait)
-    abandoned = {"segments": len(made.segments), "backups": list(made.backups)} if made is not None else None
+        record = forking.fork(repository, height, block_hash, opener=options.opener(identity), wait=wait)
+    abandoned = {"segments": len(record.segments), "backups": list(record.backups)} if record is not None else None
     output.emit("fork", {"height": height, "hash": block_hash, "abandoned": abandoned}, as_json=as_json)
 
 

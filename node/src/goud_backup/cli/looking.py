@@ -15,7 +15,7 @@ from goud_backup.cli import exits, options, output
 from goud_backup.cli.making import summary
 from goud_backup.cli.measuring import measured
 from goud_backup.cli.options import AsJson, Backup, IdentityFile, MetricsDir, RecordKey, Url, Wait, Workers
-from goud_backup.errors import Damaged
+from goud_backup.errors import Damaged, NoSuchBackup
 from goud_backup.repository import layout, locks
 from goud_backup.repository.locks import read_holder
 from goud_backup.repository.manifest import Manifest
@@ -23,6 +23,7 @@ from goud_backup.repository.records import Check
 from goud_backup.repository.repository import ARCHIVED, Repository
 from goud_backup.repository.segments import runs
 from goud_backup.settings import WORKERS
+from goud_node.errors import GoudError
 
 _COLUMNS = ("id", "height", "bytes", "new_bytes", "node", "kept", "verified", "abandoned")
 
@@ -30,16 +31,21 @@ _COLUMNS = ("id", "height", "bytes", "new_bytes", "node", "kept", "verified", "a
 def listed(url: Url, as_json: AsJson = False) -> None:
     """List the backups, oldest first. Ends with 10 when a manifest is damaged."""
     with options.repository(url) as repository:
-        found = repository.manifests()
-        kept, checks, past = repository.kept(), repository.checks(), repository.abandoned_backups()
+        listing = repository.manifests()
+        keeps, checks, past = repository.kept(), repository.checks(), repository.abandoned_backups()
     rows = [
-        summary(one, kept=one.id in kept, verified=_verified(checks.get(one.id)), abandoned=one.id in past)
-        for one in found.good
+        summary(
+            manifest,
+            kept=manifest.id in keeps,
+            verified=_verdict(checks.get(manifest.id)),
+            abandoned=manifest.id in past,
+        )
+        for manifest in listing.good
     ]
     output.rows("backups", _COLUMNS, rows, as_json=as_json)
-    for key, problem in found.bad.items():
+    for key, problem in listing.bad.items():
         output.complain(f"goud-backup: damaged: {key}: {problem}")
-    if found.bad:
+    if listing.bad:
         raise typer.Exit(exits.CODES["damaged"][0])
 
 
@@ -48,7 +54,7 @@ def show(url: Url, backup: Backup = "latest", identity: IdentityFile = None, as_
     with options.repository(url) as repository:
         manifest = repository.find(backup)
         check = repository.checks().get(manifest.id)
-        kept = manifest.id in repository.kept()
+        is_kept = manifest.id in repository.kept()
     opener = options.opener(identity)
     files: list[dict[str, Any]] | None = None
     if manifest.files is not None or opener is not None:
@@ -64,8 +70,8 @@ def show(url: Url, backup: Backup = "latest", identity: IdentityFile = None, as_
         "versions": dict(manifest.versions),
         "sha256": manifest.sha256,
         "objects": len(manifest.objects),
-        "kept": kept,
-        "verified": _verified(check),
+        "kept": is_kept,
+        "verified": _verdict(check),
         "files": files,
     }
     output.emit("backup", document, as_json=as_json)
@@ -74,26 +80,29 @@ def show(url: Url, backup: Backup = "latest", identity: IdentityFile = None, as_
 def status(url: Url, as_json: AsJson = False) -> None:
     """Show how recent the repository is: last backup, last shipped block, size, locks.
 
-    Ends with 10 when a restore of the latest would not bring all that is stored.
+    Ends with 10 when a restore of the latest would not bring all that is stored, with 16 when nothing that is stored is
+    of the present history (after `fork`, until the next backup).
     """
     with options.repository(url) as repository:
         document = _status(repository)
+        problem: Damaged | NoSuchBackup | None = None
         try:
             plans.require_whole(repository)
-        except Damaged as error:
+        except (Damaged, NoSuchBackup) as error:
+            problem = error
             document["problem"] = str(error)
     output.emit("repository", document, as_json=as_json)
-    if document["problem"] is not None:
-        output.complain(f"goud-backup: damaged: {document['problem']}")
-        raise typer.Exit(exits.CODES["damaged"][0])
+    if problem is not None:
+        output.complain(f"goud-backup: {problem.code}: {problem}")
+        raise typer.Exit(exits.code_of(problem))
 
 
 def _status(repository: Repository) -> dict[str, Any]:
-    found = repository.manifests()
+    listing = repository.manifests()
     past = repository.abandoned_backups()
-    newest = next((one for one in reversed(found.good) if one.id not in past), None)
+    newest = next((manifest for manifest in reversed(listing.good) if manifest.id not in past), None)
     references = repository.segments()
-    last = max(references, key=lambda one: one.last) if references else None
+    last = max(references, key=lambda segment: segment.last) if references else None
     header = None if last is None else repository.segment_header(last)
     sizes = repository.object_sizes()
     unfinished = list(repository.target.unfinished())
@@ -104,8 +113,8 @@ def _status(repository: Repository) -> dict[str, Any]:
         "id": repository.config.id,
         "chain": repository.config.chain_id,
         "encryption": repository.config.encryption,
-        "backups": len(found.good),
-        "damaged_manifests": sorted(found.bad),
+        "backups": len(listing.good),
+        "damaged_manifests": sorted(listing.bad),
         "last_backup": None if newest is None else newest.id,
         "last_backup_node": None if newest is None else newest.source.get("node", ""),
         "last_backup_height": None if newest is None else newest.chain.height,
@@ -117,10 +126,10 @@ def _status(repository: Repository) -> dict[str, Any]:
         "objects": len(sizes),
         "segments": len(references),
         "archived_objects": sum(size == ARCHIVED for size in sizes.values()),
-        "bytes": sum(max(0, size) for size in sizes.values()) + sum(one.size for one in references),
+        "bytes": sum(max(0, size) for size in sizes.values()) + sum(segment.size for segment in references),
         "unfinished_files": len(unfinished),
-        "unfinished_bytes": sum(one.size for one in unfinished),
-        "verified": _verified(repository.checks().get(newest.id)) if newest is not None else None,
+        "unfinished_bytes": sum(stat.size for stat in unfinished),
+        "verified": _verdict(repository.checks().get(newest.id)) if newest is not None else None,
         "locks": holders,
         "problem": None,
     }
@@ -133,7 +142,7 @@ def verify(
     backup: Annotated[str, typer.Option(help="The backup that --deep restores.")] = "latest",
     scratch: Annotated[Path | None, typer.Option(help="Directory with room for the restored data.")] = None,
     quarantine: Annotated[
-        bool, typer.Option("--quarantine", help="Move damaged objects aside: the next backup stores them anew.")
+        bool, typer.Option("--quarantine", help="Move damaged objects and segments aside: they are stored anew.")
     ] = False,
     record: Annotated[bool, typer.Option(help="Note the result in the repository.")] = True,
     identity: IdentityFile = None,
@@ -145,6 +154,7 @@ def verify(
 ) -> None:
     """Verify every manifest, object and segment by its hash. Ends with 11, naming each thing that is wrong.
 
+    It ends with 16 when all is whole, but nothing is of the present history (after `fork`, until the next backup).
     What only keeps it from looking (a credential, a full disk, a missing identity) has its own exit code and is noted
     of no backup.
     """
@@ -158,16 +168,23 @@ def verify(
         tools = restoring.Tools(options.opener(identity), workers, progress, key=signer)
         report = verifying.verify(repository, depth, tools)
         run.set(problems=len(report.problems), bytes=report.bytes)
-        moved = verifying.quarantine(repository, report, wait=wait) if quarantine and not report.ok else []
-        _tell(report, moved, as_json=as_json)
+        try:
+            if quarantine and not report.ok:
+                verifying.quarantine(repository, report, opener=tools.opener, wait=wait)
+        except GoudError as error:
+            # The damage is still there: its exit code says more than what kept it from being moved.
+            output.complain(f"goud-backup: {error.code}: {error}")
+        finally:
+            _tell(report, as_json=as_json)
+        if not report.ok:
+            codes = {problem.code for problem in report.problems}
+            raise typer.Exit(exits.CODES[codes.pop() if len(codes) == 1 else "not-verified"][0])
 
 
-def _tell(report: verifying.Report, moved: list[str], *, as_json: bool) -> None:
-    output.emit("verification", {**report.document(), "quarantined": moved}, as_json=as_json)
+def _tell(report: verifying.Report, *, as_json: bool) -> None:
+    output.emit("verification", report.document(), as_json=as_json)
     for problem in report.problems:
-        output.complain(f"goud-backup: not-verified: {problem.thing}: {problem.message}")
-    if not report.ok:
-        raise typer.Exit(exits.CODES["not-verified"][0])
+        output.complain(f"goud-backup: {problem.code}: {problem.thing}: {problem.message}")
 
 
 def _holder(repository: Repository, name: str) -> str | None:
@@ -175,7 +192,7 @@ def _holder(repository: Repository, name: str) -> str | None:
     return None if holder is None else str(holder)
 
 
-def _verified(check: Check | None) -> str | None:
+def _verdict(check: Check | None) -> str | None:
     if check is None:
         return None
     return f"{'ok' if check['ok'] else 'DAMAGED'} ({check['level']}, {check['at']})"

@@ -67,14 +67,14 @@ def command_line(arguments: Sequence[str]) -> typer.Typer:
 def command(name: str) -> Callable[..., None]:
     """The function behind a command."""
     module, _, function = COMMANDS[name].partition(":")
-    found: Callable[..., None] = getattr(import_module(f"goud_backup.cli.{module}"), function)
-    return found
+    entry_point: Callable[..., None] = getattr(import_module(f"goud_backup.cli.{module}"), function)
+    return entry_point
 
 
 def main() -> None:
     """Entry point: a known error is one sentence on stderr and its own exit code, never a traceback."""
     # A unit that is stopped releases its lock and its checkpoint like one that ends by itself.
-    signal.signal(signal.SIGTERM, _terminated)
+    signal.signal(signal.SIGTERM, _terminate)
     logging.basicConfig(level=logging.WARNING, format="goud-backup: %(levelname)s: %(message)s", stream=sys.stderr)
     try:
         app = command_line(sys.argv[1:])
@@ -85,17 +85,17 @@ def main() -> None:
         output.complain(f"goud-backup: {error.code}: {error}")
         sys.exit(exits.code_of_end(error))
     except OSError as error:
-        what = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
-        output.complain(f"goud-backup: {what}. Check the disk and the owner.")
+        text = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+        output.complain(f"goud-backup: {text}. Check the disk and the owner.")
         sys.exit(exits.code_of_end(error))
 
 
-def _terminated(number: int, _: FrameType | None) -> None:
+def _terminate(number: int, _: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(flag: bool) -> None:
+    if flag:
         typer.echo(__version__)
         raise typer.Exit
 

@@ -48,10 +48,10 @@ def init(
     as_json: AsJson = False,
 ) -> None:
     """Make an empty repository for one chain; encrypted when recipients are given."""
-    given = check_recipients(options.recipients(recipient))
-    made = initialize(open_target(url), genesis_document.load(genesis), encrypted=bool(given), recipients=given)
-    document = {"repository": made.url, "id": made.config.id, "chain": made.config.chain_id}
-    output.emit("initialised", {**document, "encryption": made.config.encryption}, as_json=as_json)
+    keys = check_recipients(options.recipients(recipient))
+    repository = initialize(open_target(url), genesis_document.load(genesis), encrypted=bool(keys), recipients=keys)
+    document = {"repository": repository.url, "id": repository.config.id, "chain": repository.config.chain_id}
+    output.emit("initialised", {**document, "encryption": repository.config.encryption}, as_json=as_json)
 
 
 def create(
@@ -67,7 +67,7 @@ def create(
     secret: Annotated[
         list[Path] | None, typer.Option(help="A secret file that goes along; only into an encrypted repository.")
     ] = None,
-    must_be_mount: Annotated[bool, typer.Option(help="Refuse a data directory that is no mount point.")] = False,
+    must_be_mount: Annotated[bool, typer.Option(help="Refuse a data directory that is not a mount point.")] = False,
     cache_dir: CacheDir = CACHE,
     workers: Workers = WORKERS,
     wait: Wait = 0.0,
@@ -92,8 +92,8 @@ def create(
             client = options.node_client(node_url, node, key, repository.config.genesis, operator=operator)
             stack.callback(client.close)
             source = NodeSource(client, data_dir)
-        given = creating.Options(options.recipients(recipient), tuple(secret or ()), cache_dir, workers, wait)
-        manifest = creating.create(repository, source, given, progress)
+        choices = creating.Options(options.recipients(recipient), tuple(secret or ()), cache_dir, workers, wait)
+        manifest = creating.create(repository, source, choices, progress)
         run.set(bytes=manifest.totals["bytes"], new_bytes=manifest.totals["new_bytes"], height=manifest.chain.height)
         run.set(recovery_point_timestamp_seconds=recovery_point(manifest.chain.tip_ms))
     output.emit("backup", summary(manifest, seconds=round(time.monotonic() - began, 3)), as_json=as_json)

@@ -104,11 +104,11 @@ CACHE = Path("/var/cache/goud-backup")
 def repository(url: str, genesis: Path | None = None) -> Iterator[Repository]:
     """The repository at `url`, of the chain of `genesis` where one is given."""
     expected = None if genesis is None else genesis_document.load(genesis)
-    found = open_repository(open_target(url), expected)
+    handle = open_repository(open_target(url), expected)
     try:
-        yield found
+        yield handle
     finally:
-        found.close()
+        handle.close()
 
 
 def recipients(text: str) -> tuple[str, ...]:
@@ -142,7 +142,7 @@ def milliseconds(text: str | None) -> int | None:
     try:
         when = datetime.fromisoformat(text)
     except ValueError as error:
-        raise ConfigurationError(f"{text!r} is no time: write 2026-01-31T12:00:00Z ({error}).") from error
+        raise ConfigurationError(f"{text!r} is not an ISO 8601 time: write 2026-01-31T12:00:00Z ({error}).") from error
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)
     return int(when.timestamp() * 1000)

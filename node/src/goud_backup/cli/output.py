@@ -32,16 +32,16 @@ def emit(title: str, document: Mapping[str, Any], *, as_json: bool) -> None:
         print(json.dumps({"event": title, **document}))
 
 
-def rows(title: str, columns: tuple[str, ...], found: list[dict[str, Any]], *, as_json: bool) -> None:
+def rows(title: str, columns: tuple[str, ...], entries: list[dict[str, Any]], *, as_json: bool) -> None:
     """A list: one JSON array with `--json`, a table on a terminal, else a line of JSON for each."""
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(entries, indent=2))
     elif sys.stdout.isatty():
         from goud_backup.cli import terminal  # noqa: PLC0415  # as above
 
-        terminal.rows(title, columns, found)
+        terminal.rows(title, columns, entries)
     else:
-        for row in found:
+        for row in entries:
             print(json.dumps(row))
 
 
@@ -61,19 +61,19 @@ class _Lines:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._stage = ""
-        self._done = self._total = 0
+        self._count = self._total = 0
         self._last = 0.0
 
     def stage(self, name: str, total: int) -> None:
         with self._lock:
-            self._stage, self._total, self._done, self._last = name, total, 0, time.monotonic()
+            self._stage, self._total, self._count, self._last = name, total, 0, time.monotonic()
 
     def advance(self, units: int) -> None:
         with self._lock:
-            self._done += units
+            self._count += units
             now = time.monotonic()
             if now - self._last < _LINE_SECONDS:
                 return
             self._last = now
-            line = json.dumps({"event": "progress", "of": self._stage, "done": self._done, "total": self._total})
+            line = json.dumps({"event": "progress", "of": self._stage, "done": self._count, "total": self._total})
         print(line, file=sys.stderr, flush=True)

@@ -65,18 +65,18 @@ def restore(
     with ExitStack() as stack:
         repository = stack.enter_context(options.repository(url, genesis))
         progress = stack.enter_context(output.progress())
-        made = plan.make(repository, wish, opener)
+        restore_plan = plan.make(repository, wish, opener)
         if not confirm:
-            live = _running(stack, node_url, node, key, repository.config.genesis)
-            document = restoring.plan_document(repository, made, data_dir, opener, live)
+            live = _live_node(stack, node_url, node, key, repository.config.genesis)
+            document = restoring.plan_document(repository, restore_plan, data_dir, opener, live)
             output.emit("plan (nothing was done; add --yes)", document, as_json=as_json)
             return
         tools = restoring.Tools(opener, workers, progress, secrets_to)
-        done = restoring.restore(repository, made, data_dir, tools)
-    output.emit("restored", done.document(), as_json=as_json)
+        result = restoring.restore(repository, restore_plan, data_dir, tools)
+    output.emit("restored", result.document(), as_json=as_json)
 
 
-def _running(
+def _live_node(
     stack: ExitStack, node_url: str | None, node: str | None, key: Path | None, genesis: Genesis
 ) -> NodeBlocks | None:
     """The live node, for the plan, when it runs: its volume is open. None when none is named."""

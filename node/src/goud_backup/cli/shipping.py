@@ -42,7 +42,7 @@ def ship(
     genesis: GenesisFile = None,
     recipient: Recipients = "",
     from_genesis: Annotated[
-        bool, typer.Option(help="The first time, begin at block 1 even though there is a backup.")
+        bool, typer.Option(help="Begin at block 1, also with a backup: the first time, or after a quarantine.")
     ] = False,
     cache_dir: CacheDir = CACHE,
     wait: Wait = 20.0,
@@ -64,15 +64,15 @@ def ship(
             client = options.node_client(node_url, node, key, repository.config.genesis, operator=operator)
             stack.callback(client.close)
             blocks = engine.NodeBlocks(client)
-        done = engine.ship(
+        result = engine.ship(
             repository,
             blocks,
             options.recipients(recipient),
             wait=wait,
             from_genesis=from_genesis,
-            memory=Memory.of(cache_dir, repository.config.id),
+            memory=Memory(cache_dir, repository.config.id),
             progress=progress,
         )
-        run.set(new_bytes=done.stored_bytes, shipped_height=done.last)
-        run.set(recovery_point_timestamp_seconds=recovery_point(done.recovery_point_ms))
-    output.emit("shipped", done.document(), as_json=as_json)
+        run.set(new_bytes=result.stored_bytes, shipped_height=result.last)
+        run.set(recovery_point_timestamp_seconds=recovery_point(result.recovery_point_ms))
+    output.emit("shipped", result.document(), as_json=as_json)

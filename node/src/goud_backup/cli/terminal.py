@@ -13,29 +13,33 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
 
 _console: Final = Console(soft_wrap=True)
 
 
-def document(title: str, found: Mapping[str, Any]) -> None:
+def document(title: str, values: Mapping[str, Any]) -> None:
     """One result as a table of names and values."""
-    shown = Table(title=title, title_justify="left", show_header=False)
+    shown = Table(title=Text(title), title_justify="left", show_header=False)
     shown.add_column(style="bold", no_wrap=True)
     shown.add_column(overflow="fold")
-    for name, value in found.items():
-        shown.add_row(name.replace("_", " "), _word(value))
+    for name, value in values.items():
+        shown.add_row(Text(name.replace("_", " ")), Text(_word(value)))
     _console.print(shown)
 
 
-def rows(title: str, columns: Sequence[str], found: Sequence[Mapping[str, Any]]) -> None:
+def rows(title: str, columns: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> None:
     """A list of results as a table."""
-    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    shown = Table(title=Text(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         shown.add_column(
             column.replace("_", " "), overflow="fold", no_wrap=column == columns[0] or column.endswith("bytes")
         )
-    for row in found:
-        shown.add_row(*(decimal(row[column]) if column.endswith("bytes") else _word(row[column]) for column in columns))
+    for row in entries:
+        # A string would be read as markup.
+        shown.add_row(
+            *(Text(decimal(row[column]) if column.endswith("bytes") else _word(row[column])) for column in columns)
+        )
     _console.print(shown)
 
 

@@ -43,7 +43,7 @@ class Sealer:
         """Head, salt and frames; about 600 bytes and 16 per MiB longer than `plain`."""
         view = memoryview(plain)
         salt = os.urandom(_SALT)
-        cipher = AESGCM(_derived(self._key, salt))
+        cipher = AESGCM(_object_key(self._key, salt))
         frames = max(1, -(-len(view) // FRAME))
         start = len(self._head) + _SALT
         sealed = bytearray(start + len(view) + frames * _TAG)
@@ -71,7 +71,7 @@ class Opener:
         if bytes(view[:8]) != MAGIC or len(view) < 12:
             raise Damaged(f"{name} is not a sealed object: it does not begin with {MAGIC.decode()}.")
         start = 12 + int.from_bytes(view[8:12], "big")
-        cipher = AESGCM(_derived(self._unwrapped(bytes(view[12:start]), name), bytes(view[start : start + _SALT])))
+        cipher = AESGCM(_object_key(self._data_key(bytes(view[12:start]), name), bytes(view[start : start + _SALT])))
         body = view[start + _SALT :]
         frames = max(1, -(-len(body) // (FRAME + _TAG)))
         if len(body) - (frames - 1) * (FRAME + _TAG) < _TAG:
@@ -88,7 +88,7 @@ class Opener:
             at = end
         return plain
 
-    def _unwrapped(self, wrapped: bytes, name: str) -> bytes:
+    def _data_key(self, wrapped: bytes, name: str) -> bytes:
         label = sha256(wrapped).digest()
         with self._lock:
             known = self._keys.get(label)
@@ -118,26 +118,26 @@ def load_identities(path: Path | None) -> list[pyrage.x25519.Identity]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"Cannot read the identity file {path}: {error}.") from error
-    found = []
+    identities = []
     for line in lines:
         text = line.strip()
         if text and not text.startswith("#"):
             try:
-                found.append(pyrage.x25519.Identity.from_str(text))
+                identities.append(pyrage.x25519.Identity.from_str(text))
             except pyrage.IdentityError as error:
                 # The line itself is a secret: it never appears in a message.
-                raise ConfigurationError(f"{path} holds a line that is no age identity: {error}.") from error
-    if not found:
+                raise ConfigurationError(f"{path} holds a line that is not an age identity: {error}.") from error
+    if not identities:
         raise ConfigurationError(f"{path} holds no age identity (AGE-SECRET-KEY-1…).")
-    return found
+    return identities
 
 
 def check_recipients(recipients: Iterable[str]) -> tuple[str, ...]:
     """The recipients in order, each once. Raises ConfigurationError for a text that is none."""
-    found = sorted(set(recipients))
-    for text in found:
+    texts = sorted(set(recipients))
+    for text in texts:
         _recipient(text)
-    return tuple(found)
+    return tuple(texts)
 
 
 def _recipient(text: str) -> pyrage.x25519.Recipient:
@@ -148,7 +148,7 @@ def _recipient(text: str) -> pyrage.x25519.Recipient:
         raise ConfigurationError(f"{shown} is not an age recipient (age1…): {error}.") from error
 
 
-def _derived(key: bytes, salt: bytes) -> bytes:
+def _object_key(key: bytes, salt: bytes) -> bytes:
     return HKDF(SHA256(), 32, salt, _INFO).derive(key)
 
 

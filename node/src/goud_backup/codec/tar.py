@@ -51,12 +51,12 @@ class Member:
 
 
 class Tar:
-    """`what` names the tar in messages. Every method raises Damaged."""
+    """`title` names the tar in messages. Every method raises Damaged."""
 
-    def __init__(self, stream: Stream, what: str) -> None:
+    def __init__(self, stream: Stream, title: str) -> None:
         self._stream = stream
-        self._what = what
-        self._left = 0
+        self._title = title
+        self._remainder = 0
         self._padding = 0
 
     def members(self) -> Iterator[Member]:
@@ -75,20 +75,20 @@ class Tar:
 
     def chunks(self) -> Iterator[bytes]:
         """What is left of the current member."""
-        while self._left:
-            data = self._read(min(_CHUNK, self._left))
-            self._left -= len(data)
+        while self._remainder:
+            data = self._read(min(_CHUNK, self._remainder))
+            self._remainder -= len(data)
             yield data
 
     def read(self, size: int, /) -> bytes:
         """At most `size` bytes of the current member, so that a tar within it can be read."""
-        data = self._read(min(size, self._left)) if self._left and size else b""
-        self._left -= len(data)
+        data = self._read(min(size, self._remainder)) if self._remainder and size else b""
+        self._remainder -= len(data)
         return data
 
     def refused(self, why: str) -> Damaged:
         """The error for what this tar holds."""
-        return Damaged(f"{self._what} {why}: it is damaged, or no backup. Nothing was taken from it.")
+        return Damaged(f"{self._title} {why}: it is damaged, or no backup. Nothing was taken from it.")
 
     def _next(self) -> Member | None:
         long_name: str | None = None
@@ -101,14 +101,16 @@ class Tar:
             if not any(header):
                 self._padding = 0
                 return None
-            name, size, kind = self._parsed(header)
+            field, size, kind = self._fields(header)
             if kind == _LONG_NAME and long_name is None:
                 long_name = self._text(self._short(size, _MOST_NAME + 1, "a name").rstrip(b"\0"))
             elif kind == _EXTENSION and extension is None:
                 extension = self._records(self._short(size, _MOST_EXTENSION, "an extension"))
             else:
                 break
-        name, size = self._extended(long_name or name, size, extension or {})
+        extension = extension or {}
+        # A header has the first 100 bytes of a longer name, which may end within a character.
+        name, size = self._properties(long_name or extension.get("path") or self._text(field), size, extension)
         if kind not in {*_FILES, _FOLDER}:
             raise self.refused(f"holds {name!r}, {_KINDS.get(kind, f'a member of the kind {kind!r}')}")
         if kind == _FOLDER and size:
@@ -116,16 +118,16 @@ class Tar:
         self._expect(size)
         return Member(name, size, kind == _FOLDER)
 
-    def _parsed(self, header: bytes) -> tuple[str, int, bytes]:
+    def _fields(self, header: bytes) -> tuple[bytes, int, bytes]:
         total = sum(header[:148]) + sum(header[156:]) + 8 * ord(" ")
         if header[257:262] != b"ustar" or self._number(header[148:156]) != total:
             raise self.refused("has a member without a valid header")
         name = header[:100].split(b"\0")[0]
         if header[257:263] == b"ustar\0" and header[345] != 0:
             name = header[345:500].split(b"\0")[0] + b"/" + name
-        return self._text(name), self._number(header[124:136]), header[156:157]
+        return name, self._number(header[124:136]), header[156:157]
 
-    def _extended(self, name: str, size: int, extension: dict[str, str]) -> tuple[str, int]:
+    def _properties(self, name: str, size: int, extension: dict[str, str]) -> tuple[str, int]:
         for key, value in extension.items():
             if key == "path":
                 name = value
@@ -166,14 +168,14 @@ class Tar:
         except UnicodeDecodeError:
             raise self.refused(f"holds {raw[:100]!r}, a name that is not UTF-8") from None
 
-    def _short(self, size: int, most: int, what: str) -> bytes:
+    def _short(self, size: int, most: int, part: str) -> bytes:
         if size > most:
-            raise self.refused(f"has {what} of {size} bytes")
+            raise self.refused(f"has {part} of {size} bytes")
         self._expect(size)
         return b"".join(self.chunks())
 
     def _expect(self, size: int) -> None:
-        self._left, self._padding = size, -size % _BLOCK
+        self._remainder, self._padding = size, -size % _BLOCK
 
     def _end(self) -> None:
         rest = 0
@@ -191,5 +193,5 @@ class Tar:
     def _read(self, size: int) -> bytes:
         data = self._stream.read(size)
         if not data:
-            raise Damaged(f"{self._what} is damaged or cut short: it ends within a member.")
+            raise Damaged(f"{self._title} is damaged or cut short: it ends within a member.")
         return data

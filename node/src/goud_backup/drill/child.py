@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import secrets
@@ -16,14 +17,17 @@ from typing import Any, Final
 
 import httpx
 
+from goud_backup.answers import reason, whole
 from goud_backup.drill.signals import held_back
 from goud_backup.errors import NodeFailed
 from goud_node.chain import genesis as genesis_document
 from goud_node.chain.genesis import Genesis
 from goud_node.chain.keys import SigningKey
+from goud_node.documents import MOST_LISTING, Malformed, read
 
 COMMAND: Final = (sys.executable, "-m", "goud_node.cli", "serve")
 _START_SECONDS: Final = 120.0
+_ANSWER_SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 20.0
 _ATTEMPTS: Final = 3
 _PORT_IN_USE: Final = 10
@@ -39,32 +43,29 @@ class Child:
         self._process = process
         self._name = name
         self._log = log
-        self._http = httpx.Client(base_url=url, timeout=httpx.Timeout(30.0, connect=3.0), trust_env=False)
+        self._url = url
 
     def wait(self) -> None:
         """Until it answers for itself. Raises NodeFailed."""
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
             if self.ended_with() is not None:
-                raise self._failed(f"ended with exit code {self.ended_with()} instead of serving")
+                raise self._failure(f"ended with exit code {self.ended_with()} instead of serving")
             try:
                 # Not for long: what answers may be somebody else, on a port that was free a moment ago.
-                if self._http.get("/health", timeout=1.0).json()["node_id"] == self._name:
+                if self._document("/health", 1.0).get("node_id") == self._name:
                     return
-            except (httpx.HTTPError, ValueError, KeyError, TypeError):
+            except (httpx.HTTPError, Malformed):
                 pass  # not yet
             time.sleep(0.05)
-        raise self._failed(f"did not answer within {_START_SECONDS:g} s")
+        raise self._failure(f"did not answer within {_START_SECONDS:g} s")
 
     def get(self, path: str) -> dict[str, Any]:
         """A document of its public interface. Raises NodeFailed."""
         try:
-            response = self._http.get(path)
-            response.raise_for_status()
-            document: dict[str, Any] = response.json()
-        except (httpx.HTTPError, ValueError) as error:
-            raise self._failed(f"gave no answer to GET {path} ({error})") from error
-        return document
+            return self._document(path, _ANSWER_SECONDS)
+        except (httpx.HTTPError, Malformed) as error:
+            raise self._failure(f"gave no answer to GET {path} ({reason(error)})") from error
 
     def stop(self) -> None:
         """Ask it to end, and see it end by itself. Raises NodeFailed."""
@@ -72,9 +73,9 @@ class Child:
         try:
             code = self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired as error:
-            raise self._failed(f"did not end within {_STOP_SECONDS:g} s of SIGTERM") from error
+            raise self._failure(f"did not end within {_STOP_SECONDS:g} s of SIGTERM") from error
         if code != 0:
-            raise self._failed(f"ended with exit code {code} after SIGTERM")
+            raise self._failure(f"ended with exit code {code} after SIGTERM")
 
     def ended_with(self) -> int | None:
         return self._process.poll()
@@ -82,14 +83,23 @@ class Child:
     def close(self) -> None:
         """Whatever happened before, no process stays."""
         with held_back():
-            self._http.close()
             self._process.kill()
             self._process.wait()
 
-    def _failed(self, what: str) -> NodeFailed:
+    def _document(self, path: str, seconds: float) -> dict[str, Any]:
+        """Raises Malformed, httpx.HTTPError. A port that was free a moment ago may be anybody's now."""
+
+        async def ask() -> httpx.Response:
+            async with httpx.AsyncClient(timeout=httpx.Timeout(seconds, connect=3.0), trust_env=False) as client:
+                return await whole(client, f"{self._url}{path}", MOST_LISTING, seconds)
+
+        # A block's page is the longest.
+        return read(asyncio.run(ask()).raise_for_status().content, dict[str, Any], MOST_LISTING)
+
+    def _failure(self, event: str) -> NodeFailed:
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
-        said = " / ".join(line.strip() for line in lines[-3:]) or "nothing"
-        return NodeFailed(f"The throw-away node {what}. Its last words: {said[-1000:]}")
+        words = " / ".join(line.strip() for line in lines[-3:]) or "nothing"
+        return NodeFailed(f"The throw-away node {event}. Its last words: {words[-1000:]}")
 
 
 @contextmanager
@@ -151,5 +161,5 @@ def _start(folder: Path, settings: dict[str, str]) -> Child:
 
 
 def _free_ports() -> tuple[int, int]:
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        return int(one.getsockname()[1]), int(other.getsockname()[1])
+    with socket.create_server(("127.0.0.1", 0)) as public, socket.create_server(("127.0.0.1", 0)) as peer:
+        return int(public.getsockname()[1]), int(peer.getsockname()[1])

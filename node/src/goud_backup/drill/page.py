@@ -71,7 +71,7 @@ def _table(report: Mapping[str, Any]) -> str:
         ("how", report["how"]),
         ("bytes fetched", None if report["bytes"] is None else f"{report['bytes']:,}"),
         ("tip", report["tip_hash"]),
-        *((f"block {one['height']} as in", one["said_by"]) for one in report["compared_with"]),
+        *((f"block {block['height']} as in", block["said_by"]) for block in report["compared_with"]),
         *((name, seconds(value)) for name, value in phases.items()),
     ]
     cells = (f"<tr><td>{escape(str(name))}<td>{escape(str(value or '-'))}" for name, value in rows)
@@ -100,8 +100,8 @@ def _plot(history: Sequence[Mapping[str, Any]], where: tuple[str, str]) -> str:
 
 
 def _number(report: Mapping[str, Any], where: tuple[str, str]) -> float | None:
-    found = report.get(where[0])
-    value = found.get(where[1]) if isinstance(found, dict) else None
+    section = report.get(where[0])
+    value = section.get(where[1]) if isinstance(section, dict) else None
     return float(value) if isinstance(value, int | float) else None
 
 

@@ -14,7 +14,7 @@ from goud_backup.drill.report import Report
 from goud_backup.drill.room import room
 from goud_backup.errors import NodeFailed, NoSuchBackup, NotVerified
 from goud_backup.plan import Plan
-from goud_backup.repository import signed
+from goud_backup.repository import rot, signed
 from goud_backup.repository.repository import Repository
 from goud_node.chain.proof import Proven
 from goud_node.store import durable, marker
@@ -55,15 +55,17 @@ def perform(repository: Repository, backup: str, scratch: Path, tools: restore.T
         plan = plans.make(repository, plans.Wish(backup), tools.opener)
         _describe(report, repository, plan)
         expected = expectations(repository, plan)
-        proven = _restored(repository, plan, folder / "data", tools, report)
+        proven = _proof(repository, plan, folder / "data", tools, report)
         height, tip = proven.height, proven.tip_hash.hex()
         report.height, report.tip_hash = height, tip
         if height != expected[-1].height:
             raise NotVerified(f"The restored chain ends at block {height}, not at {expected[-1].height}.")
         _compare(expected, height, {height: tip}, "The restored chain")
-        _served(repository, folder, expected, report)
+        _serve(repository, folder, expected, report)
     if plan.manifest is not None:
-        repository.put_check(plan.manifest.id, ok=True, level="deep")
+        # A part of an object that this backup does not need may still be wrong, and be needed by another.
+        damaged = rot.remaining(repository, plan.manifest.id)
+        repository.put_check(plan.manifest.id, ok=True, level="deep", damaged=damaged)
     signed.write(repository, proven, tools.key)
 
 
@@ -89,28 +91,30 @@ def _describe(report: Report, repository: Repository, plan: Plan) -> None:
 
 def expectations(repository: Repository, plan: Plan) -> list[Expected]:
     """What the repository itself says of the chain, before anything of it is read: the tip is the last."""
-    found = []
+    blocks = []
     if plan.manifest is not None:
         chain = plan.manifest.chain
-        found.append(Expected(chain.height, chain.tip_hash, f"the manifest of {plan.manifest.id}"))
+        blocks.append(Expected(chain.height, chain.tip_hash, f"the manifest of {plan.manifest.id}"))
     if plan.segments:
         header = repository.segment_header(plan.segments[-1])
-        found.append(Expected(header.last, header.last_hash, f"the header of {plan.segments[-1].key}"))
-    return found
+        blocks.append(Expected(header.last, header.last_hash, f"the header of {plan.segments[-1].key}"))
+    return blocks
 
 
-def _restored(repository: Repository, plan: Plan, folder: Path, tools: restore.Tools, report: Report) -> Proven:
+def _proof(repository: Repository, plan: Plan, folder: Path, tools: restore.Tools, report: Report) -> Proven:
     genesis = repository.config.genesis
     with staging.writing(folder):
         folder.mkdir()
     staging.require_space(folder, plan.space_bytes)
     with report.phase("fetch"):
         manifest, height = restore.fetch(repository, plan, folder, tools)
+        if plan.manifest is not None:
+            staging.check_secrets(repository, plan.manifest, tools.opener)
     with report.phase("prove"):
         return restore.make_ready(marker.database_path(folder), genesis, tools, manifest, height)
 
 
-def _served(repository: Repository, folder: Path, expected: list[Expected], report: Report) -> None:
+def _serve(repository: Repository, folder: Path, expected: list[Expected], report: Report) -> None:
     genesis = repository.config.genesis
     with ExitStack() as stack:
         with report.phase("start"):
@@ -127,16 +131,18 @@ def ask(node: Node, expected: list[Expected], report: Report) -> None:
         health = node.get("/health")
         chain, tip = str(health["chain_id"]), health["latest_block"]
         height, hashes = int(tip["height"]), {int(tip["height"]): str(tip["hash"])}
-        hashes |= {one.height: str(node.get(f"/api/blocks/{one.height}")["hash"]) for one in expected}
+        hashes |= {block.height: str(node.get(f"/api/blocks/{block.height}")["hash"]) for block in expected}
     except (KeyError, TypeError, ValueError) as error:
         raise NodeFailed(f"The throw-away node answers in a way that is not known here: {error!r}.") from error
     if chain != report.chain:
         raise NotVerified(f"The throw-away node serves the chain {chain}, not {report.chain}.")
     _compare(expected, height, hashes, "What the throw-away node serves")
-    report.compared_with = [{"height": one.height, "hash": one.hash, "said_by": one.said_by} for one in expected]
+    report.compared_with = [
+        {"height": block.height, "hash": block.hash, "said_by": block.said_by} for block in expected
+    ]
 
 
-def _compare(expected: list[Expected], height: int, hashes: dict[int, str], whose: str) -> None:
+def _compare(expected: list[Expected], height: int, hashes: dict[int, str], subject: str) -> None:
     """Raises NotVerified, naming the first difference.
 
     More than was restored is no difference: a node that orders alone may have ordered a block that it had not stored
@@ -144,8 +150,8 @@ def _compare(expected: list[Expected], height: int, hashes: dict[int, str], whos
     """
     top = expected[-1]
     if height < top.height:
-        raise NotVerified(f"{whose} ends at block {height}; {top.said_by} says {top.height}.")
-    for one in expected:
-        found = hashes.get(one.height, one.hash)
-        if found != one.hash:
-            raise NotVerified(f"{whose} has block {one.height} as {found}; {one.said_by} says {one.hash}.")
+        raise NotVerified(f"{subject} ends at block {height}; {top.said_by} says {top.height}.")
+    for block in expected:
+        digest = hashes.get(block.height, block.hash)
+        if digest != block.hash:
+            raise NotVerified(f"{subject} has block {block.height} as {digest}; {block.said_by} says {block.hash}.")

@@ -12,8 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import TypeAdapter
-
 from goud_backup.drill import page
 from goud_node.documents import Malformed, read_file
 from goud_node.errors import GoudError
@@ -25,7 +23,6 @@ PASSED: Final = "passed"
 FAILED: Final = "failed"
 _HISTORY: Final = 30
 MOST_BYTES: Final = 1024 * 1024
-_DRILL: Final[TypeAdapter[dict[str, Any]]] = TypeAdapter(dict[str, Any])
 
 
 @dataclass
@@ -48,7 +45,7 @@ class Report:
     recovery_point: dict[str, Any] = field(default_factory=dict)
     recovery_time: dict[str, float] = field(default_factory=dict)
     finished: datetime | None = None
-    wanted: bool = True
+    due: bool = True
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -68,16 +65,16 @@ class Report:
             self.problems.append(_sentence(problem))
 
     def document(self) -> dict[str, Any]:
-        found = asdict(self)
-        del found["wanted"]
-        found["started"] = self.started.isoformat(timespec="milliseconds")
-        found["finished"] = None if self.finished is None else self.finished.isoformat(timespec="milliseconds")
-        return {"format": "goud-drill/1", **found}
+        document = asdict(self)
+        del document["due"]
+        document["started"] = self.started.isoformat(timespec="milliseconds")
+        document["finished"] = None if self.finished is None else self.finished.isoformat(timespec="milliseconds")
+        return {"format": "goud-drill/1", **document}
 
 
 @contextmanager
 def reported(report: Report, folder: Path | None) -> Iterator[None]:
-    """However the block ends, the report says so, and is written to `folder`; not when it is not `wanted`."""
+    """However the block ends, the report says so, and is written to `folder`; not when it is not `due`."""
     try:
         yield
     except BaseException as error:
@@ -93,7 +90,7 @@ def reported(report: Report, folder: Path | None) -> Iterator[None]:
 
 
 def _write(report: Report, folder: Path | None) -> None:
-    if folder is None or not report.wanted:
+    if folder is None or not report.due:
         return
     document = report.document()
     raw = json.dumps(document, indent=2).encode() + b"\n"
@@ -104,13 +101,13 @@ def _write(report: Report, folder: Path | None) -> None:
 
 def history(folder: Path) -> list[dict[str, Any]]:
     """The last drills, oldest first. One that cannot be read is left out, and said so in the log."""
-    found = []
+    reports = []
     for path in sorted(folder.glob("drill-*.json"))[-_HISTORY:]:
         try:
-            found.append(read_file(path, _DRILL, MOST_BYTES))
+            reports.append(read_file(path, dict[str, Any], MOST_BYTES))
         except (OSError, Malformed) as error:
             _log.warning("%s is left out of the history: %s", path, error)
-    return found
+    return reports
 
 
 def _sentence(problem: BaseException) -> str:

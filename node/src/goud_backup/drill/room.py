@@ -27,8 +27,8 @@ def room(scratch: Path) -> Iterator[Path]:
     scratch = scratch.resolve()
     _refuse_live(scratch)
     with _alone(scratch):
-        for left in _left_behind(scratch):
-            shutil.rmtree(left)
+        for remnant in _left_behind(scratch):
+            shutil.rmtree(remnant)
         with ExitStack() as stack:
             with held_back():
                 folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=scratch))
@@ -49,16 +49,16 @@ def _refuse_live(scratch: Path) -> None:
     for path in (scratch, *scratch.parents):
         if _is_data(path):
             where = "is" if path == scratch else f"lies inside {path}, which is"
-            raise _near(scratch, where)
+            raise _refusal(scratch, where)
     for name, folders, _ in os.walk(scratch):
         path = Path(name)
         if path.parent == scratch and _is_ours(path):
             folders.clear()
         elif _is_data(path):
-            raise _near(scratch, f"contains {path}, which is")
+            raise _refusal(scratch, f"contains {path}, which is")
 
 
-def _near(scratch: Path, where: str) -> ConfigurationError:
+def _refusal(scratch: Path, where: str) -> ConfigurationError:
     return ConfigurationError(
         f"The scratch directory {scratch} {where} a data directory: it has a {marker.MARKER} marker or a database. A "
         "drill never works near live data; nothing was touched. Give a directory of its own by --scratch."

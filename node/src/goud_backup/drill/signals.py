@@ -14,9 +14,9 @@ def held_back() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[int] = []
+    arrivals: list[int] = []
     former = {
-        number: signal.signal(number, lambda number, _: came.append(number))
+        number: signal.signal(number, lambda number, _: arrivals.append(number))
         for number in (signal.SIGTERM, signal.SIGINT)
     }
     try:
@@ -24,5 +24,5 @@ def held_back() -> Iterator[None]:
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
-    for late in came:
-        signal.raise_signal(late)
+    for arrival in arrivals:
+        signal.raise_signal(arrival)

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
-from pydantic import TypeAdapter
-
 from goud_backup.errors import Damaged
 from goud_backup.repository import layout
 from goud_node.chain.genesis import MOST_BYTES, Genesis, Written
@@ -45,7 +43,10 @@ def new(genesis: Genesis, *, encrypted: bool, recipients: Iterable[str]) -> byte
         "genesis": {
             "name": genesis.name,
             "created_ms": genesis.created_ms,
-            "validators": [{"node_id": v.node_id, "public_key": v.public_key.hex()} for v in genesis.validators],
+            "validators": [
+                {"node_id": validator.node_id, "public_key": validator.public_key.hex()}
+                for validator in genesis.validators
+            ],
         },
         "encryption": AGE if encrypted else NONE,
         # For people only: whoever may write here could change it, so hosts never encrypt to what it says.
@@ -63,13 +64,10 @@ class _Written(Document):
     encryption: Literal["age", "none"]
 
 
-_WRITTEN: Final = TypeAdapter(_Written)
-
-
 def load(raw: bytes, url: str) -> Config:
     """Raises Damaged."""
     try:
-        return _parsed(read(raw, _WRITTEN, MOST_BYTES))
+        return _config(read(raw, _Written, MOST_BYTES))
     except (ValueError, ConfigurationError) as error:
         raise Damaged(
             f"{layout.CONFIG} in {url} is damaged ({error}). Copy it back from another copy of the repository: "
@@ -77,7 +75,7 @@ def load(raw: bytes, url: str) -> Config:
         ) from error
 
 
-def _parsed(written: _Written) -> Config:
+def _config(written: _Written) -> Config:
     if written.format != layout.FORMAT:
         raise ValueError(f"format {written.format!r}, this version reads {layout.FORMAT}")
     genesis = written.genesis.genesis()

@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter
+from msgspec import Meta
 
 from goud_backup.errors import Damaged, SourceError
 from goud_backup.repository.layout import FORMAT, fork_key
-from goud_backup.repository.manifest import canonical
+from goud_backup.repository.manifest import canonical, check_time
 from goud_backup.repository.records import MOST_LISTING, parse
-from goud_node.documents import FIRST, Document, Line, Malformed, Number, require_bounds
+from goud_node.documents import Document, Line, Malformed, read
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,31 @@ class Fork:
 
 class _Written(Document):
     format: Literal["goud-backup/1"]
-    height: Annotated[Number, Field(lt=10**12)]
+    height: Annotated[int, Meta(ge=0, lt=10**12)]
     hash: Line
     created: Line
-    segments: Annotated[list[Line], FIRST]
-    backups: Annotated[list[Line], FIRST]
+    segments: tuple[Line, ...]
+    backups: tuple[Line, ...]
 
-
-_WRITTEN: Final = TypeAdapter(_Written)
+    def __post_init__(self) -> None:
+        check_time(self.created)
 
 
 def dump(fork: Fork) -> tuple[str, bytes]:
-    """Key and bytes."""
-    raw = canonical(
+    """Key and bytes. Raises SourceError for what its reader would refuse: a fork that is damaged stops every verb."""
+    raw = _encoded(fork)
+    try:
+        read(raw, _Written, MOST_LISTING)
+    except Malformed as error:
+        raise SourceError(
+            f"The fork at block {fork.height} could not be read again: {error}. Make a backup with this history's "
+            "segments pruned first, or begin a new repository with `goud-backup init`."
+        ) from error
+    return _key(fork, raw), raw
+
+
+def _encoded(fork: Fork) -> bytes:
+    return canonical(
         {
             "format": FORMAT,
             "height": fork.height,
@@ -54,21 +66,17 @@ def dump(fork: Fork) -> tuple[str, bytes]:
             "backups": sorted(fork.backups),
         }
     )
-    try:
-        require_bounds(raw, MOST_LISTING)
-    except Malformed as error:
-        raise SourceError(
-            f"The fork at block {fork.height} could not be read again: {error}. Make a backup with this history's "
-            "segments pruned first, or begin a new repository with `goud-backup init`."
-        ) from error
-    return fork_key(fork.height, sha256(raw).hexdigest()), raw
+
+
+def _key(fork: Fork, raw: bytes) -> str:
+    return fork_key(fork.height, sha256(raw).hexdigest())
 
 
 def load(raw: bytes | bytearray, key: str) -> Fork:
     """Raises Damaged: without it, an abandoned history could be taken for the present one."""
-    written = parse(raw, key, _WRITTEN, "Copy it back from another copy of the repository.", MOST_LISTING)
-    fork = Fork(written.height, written.hash, written.created, tuple(written.segments), tuple(written.backups))
-    if dump(fork)[0] != key:
+    written = parse(raw, key, _Written, "Copy it back from another copy of the repository.", MOST_LISTING)
+    fork = Fork(written.height, written.hash, written.created, written.segments, written.backups)
+    if _key(fork, _encoded(fork)) != key:
         raise Damaged(f"{key} is damaged: its bytes do not have the SHA-256 in its name.")
     return fork
 

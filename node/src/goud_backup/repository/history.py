@@ -18,7 +18,8 @@ from goud_backup.errors import Damaged, Missing, OtherHistory, SourceError
 from goud_backup.repository.forks import Fork, abandoned_backups
 from goud_backup.repository.manifest import Manifest
 from goud_backup.repository.repository import Repository
-from goud_backup.repository.segments import Header, Reference, holes
+from goud_backup.repository.segments import Header, Reference, check, holes
+from goud_node.documents import Digest, Line, Number
 from goud_node.errors import WrongChain
 
 
@@ -38,9 +39,9 @@ class Source(Protocol):
 class Anchor:
     """A block that the repository names; `origin` says where."""
 
-    height: int
-    digest: str
-    origin: str
+    height: Number
+    digest: Digest
+    origin: Line
 
 
 Anchors = dict[str, tuple[Anchor, ...]]
@@ -68,19 +69,53 @@ class History:
         self._repository = repository
         self._opener = opener
         self.segments = segments
-        self.newest = max(segments, key=lambda one: (one.last, -one.first, one.name), default=None)
+        self.newest = max(segments, key=lambda segment: (segment.last, -segment.first, segment.name), default=None)
         genesis = Anchor(0, repository.config.genesis.block().hash.hex(), "the genesis document")
-        self._anchors = {0: genesis} | {anchor.height: anchor for anchor in anchors}
-        self._ends = {one.last: one for one in segments}
-        self._begins = {one.first - 1: one for one in segments}
+        self.anchors = (genesis, *anchors)
+        """The first block of all, and those that manifests name."""
+        self._anchors = {anchor.height: anchor for anchor in self.anchors}
+        self._ends = {segment.last: segment for segment in segments}
+        self._begins = {segment.first - 1: segment for segment in segments}
         self._headers: dict[str, Header] = {}
 
     @classmethod
-    def since(cls, repository: Repository, newest: Manifest | None) -> History:
-        """What every backup names, and what was shipped after the newest one."""
-        start = 1 if newest is None else newest.chain.certified_height + 1
+    def since(cls, repository: Repository, newest: Manifest | None, known: Anchors) -> History:
+        """What every backup names, and what was shipped after the newest one; `known` as in `recorded`."""
         forks = repository.forks()
-        return cls(repository, recorded(repository, forks, {}), repository.segments(since=start, forks=forks))
+        segments = repository.segments(since=_after(newest), forks=forks)
+        return cls(repository, recorded(repository, forks, known), segments)
+
+    def require_shipped_since(self, source: Source, newest: Manifest | None) -> None:
+        """Look again, after a backup was stored: whoever ships has looked at what there was before it.
+
+        Raises OtherHistory where segments that are new are not of the source's history, SourceError where nothing that
+        can be read here says whether they are.
+        """
+        keys = {segment.key for segment in self.segments}
+        shipped = [segment for segment in self._repository.segments(since=_after(newest)) if segment.key not in keys]
+        if not shipped:
+            return
+        reach = source.reach()
+        whole = History(self._repository, self.anchors, [*self.segments, *shipped], self._opener)
+        # What begins above the source's tip follows what ends below it: who shipped it has seen to that.
+        neighbours = [segment for segment in shipped if segment.first <= reach + 1]
+        History(self._repository, (), neighbours, self._opener).require_known(source, reach, whole)
+
+    def require_known(self, source: Source, height: int, whole: History) -> None:
+        """Raises OtherHistory, by what is known as a `whole`, unless the source has the very blocks that are named or
+        held here, up to `height`; SourceError where that cannot be told.
+        """
+        if self.top == 0:
+            return
+        parting = self.parting(source)
+        if parting.differs is not None:
+            raise whole.refused(source, self.anchor(parting.differs), parting.differs)
+        if parting.shared < min(height, self.top):
+            raise SourceError(
+                f"Blocks up to {self.top} were stored by another run meanwhile, and nothing that can be read here says "
+                f"whether they are of this source's history above block {parting.shared}. Let the node catch up and "
+                "try again. If it was restored to an earlier block, say so with `goud-backup fork`."
+            )
 
     def header(self, segment: Reference) -> Header:
         """Raises Damaged, WrongChain."""
@@ -98,10 +133,13 @@ class History:
             return Anchor(height, self.header(segment).previous_hash, segment.key)
         return None
 
-    @property
-    def anchors(self) -> tuple[Anchor, ...]:
-        """The blocks that manifests name, and the first of all."""
-        return tuple(self._anchors.values())
+    def require_whole(self, origin: str) -> None:
+        """Raises Damaged where that is a segment here which is not what was written: rot in its header must not pass
+        for another history, whose way out would abandon good backups. Needs no key.
+        """
+        for segment in self.segments:
+            if segment.key == origin:
+                check(self._repository.raw_segment(segment), segment)
 
     @property
     def top(self) -> int:
@@ -117,15 +155,17 @@ class History:
         for height in {_highest(self._anchors, reach), _highest(self._ends, reach)} - {0}:
             anchor = self.anchor(height)
             if anchor is not None and source.digest(height) != anchor.digest:
-                raise self._refused(source, anchor)
+                raise all_of(self._repository, self._opener).refused(source, anchor, height)
         if reach < self.top:
             self._require_part(source, reach)
 
     def _require_part(self, source: Source, reach: int) -> None:
         whole = all_of(self._repository, self._opener)
         parting = whole.parting(source)
-        if parting.differs is not None:
-            raise self._refused(source, whole.anchor(parting.differs))
+        # Segments by themselves, too: a run that was killed may have left some beside a backup of another history.
+        for split in (parting, History(self._repository, (), whole.segments, self._opener).parting(source)):
+            if split.differs is not None:
+                raise whole.refused(source, whole.anchor(split.differs), split.differs)
         if parting.shared < reach:
             raise SourceError(
                 f"The source ends at block {reach} and block {self.top} is stored already; what is stored is known "
@@ -133,35 +173,47 @@ class History:
                 "it was restored to an earlier block, say so with `goud-backup fork`."
             )
 
-    def parting(self, source: Source) -> Parting:
-        """Where the source's history and the one stored part, as closely as can be read here."""
-        reach = source.reach()
+    def parting(self, source: Source, below: int | None = None) -> Parting:
+        """Where the source's history and the one stored part, as closely as can be read here; not above `below`.
+
+        Where two histories are mixed, what lies above says nothing of what lies below.
+        """
+        reach = source.reach() if below is None else min(source.reach(), below)
         heights = sorted(height for height in {*self._anchors, *self._ends, *self._begins} if 0 < height <= reach)
 
         def differs(height: int) -> bool:
             anchor = self.anchor(height)
-            return anchor is not None and source.digest(height) != anchor.digest
+            if anchor is None or source.digest(height) == anchor.digest:
+                return False
+            self.require_whole(anchor.origin)
+            return True
 
         position = bisect_left(heights, True, key=differs)
-        found = Parting([0, *heights][position], heights[position] if position < len(heights) else None)
+        parting = Parting([0, *heights][position], heights[position] if position < len(heights) else None)
         for segment in self.segments:
-            if segment.first <= found.shared + 1 <= segment.last and found.shared < reach:
-                found = self._within(segment, source, reach, found)
-        return found
+            if segment.first <= parting.shared + 1 <= segment.last and parting.shared < reach:
+                parting = self._within(segment, source, reach, parting)
+        return parting
 
-    def _within(self, segment: Reference, source: Source, reach: int, found: Parting) -> Parting:
+    def _within(self, segment: Reference, source: Source, reach: int, parting: Parting) -> Parting:
         if self._opener is None and self.header(segment).encoding.startswith(SEALED):
-            return found
+            return parting
         _, pairs = self._repository.read_segment(segment, self._opener)
-        blocks = [block for block, _ in pairs if found.shared < block.height <= reach]
+        blocks = [block for block, _ in pairs if parting.shared < block.height <= reach]
         position = bisect_left(blocks, True, key=lambda block: source.digest(block.height) != block.hash.hex())
         return Parting(
-            blocks[position - 1].height if position else found.shared,
-            blocks[position].height if position < len(blocks) else found.differs,
+            blocks[position - 1].height if position else parting.shared,
+            blocks[position].height if position < len(blocks) else parting.differs,
         )
 
-    def _refused(self, source: Source, anchor: Anchor | None) -> OtherHistory:
-        shared = all_of(self._repository, self._opener).parting(source).shared
+    def refused(self, source: Source, anchor: Anchor | None, below: int | None = None) -> OtherHistory:
+        """The refusal, with the way out. `below`: a height at which the two are known to differ.
+
+        Raises Damaged where a segment that says so is not whole.
+        """
+        if anchor is not None:
+            self.require_whole(anchor.origin)
+        shared = self.parting(source, below).shared
         digest = source.digest(shared) if shared else self._anchors[0].digest
         where = "" if anchor is None else f"Block {anchor.height} of the source is not the one in {anchor.origin}. "
         return OtherHistory(
@@ -170,6 +222,11 @@ class History:
             f"so: `goud-backup fork --height {shared} --hash {digest}` keeps what was stored. If it was "
             "not, compare the nodes."
         )
+
+
+def _after(newest: Manifest | None) -> int:
+    """The first block that is not in the newest backup together with its certificate."""
+    return 1 if newest is None else newest.chain.certified_height + 1
 
 
 def all_of(repository: Repository, opener: Opener | None = None) -> History:
@@ -189,8 +246,8 @@ def recorded(repository: Repository, forks: Sequence[Fork], known: Anchors) -> l
         if key not in known:
             with suppress(Missing, Damaged, WrongChain):
                 known[key] = anchors_of(repository.read_manifest(key))
-    for gone in known.keys() - set(present):
-        del known[gone]
+    for key in known.keys() - set(present):
+        del known[key]
     return [anchor for key in present for anchor in known.get(key, ())]
 
 
@@ -205,8 +262,9 @@ def require_no_hole(repository: Repository, start: int, segments: Sequence[Refer
         first, last = missing[0]
         raise Damaged(
             f"Blocks {first} to {last} are missing from {repository.url}, although what was shipped reaches block "
-            f"{max(one.last for one in segments)}: segments are gone. Run `goud-backup ship` from a node that has "
-            f"these blocks; without one, `goud-backup restore --to-height {first - 1}` restores what is before them."
+            f"{max(segment.last for segment in segments)}: segments are gone. Run `goud-backup ship` from a node that "
+            f"has these blocks; without one, `goud-backup restore --to-height {first - 1}` restores what is before "
+            "them."
         )
 
 

@@ -6,6 +6,8 @@ import re
 from typing import Final
 
 FORMAT: Final = "goud-backup/1"
+FORMATS: Final = re.compile(r"goud-backup/[1-9]\d{0,8}", re.ASCII)
+"""Those of later releases, too."""
 CONFIG: Final = "goud-repository.json"
 LATEST: Final = "latest.json"
 MARKS: Final = "marks.json"
@@ -24,13 +26,16 @@ MOST_OBJECT: Final = 16 * 1024 * 1024
 """Most bytes of an object or a segment, as it is stored and as it is unpacked: none was ever written with more than
 nine mebibytes."""
 
-_MANIFEST: Final = re.compile(r"manifests/(\d{8})-(\d{8}T\d{6}Z-[0-9a-f]{6})\.json")
-_OBJECT: Final = re.compile(r"objects/([0-9a-f]{2})/([0-9a-f]{64})")
-_FORK: Final = re.compile(r"forks/\d{12}-[0-9a-f]{64}\.json")
-_CHECK: Final = re.compile(r"checks/(\d{8}T\d{6}Z-[0-9a-f]{6})\.json")
-_SEGMENT: Final = re.compile(r"segments/(\d{12})-(\d{12})-([0-9a-f]{64})\.seg")
+MOST_SEQUENCE: Final = 99_999_999
+"""The greatest number of a backup: the name of its manifest has eight digits."""
+
+_MANIFEST: Final = re.compile(r"manifests/(\d{8})-(\d{8}T\d{6}Z-[0-9a-f]{6})\.json", re.ASCII)
+_OBJECT: Final = re.compile(r"objects/([0-9a-f]{2})/([0-9a-f]{64})", re.ASCII)
+_FORK: Final = re.compile(r"forks/\d{12}-[0-9a-f]{64}\.json", re.ASCII)
+_CHECK: Final = re.compile(r"checks/(\d{8}T\d{6}Z-[0-9a-f]{6})\.json", re.ASCII)
+_SEGMENT: Final = re.compile(r"segments/(\d{12})-(\d{12})-([0-9a-f]{64})\.seg", re.ASCII)
 OBJECT_NAME: Final = re.compile(r"[0-9a-f]{64}")
-BACKUP_ID: Final = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
+BACKUP_ID: Final = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}", re.ASCII)
 
 
 def object_key(name: str) -> str:

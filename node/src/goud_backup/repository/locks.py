@@ -19,17 +19,18 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Self
 from weakref import WeakSet
 
-from pydantic import Field, TypeAdapter
+from msgspec import Meta
+from msgspec.structs import asdict as fields
 
 from goud_backup.errors import Damaged, Locked, LockLost, Missing, PreconditionFailed, TargetError, UnsafeStore
 from goud_backup.repository.layout import LOCKS
 from goud_backup.repository.manifest import canonical
 from goud_backup.repository.records import fetch
 from goud_backup.targets import Target
-from goud_node.documents import Document, Line, Seconds
+from goud_node.documents import Document, Line, Malformed, Seconds, shaped
 
 _log = logging.getLogger(__name__)
 
@@ -65,16 +66,9 @@ class _Written(Document):
     purpose: Line
     host: Line
     pid: int
-    process: Annotated[str, Field(pattern=r"^([!-~]+ [!-~]+ [0-9]{1,9} [!-~]+)?$", max_length=1000)]
+    process: Annotated[str, Meta(pattern=r"^([!-~]+ [!-~]+ [0-9]{1,9} [!-~]+)?\Z", max_length=1000)]
     since: Line
     renewed: Seconds
-
-
-class _Free(Document):
-    free: Literal[True]
-
-
-_CONTENT: Final[TypeAdapter[_Free | _Written]] = TypeAdapter(_Free | _Written)
 
 
 class Lock:
@@ -106,7 +100,7 @@ class Lock:
         self._renewed_at = 0.0
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
-        self._lost: str | None = None
+        self._loss: str | None = None
 
     def __enter__(self) -> Self:
         self._take()
@@ -121,7 +115,7 @@ class Lock:
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
-        if self._lost is None:
+        if self._loss is None:
             try:
                 self._write(None, self._version)
             except PreconditionFailed:
@@ -137,10 +131,10 @@ class Lock:
 
         `certain` asks the store even when the lock was renewed a moment ago: call it so after such a write.
         """
-        if self._lost is None and (certain or _now() - self._renewed_at > self._renew):
+        if self._loss is None and (certain or _now() - self._renewed_at > self._renew):
             self._renew_once()
-        if self._lost is not None:
-            raise LockLost(f"The lock {self._key} was lost while this process worked: {self._lost}. Run it again.")
+        if self._loss is not None:
+            raise LockLost(f"The lock {self._key} was lost while this process worked: {self._loss}. Run it again.")
 
     def _take(self) -> None:
         deadline = _now() + self._wait
@@ -185,7 +179,7 @@ class Lock:
             return
         raise UnsafeStore(
             f"{self._target.url} does not honour conditional writes: it took {self._key} a second time although "
-            f"{'it was there' if if_absent else 'it had changed'}. Two hosts could hold its lock at once, so nothing "
+            f"{'it existed' if if_absent else 'it had changed'}. Two hosts could hold its lock at once, so nothing "
             "is written there. Use a store that refuses such a write, or a version of this one that does."
         )
 
@@ -227,7 +221,7 @@ class Lock:
     def _keep(self) -> None:
         while not self._ended.wait(self._renew):
             self._renew_once()
-            if self._lost is not None:
+            if self._loss is not None:
                 return
 
     def _renew_once(self) -> None:
@@ -235,10 +229,10 @@ class Lock:
             self._write(self._me, self._version)
         except PreconditionFailed:
             if not self._is_mine():
-                self._lost = "somebody took it over"
+                self._loss = "somebody took it over"
         except TargetError as error:
             if _now() - self._renewed_at > self._expiry:
-                self._lost = f"it could not be renewed ({error})"
+                self._loss = f"it could not be renewed ({error})"
 
 
 def read_holder(target: Target, key: str) -> tuple[Holder | None, str | None]:
@@ -251,16 +245,20 @@ def read_holder(target: Target, key: str) -> tuple[Holder | None, str | None]:
         if before is None:
             return None, None
         try:
-            content: _Free | _Written = fetch(target, key, _CONTENT, "It protects nobody: it is taken as free.")
+            holder = _holder(fetch(target, key, dict[str, Any], "Nobody has to do anything."))
         except Missing:
             continue
-        except Damaged as error:
-            _log.warning("%s", error)
-            content = _Free(free=True)
+        except (Damaged, Malformed) as error:
+            _log.warning("%s protects nobody and is taken as free: %s", key, error)
+            holder = None
         after = target.stat(key)
         if after is not None and after.version == before.version:
-            return Holder(**content.model_dump()) if isinstance(content, _Written) else None, before.version
+            return holder, before.version
     raise TargetError(f"{key} in {target.url} changes all the time. Try again.")
+
+
+def _holder(document: dict[str, Any]) -> Holder | None:
+    return None if document == _FREE else Holder(**fields(shaped(document, _Written)))
 
 
 def process_identity() -> str:

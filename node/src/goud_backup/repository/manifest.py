@@ -11,17 +11,31 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+from msgspec import Meta
 
 from goud_backup.codec.encoding import ENCODINGS, GZIP, decode, encode
 from goud_backup.codec.sealing import Opener, Sealer
-from goud_backup.errors import Damaged, NotVerified, SourceError
-from goud_backup.repository.layout import BACKUP_ID, FORMAT, MOST_OBJECT, OBJECT_NAME
+from goud_backup.errors import Damaged, LaterFormat, NotVerified, SourceError
+from goud_backup.repository.layout import BACKUP_ID, FORMAT, FORMATS, MOST_OBJECT, MOST_SEQUENCE, OBJECT_NAME
 from goud_node.chain.certificate import Certificate
 from goud_node.chain.genesis import Genesis
-from goud_node.documents import FEW, FIRST, MOST_LISTING, ROW, Malformed, Number, Text, read, require_bounds, shaped
+from goud_node.documents import (
+    FEW,
+    MOST_LISTING,
+    Digest,
+    Document,
+    Malformed,
+    Milliseconds,
+    Number,
+    Text,
+    read,
+    require_bounds,
+    shaped,
+)
 from goud_node.errors import GoudError
 
+_MOST_PATH: Final = len("rocksdb/") + 255
+"""A file system gives a name 255 bytes."""
 _PATH: Final = re.compile(r"chain_id|(?:rocksdb|secrets)/[^/\0]{1,255}")
 
 
@@ -59,15 +73,15 @@ class Chain:
     """The chain a backup holds. Hashes in hex; a certificate is canonical CBOR in base64, None where there is none."""
 
     id: str
-    height: int
+    height: Number
     tip_hash: str
-    tip_ms: int
+    tip_ms: Milliseconds
     tip_certificate: str | None
-    certified_height: int
+    certified_height: Number
     certified_hash: str
     certificate: str | None
-    schema: int
-    epoch: int | None
+    schema: Number
+    epoch: Number | None
 
 
 @dataclass(frozen=True)
@@ -103,13 +117,16 @@ class Manifest:
         if self.files is not None:
             return self.files
         name = f"The list of files of backup {self.id}"
-        sealed = base64.b64decode(self.sealed_files or "")
+        try:
+            sealed = base64.b64decode(self.sealed_files or "", validate=True)
+        except ValueError as error:
+            raise Damaged(f"{name} is damaged: {error}. Use another backup.") from error
         size = self.totals["listing_bytes"]
         if not 0 <= size <= MOST_LISTING:
             raise Damaged(f"{name} claims to have {size} bytes: it was replaced. Use another backup.")
         plain = decode(sealed, f"sealed+{GZIP}", size, opener, name)
         try:
-            return _files(read(plain, _FILES, MOST_LISTING))
+            return _files(read(plain, list[_WrittenFile], MOST_LISTING))
         except ValueError as error:
             raise Damaged(f"{name} is damaged: {error}. Use another backup, or another copy of this one.") from error
 
@@ -119,36 +136,35 @@ def sealed(manifest: Manifest, sealer: Sealer | None) -> Manifest:
     check_paths(entry.path for entry in manifest.files or ())
     if sealer is None or manifest.files is None:
         return manifest
-    plain = canonical([_file_document(entry) for entry in manifest.files])
     # Always gzip, so that the reader needs no choice: spaces make even the shortest list shrink.
-    encoded = encode(plain + b" " * 4096, sealer)
-    totals = {**manifest.totals, "listing_bytes": len(plain) + 4096}
+    plain = canonical([_file_document(entry) for entry in manifest.files]) + b" " * 4096
+    _require_readable(plain, f"The list of files of {manifest.id}")
+    encoded = encode(plain, sealer)
+    totals = {**manifest.totals, "listing_bytes": len(plain)}
     text = base64.b64encode(encoded.data).decode()
     return replace(manifest, files=None, sealed_files=text, totals=totals)
 
 
-def _iso_8601(text: str) -> str:
+def check_time(text: str) -> str:
+    """The time. Raises ValueError unless it is ISO 8601, with its offset from UTC."""
     if datetime.fromisoformat(text).tzinfo is None:
         raise ValueError("a time without its offset from UTC")
     return text
 
 
-_Size = Annotated[int, Field(ge=0, le=MOST_OBJECT)]
-_Name = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-_Time = Annotated[str, Field(max_length=64), AfterValidator(_iso_8601)]
-_MOST_MS: Final = 253_370_764_800_000
-"""The year 9999: later times have no date."""
-_CHAIN: Final = TypeAdapter(Chain)
+_Size = Annotated[int, Meta(ge=0, le=MOST_OBJECT)]
+_Time = Annotated[str, Meta(max_length=64)]
 
 
 def check_paths(paths: Iterable[str]) -> None:
-    """Raises ValueError unless each is a path that a backup has, and none is there twice."""
+    """Raises ValueError unless each is a path that a backup has, and none occurs twice."""
     before: set[str] = set()
     for path in paths:
-        if not _PATH.fullmatch(path) or path.endswith(("/.", "/..")) or not path.isprintable():
-            raise ValueError(f"the path {path[:200]!r} is none that a backup has")
+        printable = _PATH.fullmatch(path) and not path.endswith(("/.", "/..")) and path.isprintable()
+        if not printable or len(path.encode()) > _MOST_PATH:
+            raise ValueError(f"the path {path[:200]!r} is not one that a backup has")
         if path in before:
-            raise ValueError(f"the path {path} is there twice")
+            raise ValueError(f"the path {path} occurs twice")
         before.add(path)
 
 
@@ -157,11 +173,24 @@ def dump(manifest: Manifest) -> tuple[bytes, str]:
     document = _document(manifest)
     digest = sha256(canonical(document)).hexdigest()
     raw = canonical({**document, "sha256": digest})
+    name = f"The manifest of {manifest.id}"
+    _require_readable(raw, name)
+    try:
+        load(raw, name)
+    except Damaged as error:
+        raise SourceError(f"No backup was recorded, because it could not be read again. {error}") from error
+    return raw, digest
+
+
+def _require_readable(raw: bytes, name: str) -> None:
+    """Raises SourceError for what its reader would refuse: no backup may be recorded that nobody can restore."""
     try:
         require_bounds(raw, MOST_LISTING)
     except Malformed as error:
-        raise SourceError(f"The manifest of {manifest.id} could not be read again: {error}. Too many files.") from error
-    return raw, digest
+        raise SourceError(
+            f"{name} could not be read again: {error}. No backup was recorded; one holds some 500 GB "
+            "(docs/decisions/0029). Keep a copy of the stopped node's data directory by other means."
+        ) from error
 
 
 def load(raw: bytes | bytearray, key: str) -> Manifest:
@@ -169,20 +198,30 @@ def load(raw: bytes | bytearray, key: str) -> Manifest:
     try:
         require_bounds(raw, MOST_LISTING)
         document = json.loads(bytes(raw))
-        told = document.pop("sha256")
+        declared = document.pop("sha256")
+        digest = sha256(canonical(document)).hexdigest()
+        exact = declared == digest and canonical({**document, "sha256": declared}) == bytes(raw)
     except Malformed as error:
         raise Damaged(f"{key} is not a manifest: {error}. Use another backup.") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise Damaged(f"{key} is not a manifest: it is damaged or cut short ({error!r:.200}).") from error
-    found = sha256(canonical(document)).hexdigest()
-    if told != found or canonical({**document, "sha256": told}) != bytes(raw):
-        raise Damaged(f"{key} is damaged: its content has the hash {found}, it says {told}.")
-    if document.get("format") != FORMAT:
-        raise Damaged(f"{key} has the format {document.get('format')!r}; this version of goud-backup reads {FORMAT}.")
+        raise Damaged(
+            f"{key} is not a manifest: it is damaged or cut short ({error!r:.200}). Copy it back from another copy of "
+            "the repository, or move it out of manifests/ by hand; `goud-backup list` names the other backups."
+        ) from error
+    if not exact:
+        raise Damaged(f"{key} is damaged: its content has the hash {digest}, it says {declared!r:.100}.")
+    form = document.get("format")
+    if form != FORMAT and isinstance(form, str) and FORMATS.fullmatch(form):
+        raise LaterFormat(
+            f"A later release of goud-backup wrote {key}, in the format {form}: this one reads {FORMAT}. Update "
+            "goud-backup here and wherever the repository is used. Leave it where it is: what only it needs would go."
+        )
+    if form != FORMAT:
+        raise Damaged(f"{key} has the format {form!r:.100}; this version of goud-backup reads {FORMAT}.")
     try:
-        return _parsed(document, told)
+        return _manifest(document, declared)
     except (ValueError, KeyError, TypeError) as error:
-        raise Damaged(f"{key} is incomplete or mistyped: {error!r}.") from error
+        raise Damaged(f"{key} is incomplete or mistyped: {error!r:.300}.") from error
 
 
 def check_certificates(manifest: Manifest, genesis: Genesis) -> None:
@@ -222,7 +261,7 @@ def _document(manifest: Manifest) -> dict[str, Any]:
         "source": dict(manifest.source),
         "versions": dict(manifest.versions),
         "totals": dict(manifest.totals),
-        "objects": {name: [o.stored, o.size, o.encoding] for name, o in manifest.objects.items()},
+        "objects": {name: [entry.stored, entry.size, entry.encoding] for name, entry in manifest.objects.items()},
     }
     if manifest.files is not None:
         document["files"] = [_file_document(entry) for entry in manifest.files]
@@ -231,50 +270,45 @@ def _document(manifest: Manifest) -> dict[str, Any]:
     return document
 
 
-class _WrittenFile(BaseModel):
-    model_config = ConfigDict(strict=True)
+class _WrittenFile(Document):
     path: Text
     size: Number
     mode: Number
-    parts: Annotated[list[Annotated[tuple[_Name, Number, Number, _Name], ROW]], FIRST]
+    parts: list[tuple[Digest, Number, Number, Digest]]
 
 
-class _Written(BaseModel):
+class _Written(Document):
     """What a manifest is made of, each value of its kind and within bounds, before any of it is used."""
 
-    model_config = ConfigDict(strict=True)
     repository: Text
     id: Text
-    sequence: Number
+    sequence: Annotated[int, Meta(ge=0, le=MOST_SEQUENCE)]
     previous: Annotated[dict[Text, Text], FEW] | None
     started: Text
     created: _Time
-    chain: Annotated[dict[Text, Text | Number | None], FEW]
+    chain: Annotated[dict[Text, Text | Milliseconds | None], FEW]
     keys: Annotated[dict[Text, Number], FEW]
     source: Annotated[dict[Text, Text], FEW]
     versions: Annotated[dict[Text, Text], FEW]
     totals: Annotated[dict[Text, Number], FEW]
-    objects: dict[str, Any]
-    files: list[Any] | None = None
+    objects: dict[str, tuple[_Size, _Size, Text]]
+    files: list[_WrittenFile] | None = None
     sealed_files: str | None = None
 
-
-_WRITTEN: Final = TypeAdapter(_Written)
-_OBJECT: Final[TypeAdapter[tuple[int, int, str]]] = TypeAdapter(Annotated[tuple[_Size, _Size, Text], ROW])
-_FILE: Final = TypeAdapter(_WrittenFile)
-_FILES: Final[TypeAdapter[Sequence[object]]] = TypeAdapter(list[Any])
+    def __post_init__(self) -> None:
+        check_time(self.created)
 
 
-def _parsed(document: dict[str, Any], digest: str) -> Manifest:
-    written = shaped(document, _WRITTEN)
-    wanted = {"files", "bytes", "new_bytes"} | ({"listing_bytes"} if document.get("files") is None else set())
-    if not wanted <= set(document["totals"]) or not 0 <= document["chain"]["tip_ms"] < _MOST_MS:
-        raise ValueError("its totals or its time are missing or beyond bounds")
-    _CHAIN.validate_json(canonical(document["chain"]), strict=True)
+def _manifest(document: dict[str, Any], digest: str) -> Manifest:
+    written = shaped(document, _Written)
+    required_totals = {"files", "bytes", "new_bytes"} | ({"listing_bytes"} if document.get("files") is None else set())
+    if not required_totals <= set(document["totals"]):
+        raise ValueError("its totals are missing")
+    shaped(document["chain"], Chain)
     previous = document["previous"]
     if not BACKUP_ID.fullmatch(document["id"]):
-        raise ValueError(f"{document['id']!r} is no backup id")
-    objects = {name: StoredObject(*shaped(entry, _OBJECT, name)) for name, entry in written.objects.items()}
+        raise ValueError(f"{document['id']!r:.100} is not a backup id")
+    objects = {name: StoredObject(*entry) for name, entry in written.objects.items()}
     if not all(OBJECT_NAME.fullmatch(name) for name in objects):
         raise ValueError("an object does not have the name of one")
     if any(entry.encoding not in ENCODINGS for entry in objects.values()):
@@ -303,8 +337,8 @@ def _file_document(entry: FileEntry) -> dict[str, Any]:
     return {"path": entry.path, "size": entry.size, "mode": entry.mode, "parts": parts}
 
 
-def _files(documents: Sequence[object]) -> tuple[FileEntry, ...]:
-    entries = tuple(_file(shaped(document, _FILE, "files")) for document in documents)
+def _files(written: Sequence[_WrittenFile]) -> tuple[FileEntry, ...]:
+    entries = tuple(_file(entry) for entry in written)
     check_paths(entry.path for entry in entries)
     return entries
 
@@ -312,5 +346,5 @@ def _files(documents: Sequence[object]) -> tuple[FileEntry, ...]:
 def _file(written: _WrittenFile) -> FileEntry:
     parts = tuple(Part(*part) for part in written.parts)
     if sum(part.length for part in parts) != written.size:
-        raise ValueError(f"the parts of {written.path} do not make its size")
+        raise ValueError(f"the parts of {written.path:.300} do not make its size")
     return FileEntry(written.path, written.size, written.mode, parts)

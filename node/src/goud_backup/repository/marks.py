@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from dataclasses import astuple, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
-from pydantic import Field, TypeAdapter
+import msgspec
+from msgspec import Meta
 
-from goud_backup.errors import Damaged
 from goud_backup.repository import layout
 from goud_backup.repository.manifest import canonical
 from goud_backup.repository.records import MOST_LISTING, fetch
 from goud_backup.targets import Target
-from goud_node.documents import ROW, Document, Line, Malformed, Seconds, shaped
+from goud_node.documents import Document, Line, Seconds
 
 _MOST: Final = 40_000
 """Below what one document may hold, MOST_LISTING: each takes some 300 bytes."""
@@ -67,15 +67,8 @@ class Mark:
 
 
 class _Written(Document):
-    marks: dict[str, Any]
-    store: dict[str, Any] = Field(default_factory=dict)
-
-
-_WRITTEN: Final = TypeAdapter(_Written)
-_FIRST: Final[TypeAdapter[tuple[float, float, str]]] = TypeAdapter(Annotated[tuple[Seconds, Seconds, Line], ROW])
-_MORE: Final[TypeAdapter[tuple[float | None, float]]] = TypeAdapter(
-    Annotated[tuple[Seconds | None, Annotated[Seconds, Field(ge=0)]], ROW]
-)
+    marks: dict[str, tuple[Seconds, Seconds, Line]]
+    store: dict[str, tuple[Seconds | None, Annotated[float, Meta(ge=0, lt=1e15)]]] = msgspec.field(default_factory=dict)
 
 
 def mark(now: Clock) -> Mark:
@@ -83,14 +76,19 @@ def mark(now: Clock) -> Mark:
     return Mark(now.wall, now.uptime, now.boot, now.store)
 
 
-def clock(target: Target) -> Clock:
+def store_time(target: Target, *, dry_run: bool) -> float | None:
+    """As the store has it. A directory tells it by a file that is touched: a dry run takes this host's instead."""
+    return time.time() if dry_run and not target.independent_clock else target.now()
+
+
+def clock(target: Target, *, dry_run: bool = False) -> Clock:
     """All clocks, now."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     return Clock(
         time.time(),
         time.clock_gettime(time.CLOCK_BOOTTIME),
         boot.read_text(encoding="ascii").strip() if boot.exists() else "",
-        target.now(),
+        store_time(target, dry_run=dry_run),
         target.independent_clock,
     )
 
@@ -100,16 +98,8 @@ def load(target: Target) -> dict[str, Mark]:
     if target.stat(layout.MARKS) is None:
         return {}
     remedy = "Remove it: marks begin anew, nothing is lost."
-    written = fetch(target, layout.MARKS, _WRITTEN, remedy, MOST_LISTING)
-    try:
-        return {key: _mark(key, entry, written.store.get(key)) for key, entry in written.marks.items()}
-    except Malformed as error:
-        raise Damaged(f"{layout.MARKS} in {target.url} is damaged: {error}. {remedy}") from error
-
-
-def _mark(key: str, entry: object, more: object) -> Mark:
-    first = shaped(entry, _FIRST, key)
-    return Mark(*first) if more is None else Mark(*first, *shaped(more, _MORE, key))
+    written = fetch(target, layout.MARKS, _Written, remedy, MOST_LISTING)
+    return {key: Mark(*entry, *written.store.get(key, ())) for key, entry in written.marks.items()}
 
 
 def store(target: Target, marks: Mapping[str, Mark]) -> None:

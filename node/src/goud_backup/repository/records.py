@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal, NotRequired, TypeVar
-
-from pydantic import TypeAdapter
-from typing_extensions import TypedDict
+from typing import Final, Literal, NotRequired, TypedDict, TypeVar
 
 from goud_backup.errors import Damaged, Missing
 from goud_backup.repository import layout
 from goud_backup.targets import Target, whole
-from goud_node.documents import FIRST, MOST_BYTES, MOST_LISTING, Digest, Document, Line, Malformed, read
+from goud_node.documents import MOST_BYTES, MOST_LISTING, Digest, Document, Line, Malformed, read
 
-__all__ = ["CHECK", "LATEST", "MOST_LISTING", "Check", "Latest", "fetch", "parse", "read_checks"]
+__all__ = ["MOST_LISTING", "Check", "Latest", "fetch", "parse", "read_checks"]
 
 T = TypeVar("T")
 
@@ -33,20 +30,18 @@ class Check(TypedDict):
     ok: bool
     level: Literal["listing", "data", "deep"]
     at: Line
-    damaged: NotRequired[Annotated[list[Digest], FIRST]]
+    damaged: NotRequired[list[Digest]]
 
 
-LATEST: Final = TypeAdapter(Latest)
-CHECK: Final = TypeAdapter(Check)
 _REMEDY: Final = "Run `goud-backup verify`: it writes it anew."
 
 
-def fetch(target: Target, key: str, shape: TypeAdapter[T], remedy: str, most: int = MOST_BYTES) -> T:
+def fetch(target: Target, key: str, shape: type[T], remedy: str, most: int = MOST_BYTES) -> T:
     """The document at a key. Raises Missing, and Damaged that says what is wrong and what to do."""
     return parse(whole(target, key, most), f"{key} in {target.url}", shape, remedy, most)
 
 
-def parse(raw: bytes | bytearray, name: str, shape: TypeAdapter[T], remedy: str, most: int = MOST_BYTES) -> T:
+def parse(raw: bytes | bytearray, name: str, shape: type[T], remedy: str, most: int = MOST_BYTES) -> T:
     """Raises Damaged."""
     try:
         return read(raw, shape, most)
@@ -66,7 +61,7 @@ def read_checks(target: Target, unreadable: dict[str, str] | None) -> dict[str, 
         if backup_id is None:
             continue
         try:
-            records[backup_id] = fetch(target, key, CHECK, _REMEDY, MOST_LISTING)
+            records[backup_id] = fetch(target, key, Check, _REMEDY, MOST_LISTING)
         except Missing:
             continue  # removed since it was listed
         except Damaged as error:

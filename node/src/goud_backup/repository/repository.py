@@ -15,7 +15,7 @@ from goud_backup.codec.sealing import Opener, Sealer, check_recipients
 from goud_backup.errors import (
     AccessRefused,
     Damaged,
-    LockLost,
+    LaterFormat,
     Missing,
     NoSuchBackup,
     PreconditionFailed,
@@ -42,16 +42,28 @@ _log = logging.getLogger(__name__)
 
 ARCHIVED: Final = -1
 """Instead of the size of an object in a storage class that cannot be read at once: it counts as missing."""
+_FARTHEST: Final = 1_000_000
+"""So many backups may have been made after one that can be read: a greater number is not one that a backup was given.
+"""
 RESERVE_BYTES: Final = 8 * 1024 * 1024
 """Enough for locks, marks and the trash's copies of manifests, while nothing has been removed yet."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """The manifests that could be read, by sequence, and what is wrong with the others, by key."""
+class Listing:
+    """The manifests that could be read, by sequence, and what is wrong with the others, by key.
+
+    `later` are those of `bad` that a later release wrote.
+    """
 
     good: list[Manifest] = field(default_factory=list)
     bad: dict[str, str] = field(default_factory=dict)
+    later: list[str] = field(default_factory=list)
+
+    def require_known_formats(self) -> None:
+        """Raises LaterFormat: what such a backup needs, and of which history it is, is not known here."""
+        if self.later:
+            raise LaterFormat(f"Nothing was changed. {self.bad[self.later[0]]}")
 
 
 class Repository:
@@ -67,65 +79,43 @@ class Repository:
 
     def sealer(self, recipients: Sequence[str]) -> Sealer | None:
         """None for a repository without encryption. Raises ConfigurationError when the two disagree."""
-        wanted = check_recipients(recipients)
-        if (self.config.encryption == AGE) != bool(wanted):
-            have = "encrypted" if self.config.encryption == AGE else "not encrypted"
-            given = "recipients are given" if wanted else "no recipient is given"
+        keys = check_recipients(recipients)
+        if (self.config.encryption == AGE) != bool(keys):
+            mode = "encrypted" if self.config.encryption == AGE else "not encrypted"
+            offer = "recipients are given" if keys else "no recipient is given"
             raise ConfigurationError(
-                f"{self.url} is {have}, but {given}. Recipients come from this host's own configuration (--recipient "
+                f"{self.url} is {mode}, but {offer}. Recipients come from this host's own configuration (--recipient "
                 "or GOUD_BACKUP_RECIPIENTS), never from the repository, where others might have changed them."
             )
-        return Sealer(wanted) if wanted else None
+        return Sealer(keys) if keys else None
 
     def object_sizes(self) -> dict[str, int]:
         """Every object the store has now, with its size there: ARCHIVED where it cannot be read."""
-        found = self.target.list(layout.OBJECTS)
-        names = ((layout.object_name(stat.key), ARCHIVED if stat.archived else stat.size) for stat in found)
+        stats = self.target.list(layout.OBJECTS)
+        names = ((layout.object_name(stat.key), ARCHIVED if stat.archived else stat.size) for stat in stats)
         return {name: size for name, size in names if name is not None}
 
     def put_object(self, name: str, data: Bytes) -> None:
         """`name` is the SHA-256 of `data`, in hex: whoever writes twice writes the same."""
         self.put_once(layout.object_key(name), data)
 
-    def put_under(self, held: Sequence[Lock], key: str, data: Bytes) -> None:
-        """Store once what others must not add at the same time. Raises LockLost, and then it is withdrawn."""
-        for lock in held:
-            lock.check()
-        if self.put_once(key, data):
-            self._confirm(held, key)
-
-    def _confirm(self, held: Sequence[Lock], key: str) -> None:
-        """Look again after the write: this process may have stood still before it, and its locks been taken over."""
-        try:
-            for lock in held:
-                lock.check(certain=True)
-        except LockLost as lost:
-            raise LockLost(f"{lost} {self._withdraw(key)}") from lost
-
-    def _withdraw(self, key: str) -> str:
-        try:
-            self.target.delete(key)
-        except TargetError as error:
-            return f"{key} was recorded meanwhile and could not be withdrawn ({error}): verify the repository."
-        return f"{key}, which was recorded meanwhile, was withdrawn."
-
     def put_once(self, key: str, data: Bytes) -> bool:
-        """Store under a name that says what the content is. One that is there already, whole, is left alone.
+        """Store under a name that says what the content is. One that exists already, whole, is left alone.
 
         Returns whether this call surely stored it. A node may not have the right to replace what is stored, and a
-        store that repeats a call after a lost answer then refuses its own write. What is there but cut
-        short, or in an archive, is replaced, by who may.
+        store that repeats a call after a lost answer then refuses its own write. What exists but is cut short, or in an
+        archive, is replaced, by who may.
         """
         fresh = True
         try:
             stored = self.target.put(key, data, if_absent=True)
         except (PreconditionFailed, AccessRefused):
-            there = self.target.stat(key)
-            if there is None:
+            stat = self.target.stat(key)
+            if stat is None:
                 raise
             fresh = False
-            whole = there.size == len(data) and not there.archived
-            stored = there if whole else self.target.put(key, data)
+            whole = stat.size == len(data) and not stat.archived
+            stored = stat if whole else self.target.put(key, data)
         if stored.size != len(data):
             raise TargetError(f"{key} has {stored.size} bytes in {self.url} after writing {len(data)}.")
         return fresh
@@ -149,32 +139,34 @@ class Repository:
 
     def manifest_keys(self) -> list[tuple[int, str, str]]:
         """(sequence, backup id, key) of every manifest, ascending."""
-        found = ((layout.manifest_parts(stat.key), stat.key) for stat in self.target.list(layout.MANIFESTS))
-        return sorted((parts[0], parts[1], key) for parts, key in found if parts is not None)
+        entries = ((layout.manifest_parts(stat.key), stat.key) for stat in self.target.list(layout.MANIFESTS))
+        return sorted((parts[0], parts[1], key) for parts, key in entries if parts is not None)
 
     def read_manifest(self, key: str) -> Manifest:
         """Raises Damaged for one that was altered, misnamed or swapped for another repository's, WrongChain."""
-        found = manifests.load(whole(self.target, key, MOST_LISTING), key)
-        if found.chain.id != self.config.chain_id:
+        manifest = manifests.load(whole(self.target, key, MOST_LISTING), key)
+        if manifest.chain.id != self.config.chain_id:
             raise WrongChain(
-                f"{key} belongs to chain {found.chain.id}, the repository {self.url} to {self.config.chain_id}: it was "
-                "swapped. Restore the right manifest from a copy of the repository, or use another backup."
+                f"{key} belongs to chain {manifest.chain.id}, the repository {self.url} to {self.config.chain_id}: it "
+                "was swapped. Restore the right manifest from a copy of the repository, or use another backup."
             )
-        if found.repository != self.config.id or layout.manifest_key(found.sequence, found.id) != key:
-            raise Damaged(f"{key} is the manifest of backup {found.id} of another repository or another name.")
-        return found
+        if manifest.repository != self.config.id or layout.manifest_key(manifest.sequence, manifest.id) != key:
+            raise Damaged(f"{key} is the manifest of backup {manifest.id} of another repository or another name.")
+        return manifest
 
-    def manifests(self) -> Found:
-        """All of them; one that is damaged is told beside the good ones, never left out silently."""
-        found = Found()
+    def manifests(self) -> Listing:
+        """All of them; one that is damaged is listed beside the good ones, never left out silently."""
+        listing = Listing()
         for _, _, key in self.manifest_keys():
             try:
-                found.good.append(self.read_manifest(key))
+                listing.good.append(self.read_manifest(key))
             except Missing:
                 continue  # pruned since it was listed
             except (Damaged, WrongChain) as error:
-                found.bad[key] = str(error)
-        return found
+                listing.bad[key] = str(error)
+                if isinstance(error, LaterFormat):
+                    listing.later.append(key)
+        return listing
 
     def newest(self) -> Manifest | None:
         """The newest backup of the present history; None when there is none.
@@ -188,67 +180,44 @@ class Repository:
     def last_readable(self, forks: Sequence[Fork] | None = None) -> tuple[Manifest | None, int]:
         """The newest backup of the present history that can be read, and the greatest sequence in use (0 without any).
 
-        For who adds a backup: a damaged manifest must not keep new ones from being made. Verification tells of it.
+        For who adds a backup: a damaged manifest must not keep new ones from being made. Verification tells of it. It
+        keeps its sequence, to be in its place when it is copied back; junk with a number far above uses none up.
         `forks`: all there are, when they have been read already.
         """
         past = forked.abandoned_backups(self.forks() if forks is None else forks)
         keys = self.manifest_keys()
+        newest: Manifest | None = None
         for _, backup_id, key in reversed(keys):
             if backup_id in past:
                 continue
             try:
-                return self.read_manifest(key), keys[-1][0]
+                newest = self.read_manifest(key)
+                break
             except (Damaged, WrongChain) as error:
                 _log.warning("a manifest cannot be read: %s", error)
-        return None, keys[-1][0] if keys else 0
+        farthest = (0 if newest is None else newest.sequence) + _FARTHEST
+        return newest, max((sequence for sequence, _, _ in keys if sequence <= farthest), default=0)
 
-    def find(self, wanted: str) -> Manifest:
+    def find(self, backup: str) -> Manifest:
         """The backup `latest`, or the one whose id begins so. Raises NoSuchBackup."""
-        if wanted == "latest":
+        if backup == "latest":
             newest = self.newest()
             if newest is None:
                 raise NoSuchBackup(self.emptiness())
             return newest
-        matches = [key for _, backup_id, key in self.manifest_keys() if backup_id.startswith(wanted)]
+        matches = [key for _, backup_id, key in self.manifest_keys() if backup_id.startswith(backup)]
         if len(matches) != 1:
-            known = "is ambiguous" if matches else "does not exist"
-            raise NoSuchBackup(f"The backup {wanted!r} {known} in {self.url}. See `goud-backup list`.")
+            state = "is ambiguous" if matches else "does not exist"
+            raise NoSuchBackup(f"The backup {backup!r} {state} in {self.url}. See `goud-backup list`.")
         return self.read_manifest(matches[0])
 
     def emptiness(self) -> str:
         """For whoever finds nothing of the present history here: what there is instead, and what to do."""
-        past = len(self.abandoned_backups())
-        others = f" of the present history; {past} of an abandoned one can be restored by id" if past else ""
+        forks = self.forks()
+        past = len(forked.abandoned_backups(forks))
+        others = f"; {past} of an abandoned one can be restored by id" if past else "; what was shipped is abandoned"
+        others = f" of the present history{others}" if forks else ""
         return f"{self.url} holds no backup yet{others} (`goud-backup list`). Make one with `goud-backup create`."
-
-    def put_manifest(self, draft: Manifest, held: Lock) -> str:
-        """Store the manifest, then `latest`, under the lock. Returns the manifest's hash.
-
-        Raises LockLost; the manifest is withdrawn then, and noted as damaged where this host may not remove it.
-        """
-        held.check()
-        raw, digest = manifests.dump(draft)
-        key = layout.manifest_key(draft.sequence, draft.id)
-        try:
-            self.target.put(key, raw, if_absent=True)
-        except (PreconditionFailed, AccessRefused):
-            # An answer that was lost and repeated finds its own write.
-            if self.target.stat(key) is None or bytes(whole(self.target, key, MOST_LISTING)) != raw:
-                raise
-        try:
-            self._confirm([held], key)
-        except LockLost:
-            if self.target.stat(key) is not None:
-                self.put_check(draft.id, ok=False, level="listing")
-            raise
-        self.put_latest(draft, digest)
-        self.set_aside()  # a repository of a former release has none
-        return digest
-
-    def put_latest(self, newest: Manifest, digest: str) -> None:
-        """For people and other tools; this one goes by the list of manifests."""
-        document = {"format": layout.FORMAT, "id": newest.id, "sequence": newest.sequence, "sha256": digest}
-        self.target.put(layout.LATEST, canonical(document))
 
     def forks(self) -> list[Fork]:
         """Every fork. Raises Damaged: without one, an abandoned history would pass for the present one."""
@@ -280,8 +249,8 @@ class Repository:
 
     def segments_after(self, key: str) -> Iterator[shipped.Reference]:
         """The segments of every history whose key is greater, by height."""
-        found = (shipped.reference(stat) for stat in self.target.list(layout.SEGMENTS, key))
-        return (segment for segment in found if segment is not None)
+        references = (shipped.reference(stat) for stat in self.target.list(layout.SEGMENTS, key))
+        return (segment for segment in references if segment is not None)
 
     def segment_header(self, segment: shipped.Reference) -> shipped.Header:
         """Raises Damaged, WrongChain."""
@@ -289,7 +258,10 @@ class Repository:
         return self._own(shipped.read_header(raw, segment)[0], segment)
 
     def raw_segment(self, segment: shipped.Reference) -> bytes | bytearray:
-        """As it is stored. Raises Missing, Damaged."""
+        """As it is stored. Raises Missing, Damaged, WrongChain."""
+        if segment.size > layout.MOST_OBJECT:
+            # A later release may write larger ones: its header tells so before the size passes for damage.
+            self.segment_header(segment)
         return whole(self.target, segment.key, layout.MOST_OBJECT)
 
     def read_segment(
@@ -299,19 +271,25 @@ class Repository:
         header, pairs = shipped.read(self.raw_segment(segment) if raw is None else raw, segment, opener)
         return self._own(header, segment), pairs
 
-    def check_segment(self, segment: shipped.Reference, opener: Opener | None) -> shipped.Header:
-        """Raises what `read_segment` raises; a sealed one is checked by its hash alone where there is no key."""
-        raw = self.raw_segment(segment)
+    def check_segment(
+        self, segment: shipped.Reference, opener: Opener | None, raw: bytes | bytearray | None = None
+    ) -> tuple[shipped.Header, list[shipped.Pair]]:
+        """Raises what `read_segment` raises; a sealed one is checked by its hash alone where there is no key, and tells
+        no block then.
+        """
+        raw = self.raw_segment(segment) if raw is None else raw
         header, _ = shipped.check(raw, segment)
+        pairs: list[shipped.Pair] = []
         if opener is not None or not header.encoding.startswith(SEALED):
             header, pairs = shipped.read(raw, segment, opener)
             shipped.check_blocks(self.config.genesis, pairs, segment)
-        return self._own(header, segment)
+        return self._own(header, segment), pairs
 
     def _own(self, header: shipped.Header, segment: shipped.Reference) -> shipped.Header:
         if header.chain != self.config.chain_id:
             raise WrongChain(
-                f"{segment.key} belongs to chain {header.chain}, the repository to {self.config.chain_id}."
+                f"{segment.key} belongs to chain {header.chain}, the repository to {self.config.chain_id}. "
+                f"{shipped.REMEDY}"
             )
         return header
 
@@ -375,9 +353,9 @@ def initialize(target: Target, genesis: Genesis, *, encrypted: bool, recipients:
             )
     except PreconditionFailed as error:
         raise RepositoryExists(f"{target.url} is a repository already. Nothing was changed.") from error
-    made = open_repository(target)
-    made.set_aside()
-    return made
+    repository = open_repository(target)
+    repository.set_aside()
+    return repository
 
 
 def open_repository(target: Target, genesis: Genesis | None = None) -> Repository:
@@ -386,8 +364,8 @@ def open_repository(target: Target, genesis: Genesis | None = None) -> Repositor
         raw = whole(target, layout.CONFIG, MOST_BYTES)
     except Missing as error:
         raise RepositoryMissing(
-            f"{target.url} is no repository: {layout.CONFIG} is not there. Correct the URL, mount the disk, or make a "
-            "new one with `goud-backup init`."
+            f"{target.url} is not a repository: {layout.CONFIG} does not exist. Correct the URL, mount the disk, or "
+            "make a new one with `goud-backup init`."
         ) from error
     config = configuration.load(bytes(raw), target.url)
     if genesis is not None and genesis != config.genesis:

@@ -50,18 +50,18 @@ def reasons_to_keep(
     Backups of an abandoned history never stand for the present one, which `segments` belong to; they stay as long as
     the days they were made on.
     """
-    newest_first = sorted(candidates, key=lambda one: one.sequence, reverse=True)
-    present = [one for one in newest_first if not one.abandoned]
-    whole = [one for one in present if one.whole]
+    newest_first = sorted(candidates, key=lambda backup: backup.sequence, reverse=True)
+    present = [backup for backup in newest_first if not backup.abandoned]
+    whole = [backup for backup in present if backup.whole]
     if not whole:
         # Nothing is known to be good, so anything may turn out to be the best there is.
-        return {one.id: ["no backup is known to be good"] for one in newest_first}
-    reasons: dict[str, list[str]] = {one.id: [] for one in newest_first}
-    for one, reason in [*_always(present, whole), *_marked(newest_first), *_by_day(newest_first, policy),
+        return {backup.id: ["no backup is known to be good"] for backup in newest_first}
+    reasons: dict[str, list[str]] = {backup.id: [] for backup in newest_first}
+    for backup, reason in [*_always(present, whole), *_by_mark(newest_first), *_by_day(newest_first, policy),
                         *_by_policy(whole, policy)]:  # fmt: skip
-        reasons[one.id].append(reason)
-    for one in _needed(present, reasons, segments):
-        reasons[one.id].append("the segments after it need it")
+        reasons[backup.id].append(reason)
+    for backup in _bases(present, reasons, segments):
+        reasons[backup.id].append("the segments after it need it")
     return reasons
 
 
@@ -69,71 +69,75 @@ def _always(newest_first: Sequence[Candidate], whole: Sequence[Candidate]) -> It
     yield newest_first[0], "newest"
     yield whole[0], "last good"
     # A node that lagged may have been the source of the newest one.
-    yield max(whole, key=lambda one: (one.height, one.sequence)), "highest"
-    for one in [one for one in whole if one.proven][:1]:
-        yield one, "last proven by a restore"
+    yield max(whole, key=lambda backup: (backup.height, backup.sequence)), "highest"
+    for backup in [backup for backup in whole if backup.proven][:1]:
+        yield backup, "last proven by a restore"
 
 
-def _marked(newest_first: Sequence[Candidate]) -> Iterator[tuple[Candidate, str]]:
-    return ((one, "marked keep") for one in newest_first if one.kept)
+def _by_mark(newest_first: Sequence[Candidate]) -> Iterator[tuple[Candidate, str]]:
+    return ((backup, "marked keep") for backup in newest_first if backup.kept)
 
 
 def _by_day(newest_first: Sequence[Candidate], policy: Policy) -> Iterator[tuple[Candidate, str]]:
     days = recent_days(newest_first, policy)
     return (
-        (one, f"within the last {policy.days} days with backups") for one in newest_first if day(one.created) in days
+        (backup, f"within the last {policy.days} days with backups")
+        for backup in newest_first
+        if day(backup.created) in days
     )
 
 
 def recent_days(candidates: Iterable[Candidate], policy: Policy) -> set[str]:
     """The last days on which backups were made, as many as the policy keeps whole."""
-    newest_first = sorted(candidates, key=lambda one: one.sequence, reverse=True)
+    newest_first = sorted(candidates, key=lambda backup: backup.sequence, reverse=True)
     return set(_labels(newest_first, day)[: policy.days])
 
 
 def _by_policy(whole: Sequence[Candidate], policy: Policy) -> Iterator[tuple[Candidate, str]]:
-    for one in whole[: policy.last]:
-        yield one, f"one of the last {policy.last}"
+    for backup in whole[: policy.last]:
+        yield backup, f"one of the last {policy.last}"
     for number, label, name in (
         (policy.daily, day, "daily"),
         (policy.weekly, _week, "weekly"),
         (policy.monthly, _month, "monthly"),
     ):
-        for wanted in _labels(whole, label)[:number]:
-            yield next(one for one in whole if label(one.created) == wanted), name
+        for period in _labels(whole, label)[:number]:
+            yield next(backup for backup in whole if label(backup.created) == period), name
 
 
-def unneeded_segments(kept: Iterable[Candidate], segments: Iterable[Reference]) -> list[Reference]:
+def unneeded_segments(backups: Iterable[Candidate], segments: Iterable[Reference]) -> list[Reference]:
     """Segments that lie wholly below what every whole backup of their history holds, certificates included."""
-    lowest = min((one.certified_height for one in kept if one.whole and not one.abandoned), default=0)
-    return sorted((one for one in segments if one.last <= lowest), key=lambda one: one.key)
+    lowest = min((backup.certified_height for backup in backups if backup.whole and not backup.abandoned), default=0)
+    return sorted((segment for segment in segments if segment.last <= lowest), key=lambda segment: segment.key)
 
 
-def _needed(
+def _bases(
     newest_first: Sequence[Candidate], reasons: dict[str, list[str]], segments: Sequence[Reference]
 ) -> list[Candidate]:
     """For each run of segments that no kept backup leads into, and none above holds: the newest backup that does."""
     # A damaged backup that stays for another reason leads nowhere.
-    kept = [one for one in newest_first if reasons[one.id] and one.whole]
-    lowest = min((one.certified_height for one in kept), default=0)
+    backups = [backup for backup in newest_first if reasons[backup.id] and backup.whole]
+    lowest = min((backup.certified_height for backup in backups), default=0)
     needed = []
     for first, last in runs(segments):
         if first == 1 or last <= lowest:
             continue
-        if any(_leads_into(one, first, last) for one in kept) or any(one.height >= last for one in kept):
+        if any(_leads_into(backup, first, last) for backup in backups) or any(
+            backup.height >= last for backup in backups
+        ):
             continue
-        leading = [one for one in newest_first if one.whole and _leads_into(one, first, last)]
+        leading = [backup for backup in newest_first if backup.whole and _leads_into(backup, first, last)]
         needed += leading[:1]
     return needed
 
 
-def _leads_into(one: Candidate, first: int, last: int) -> bool:
-    return first - 1 <= one.certified_height < last
+def _leads_into(backup: Candidate, first: int, last: int) -> bool:
+    return first - 1 <= backup.certified_height < last
 
 
 def _labels(newest_first: Sequence[Candidate], label: Callable[[datetime], str]) -> list[str]:
     """Each label once, in the order of the newest backup that has it."""
-    return list(dict.fromkeys(label(one.created) for one in newest_first))
+    return list(dict.fromkeys(label(backup.created) for backup in newest_first))
 
 
 def day(when: datetime) -> str:

@@ -7,15 +7,15 @@ backup is gone: others may need the object.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping
 from hashlib import sha256
 from typing import Final
 
-from goud_backup.errors import AccessRefused, Missing
+from goud_backup.errors import AccessRefused, Damaged, Missing
 from goud_backup.repository import layout
 from goud_backup.repository.records import Check
 from goud_backup.repository.repository import Repository
-from goud_backup.targets import whole
+from goud_backup.targets import Stat, whole
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +26,18 @@ DAMAGED: Final = -2
 def noted(checks: Iterable[Check]) -> set[str]:
     """The names of all objects that verifications found damaged."""
     return {name for check in checks for name in check.get("damaged", ())}
+
+
+def outlived(
+    repository: Repository, checks: Mapping[str, Check], backups: Container[str], objects: Container[str]
+) -> list[Stat]:
+    """The notes of backups that are gone. One that names an object which is still stored stays: see above."""
+    past = {
+        layout.check_key(backup_id)
+        for backup_id, check in checks.items()
+        if backup_id not in backups and not any(name in objects for name in noted([check]))
+    }
+    return [stat for stat in repository.target.list(layout.CHECKS) if stat.key in past]
 
 
 def present_objects(repository: Repository) -> dict[str, int]:
@@ -42,10 +54,16 @@ def present_objects(repository: Repository) -> dict[str, int]:
     return present
 
 
+def remaining(repository: Repository, backup_id: str) -> list[str]:
+    """What was noted beside this backup and is still damaged. A note that cannot be read is one of no object."""
+    check = repository.checks({}).get(backup_id)
+    return sorted(name for name in noted([check] if check else []) if not _is_whole(repository, name))
+
+
 def _is_whole(repository: Repository, name: str) -> bool:
     try:
         raw = whole(repository.target, layout.object_key(name), layout.MOST_OBJECT)
-    except (AccessRefused, Missing):
-        # A host that may not read it cannot tell that somebody has stored it anew.
+    except (AccessRefused, Missing, Damaged):
+        # A host that may not read it cannot tell that somebody has stored it anew. One larger than any is not whole.
         return False
     return sha256(raw).hexdigest() == name

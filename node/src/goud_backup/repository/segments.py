@@ -6,23 +6,24 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import count
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
+from msgspec import Meta
 
-from goud_backup.codec.encoding import check_encoding, decode, encode
+from goud_backup.codec.encoding import ENCODINGS, check_encoding, decode, encode
 from goud_backup.codec.sealing import Opener, Sealer
-from goud_backup.errors import Damaged
-from goud_backup.repository.layout import FORMAT, MOST_OBJECT, segment_key, segment_parts
+from goud_backup.errors import Damaged, LaterFormat
+from goud_backup.repository.layout import FORMAT, FORMATS, MOST_OBJECT, segment_key, segment_parts
 from goud_backup.repository.manifest import canonical
 from goud_backup.repository.records import parse
 from goud_backup.targets import Stat
 from goud_node.chain import encoding
 from goud_node.chain.block import Block
-from goud_node.chain.certificate import Certificate
+from goud_node.chain.certificate import Certificate, decode_pairs
 from goud_node.chain.genesis import Genesis
 from goud_node.chain.rules import check_alone, check_block
-from goud_node.documents import Digest, Document, Line, Number
+from goud_node.documents import Digest, Document, Line, Malformed, Milliseconds, Number
+from goud_node.documents import read as read_document
 from goud_node.errors import InvalidBlock
 
 MAGIC: Final = b"goudseg1"
@@ -31,7 +32,12 @@ HEAD_BYTES: Final = 4096
 MOST_BLOCKS: Final = 4096
 """Most blocks of one segment: one that holds block *h* begins at most so many below."""
 
-_REMEDY: Final = "Copy it back from another copy of the repository, or remove it and ship its blocks again."
+
+REMEDY: Final = (
+    "Copy it back from another copy of the repository, or move it aside by `goud-backup verify --quarantine`: then "
+    "backups go on, and `goud-backup ship` stores its blocks again (`ship --from-genesis` those below the newest "
+    "backup)."
+)
 
 Pair = tuple[Block, Certificate]
 
@@ -55,19 +61,17 @@ class Header(Document):
     last: Number
     previous_hash: Digest
     last_hash: Digest
-    first_ms: Number
-    last_ms: Number
-    encoding: Annotated[str, AfterValidator(check_encoding)]
-    size: Annotated[int, Field(ge=0, le=MOST_OBJECT)]
+    first_ms: Milliseconds
+    last_ms: Milliseconds
+    encoding: str
+    size: Annotated[int, Meta(ge=0, le=MOST_OBJECT)]
+
+    def __post_init__(self) -> None:
+        check_encoding(self.encoding)
 
 
-class _Written(Header):
-    model_config = ConfigDict(extra="forbid")
-
+class _Written(Header, forbid_unknown_fields=True):
     format: Literal["goud-backup/1"]
-
-
-_WRITTEN: Final = TypeAdapter(_Written)
 
 
 def reference(stat: Stat) -> Reference | None:
@@ -108,36 +112,73 @@ def build(pairs: Sequence[Pair], sealer: Sealer | None, avoided: Container[str] 
 
 def read_header(raw: bytes | bytearray, segment: Reference) -> tuple[Header, int]:
     """The header and where the payload begins. Raises Damaged naming the segment."""
+    header, start = header_of(raw, segment.key)
+    if (header.first, header.last) != (segment.first, segment.last):
+        raise Damaged(
+            f"{segment.key} says it holds blocks {header.first} to {header.last}: it was renamed or altered. {REMEDY}"
+        )
+    return header, start
+
+
+def header_of(raw: bytes | bytearray, key: str) -> tuple[Header, int]:
+    """The same, of a segment that may lie under another name than its own."""
     length = int.from_bytes(raw[8:12], "big")
     if bytes(raw[:8]) != MAGIC or not 0 < length <= min(len(raw), HEAD_BYTES) - 12:
-        raise Damaged(f"{segment.key} is not a segment: it is damaged or cut short. {_REMEDY}")
-    header = parse(raw[12 : 12 + length], f"The header of {segment.key}", _WRITTEN, _REMEDY)
-    if (header.first, header.last) != (segment.first, segment.last):
-        raise Damaged(f"{segment.key} says it holds blocks {header.first} to {header.last}: it was renamed or altered.")
-    return header, 12 + length
+        raise Damaged(f"{key} is not a segment: it is damaged or cut short. {REMEDY}")
+    text = raw[12 : 12 + length]
+    _require_ours(text, key)
+    return parse(text, f"The header of {key}", _Written, REMEDY), 12 + length
+
+
+def _require_ours(text: bytes | bytearray, key: str) -> None:
+    """Raises LaterFormat for a header that has all of ours and more, or another number of the format or encoding."""
+    try:
+        document = read_document(text, dict[str, Any])
+    except Malformed:
+        return
+    form, encoded = document.get("format"), document.get("encoding")
+    if not isinstance(form, str) or not FORMATS.fullmatch(form):
+        return
+    known = set(_Written.__struct_fields__)
+    foreign_encoding = isinstance(encoded, str) and encoded not in ENCODINGS
+    if form != FORMAT or known < set(document) or (known == set(document) and foreign_encoding):
+        raise LaterFormat(
+            f"A later release of goud-backup wrote {key}, as its header tells: this one cannot read it. Update "
+            "goud-backup here and wherever the repository is used. It is not moved aside."
+        )
 
 
 def check(raw: bytes | bytearray, segment: Reference) -> tuple[Header, int]:
     """The header and where the payload begins, of a segment that is what it was when it was written; needs no key."""
     if sha256(raw).hexdigest() != segment.name:
-        raise Damaged(f"{segment.key} is damaged: its bytes do not have the SHA-256 in its name.")
+        raise Damaged(f"{segment.key} is damaged: its bytes do not have the SHA-256 in its name. {REMEDY}")
     return read_header(raw, segment)
 
 
 def read(raw: bytes | bytearray, segment: Reference, opener: Opener | None) -> tuple[Header, list[Pair]]:
     """Every block with its certificate. Hash and shape are checked here, rules and signatures by who appends them."""
     header, start = check(raw, segment)
-    plain = decode(memoryview(raw)[start:], header.encoding, header.size, opener, segment.key)
     try:
-        rows = [encoding.record(row, (bytes, bytes)) for row in encoding.decode(bytes(plain))]
-        pairs = [(Block.decode(block), Certificate.decode(certificate)) for block, certificate in rows]
+        plain = decode(memoryview(raw)[start:], header.encoding, header.size, opener, segment.key)
+    except Damaged as error:
+        raise Damaged(f"{error} {REMEDY}") from error
+    try:
+        pairs = _pairs(bytes(plain), header.last - header.first + 1)
     except (encoding.NotCanonical, InvalidBlock, TypeError) as error:
-        raise Damaged(f"{segment.key} holds no blocks: {error}.") from error
+        raise Damaged(f"{segment.key} holds no blocks: {str(error).removesuffix('.')}. {REMEDY}") from error
     if [block.height for block, _ in pairs] != list(range(header.first, header.last + 1)):
-        raise Damaged(f"{segment.key} does not hold the blocks {header.first} to {header.last} in order.")
+        raise Damaged(f"{segment.key} does not hold the blocks {header.first} to {header.last} in order. {REMEDY}")
     if pairs[-1][0].hash.hex() != header.last_hash or pairs[0][0].header.previous.hex() != header.previous_hash:
-        raise Damaged(f"The header of {segment.key} does not belong to its blocks.")
+        raise Damaged(f"The header of {segment.key} does not belong to its blocks. {REMEDY}")
     return header, pairs
+
+
+def _pairs(plain: bytes, number: int) -> list[Pair]:
+    """Raises NotCanonical, InvalidBlock, TypeError for what is not so many blocks as a chain may hold."""
+    rows = [encoding.record(row, (bytes, bytes)) for row in encoding.decode(plain)]
+    if len(rows) != number or number > MOST_BLOCKS:
+        raise encoding.NotCanonical(f"it has {len(rows)} blocks, says it has {number}, and {MOST_BLOCKS} are allowed")
+    return decode_pairs(rows, len(plain))
 
 
 def check_blocks(genesis: Genesis, pairs: Sequence[Pair], segment: Reference) -> None:
@@ -150,7 +191,7 @@ def check_blocks(genesis: Genesis, pairs: Sequence[Pair], segment: Reference) ->
                 check_alone(genesis, block)
             check_certificate(genesis, block, certificate)
     except InvalidBlock as error:
-        raise Damaged(f"{segment.key} holds a block that no chain may hold: {error}") from error
+        raise Damaged(f"{segment.key} holds a block that no chain may hold: {error} {REMEDY}") from error
 
 
 def check_certificate(genesis: Genesis, block: Block, certificate: Certificate) -> None:
@@ -166,7 +207,7 @@ def cover(segments: Iterable[Reference], start: int) -> list[Reference]:
     Two shippers may have written overlapping segments; both hold the same certified blocks.
     """
     chosen: list[Reference] = []
-    ordered = sorted(segments, key=lambda one: (one.first, -one.last, one.name))
+    ordered = sorted(segments, key=lambda segment: (segment.first, -segment.last, segment.name))
     at, position = start, 0
     best: Reference | None = None
     while True:
@@ -182,13 +223,13 @@ def cover(segments: Iterable[Reference], start: int) -> list[Reference]:
 
 def runs(segments: Iterable[Reference]) -> list[tuple[int, int]]:
     """Ranges of heights (first, last) without a gap, ascending."""
-    found: list[tuple[int, int]] = []
-    for segment in sorted(segments, key=lambda one: (one.first, one.last)):
-        if found and segment.first <= found[-1][1] + 1:
-            found[-1] = (found[-1][0], max(found[-1][1], segment.last))
+    ranges: list[tuple[int, int]] = []
+    for segment in sorted(segments, key=lambda segment: (segment.first, segment.last)):
+        if ranges and segment.first <= ranges[-1][1] + 1:
+            ranges[-1] = (ranges[-1][0], max(ranges[-1][1], segment.last))
         else:
-            found.append((segment.first, segment.last))
-    return found
+            ranges.append((segment.first, segment.last))
+    return ranges
 
 
 def holes(segments: Iterable[Reference], start: int) -> list[tuple[int, int]]:

@@ -10,11 +10,13 @@ import base64
 import logging
 import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Annotated, Any, Final
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from msgspec import Meta
+from msgspec.structs import asdict
 
 from goud_backup.errors import Damaged, TargetError
 from goud_backup.repository import layout
@@ -34,27 +36,29 @@ KEPT: Final = 4
 """So many of the newest are read and stay: nodes may keep different majorities of the same signatures."""
 _MOST_BYTES: Final = 4 * 1024 * 1024
 """Enough for ninety million blocks."""
-_KEY: Final = re.compile(rf"{layout.SIGNATURES}\d{{8}}T\d{{6}}Z-([0-9a-f]{{64}})\.json")
+_SKEW: Final = timedelta(days=1)
+"""Clocks of hosts may differ so much; a record that is dated later is not taken for the newest."""
+_KEY: Final = re.compile(rf"{layout.SIGNATURES}\d{{8}}T\d{{6}}Z-([0-9a-f]{{64}})\.json", re.ASCII)
 _DIGEST_BYTES: Final = 32
+_Short = Annotated[str, Meta(max_length=64)]
 
 
-class Record(Document):
+class Record(Document, forbid_unknown_fields=True):
     """What stands in one, besides its signature. `genesis` is the SHA-256 of the document, which names the validators.
 
     `digests` is base64 of one digest for each stretch of blocks; the last one ends at `height`.
     """
 
-    model_config = ConfigDict(extra="forbid")
-    format: Annotated[str, Field(max_length=64)]
-    chain: Annotated[str, Field(max_length=64)]
+    format: _Short
+    chain: _Short
     genesis: Digest
     epoch: Number | None
     height: Number
     hash: Digest
     stretch: Number
     digests: str
-    validator: Annotated[str, Field(max_length=64)]
-    created: Annotated[str, Field(max_length=64)]
+    validator: _Short
+    created: _Short
 
     @property
     def checked(self) -> Checked:
@@ -63,13 +67,9 @@ class Record(Document):
         return Checked(frozenset(digests), frozenset({self.height}))
 
 
-_DOCUMENT: Final = TypeAdapter(dict[str, Any])
-_RECORD: Final = TypeAdapter(Record)
-
-
 def signer(genesis: Genesis, key: SigningKey) -> str | None:
     """The validator whose key it is."""
-    return next((one.node_id for one in genesis.validators if one.public_key == key.public), None)
+    return next((validator.node_id for validator in genesis.validators if validator.public_key == key.public), None)
 
 
 def write(repository: Repository, proven: proof.Proven, key: SigningKey | None) -> str | None:
@@ -112,7 +112,7 @@ def write(repository: Repository, proven: proof.Proven, key: SigningKey | None) 
 
 def dump(record: Record, key: SigningKey) -> bytes:
     """The bytes to store."""
-    document = record.model_dump()
+    document = asdict(record)
     signature = key.sign(DOMAIN_CHECKED, canonical(document)).hex()
     return canonical({**document, "signature": signature})
 
@@ -123,9 +123,9 @@ def load(raw: bytes, name: str, genesis: Genesis) -> Record:
     if match is None or sha256(raw).hexdigest() != match[1]:
         raise Damaged(f"{name} does not have the SHA-256 in its name")
     try:
-        document: dict[str, Any] = read(raw, _DOCUMENT, _MOST_BYTES)
+        document: dict[str, Any] = read(raw, dict[str, Any], _MOST_BYTES)
         signature = bytes.fromhex(document.pop("signature"))
-        record = shaped(document, _RECORD)
+        record = shaped(document, Record)
         digests = base64.b64decode(record.digests, validate=True)
         plain = canonical(document)
         exact = canonical({**document, "signature": signature.hex()}) == raw
@@ -157,7 +157,7 @@ class Trust:
         try:
             for stat in newest(self._repository):
                 try:
-                    more = _holding(_read(self._repository, stat, ledger.genesis), stat.key, ledger).checked
+                    more = _record_for(_read(self._repository, stat, ledger.genesis), stat.key, ledger).checked
                 except (Damaged, TargetError) as error:
                     problems.append(str(error))
                 else:
@@ -170,13 +170,13 @@ class Trust:
 
 
 def newest(repository: Repository) -> list[Stat]:
-    """The records that are read, newest first."""
+    """The records that are read, newest first. Raises TargetError."""
     return _all(repository)[:KEPT]
 
 
 def superseded(repository: Repository) -> Iterator[Stat]:
     """What no restore needs: older records, and what is not one that a validator of this chain has signed."""
-    held = 0
+    count = 0
     for stat in _all(repository):
         try:
             _read(repository, stat, repository.config.genesis)
@@ -185,14 +185,27 @@ def superseded(repository: Repository) -> Iterator[Stat]:
             continue
         except TargetError:
             continue  # what cannot be read now may be good
-        held += 1
-        if held > KEPT:
+        count += 1
+        if count > KEPT:
             yield stat
 
 
 def _all(repository: Repository) -> list[Stat]:
+    """Newest first; last what is dated ahead: by a clock that is wrong, four would displace every later one."""
     stats = (stat for stat in repository.target.list(layout.SIGNATURES) if _KEY.fullmatch(stat.key))
-    return sorted(stats, key=lambda stat: stat.key, reverse=True)
+    latest = f"{layout.SIGNATURES}{_latest(repository):%Y%m%dT%H%M%SZ}"
+    return sorted(stats, key=lambda stat: (stat.key <= latest, stat.key), reverse=True)
+
+
+def _latest(repository: Repository) -> datetime:
+    """No record is dated later. By the store's clock where nobody who writes here can set that, and it tells a time:
+    the one that is wrong may be this host's.
+    """
+    stored = repository.target.now() if repository.target.independent_clock else None
+    if stored is not None:
+        with suppress(ValueError, OverflowError, OSError):
+            return datetime.fromtimestamp(stored, UTC) + _SKEW
+    return datetime.now(UTC) + _SKEW
 
 
 def _read(repository: Repository, stat: Stat, genesis: Genesis) -> Record:
@@ -201,7 +214,7 @@ def _read(repository: Repository, stat: Stat, genesis: Genesis) -> Record:
     return load(bytes(repository.target.get(stat.key, 0, _MOST_BYTES)), stat.key, genesis)
 
 
-def _holding(record: Record, name: str, ledger: Ledger) -> Record:
+def _record_for(record: Record, name: str, ledger: Ledger) -> Record:
     """The record, when it is of the history at hand. Below its height digests alone tell: they cover every block."""
     epoch = None if ledger.epoch is None else ledger.epoch.number
     if record.epoch != epoch:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from goud_backup.targets.base import Stat, Target, open_target, whole
+from goud_backup.targets.base import Stat, Target, is_key, open_target, whole
 
-__all__ = ["Stat", "Target", "open_target", "whole"]
+__all__ = ["Stat", "Target", "is_key", "open_target", "whole"]

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from goud_backup.codec.encoding import Bytes
-from goud_backup.errors import Damaged
+from goud_backup.errors import Damaged, TargetError
 from goud_node.errors import ConfigurationError
 
+_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18}|\*)")
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}")
 _LONGEST_PREFIX = 800
 """Stores take names of 1,024 bytes; ours have fewer than 200."""
+_UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+"""What a library makes of an answer, or an endpoint, that it does not expect."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,10 @@ class Stat:
     size: int
     version: str
     archived: str = ""
+
+    def __post_init__(self) -> None:
+        if self.size < 0:
+            raise ValueError(f"{self.key!r:.200} has a size of {self.size} bytes")
 
 
 class Target(Protocol):
@@ -62,7 +70,7 @@ class Target(Protocol):
         ...
 
     def list(self, prefix: str, after: str = "") -> Iterator[Stat]:
-        """Everything whose key begins with `prefix` and is greater than `after`, in order of keys."""
+        """Everything whose key begins with `prefix` and is greater than `after`, in order of keys; no folder."""
         ...
 
     def delete(self, key: str) -> None:
@@ -70,7 +78,7 @@ class Target(Protocol):
         ...
 
     def unfinished(self) -> Iterator[Stat]:
-        """What writers that are under way, or were killed, have not finished. It is no object."""
+        """What writers that are under way, or were killed, have not finished. It is not an object."""
         ...
 
     def now(self) -> float | None:
@@ -91,6 +99,28 @@ class Target(Protocol):
     def close(self) -> None: ...
 
 
+_MOST_EMPTY = 100
+"""Pages of one list with nothing in them: a store may skip what is being removed."""
+
+
+class Pages:
+    """The pages of one list. Each begins with something new, or a list without an end would hold up every verb."""
+
+    def __init__(self, store: str, prefix: str) -> None:
+        self._problem = f"{store} gives the same page of its list of {prefix or 'the bucket'} again"
+        self._firsts: set[str] = set()
+        self._empty = 0
+
+    def note(self, first: str | None) -> None:
+        """`first` of a page, None of an empty one. Raises TargetError."""
+        if first is None:
+            self._empty += 1
+            first = f"{self._empty % _MOST_EMPTY} empty"
+        if first in self._firsts:
+            raise TargetError(f"{self._problem}: the list has no end. Check the store, and what answers in its name.")
+        self._firsts.add(first)
+
+
 def whole(target: Target, key: str, most: int) -> bytes | bytearray:
     """All of an object of at most `most` bytes. Raises Missing, and Damaged for a larger one, which is not read."""
     data = target.get(key, 0, most + 1)
@@ -100,6 +130,21 @@ def whole(target: Target, key: str, most: int) -> bytes | bytearray:
             "it back from another copy of the repository, or remove it."
         )
     return data
+
+
+def part_of(content_range: str | None, at: int, key: str) -> int | None:
+    """How many bytes the whole has by the `content_range` of an answer from byte `at` on; None where it does not
+    say. Raises TargetError for an answer that is not the part that was asked for.
+    """
+    if content_range is None and not at:
+        return None
+    match = None if content_range is None else _RANGE.fullmatch(content_range)
+    if match is None or int(match[1]) != at:
+        raise TargetError(
+            f"The store answers a part of {key}, from byte {at} on, with "
+            f"{'all of it' if content_range is None else repr(content_range[:60])}: it is not usable."
+        )
+    return None if match[2] == "*" else int(match[2])
 
 
 def check_key(key: str) -> str:
@@ -113,8 +158,33 @@ def seconds(date: str | None) -> float | None:
     """Unix time of an HTTP date; None for one that is missing or is not one."""
     try:
         return None if date is None else parsedate_to_datetime(date).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
+
+
+@contextmanager
+def readable(where: str, *more: type[Exception]) -> Iterator[None]:
+    """Raises TargetError, beginning with `where`, for what a library does not translate itself, and for `more`."""
+    kinds: tuple[type[Exception], ...] = (*_UNREADABLE, *more)
+    try:
+        yield
+    except kinds as error:
+        raise TargetError(
+            f"{where}: what it answers cannot be read ({error!r:.300}). Check the endpoint, and whether a proxy "
+            "answers in the store's name."
+        ) from error
+
+
+def is_key(name: str) -> bool:
+    """Whether a name that a store lists is one of ours: others have put things there, too."""
+    return _KEY.fullmatch(name) is not None
+
+
+def is_listed(key: str, after: str) -> bool:
+    """Whether a bucket's list goes on to have this key: not every store honours where it is to begin, and consoles and
+    sync tools put an empty object `forks/` where they show a folder.
+    """
+    return key > after and not key.endswith("/")
 
 
 def check_prefix(prefix: str) -> str:

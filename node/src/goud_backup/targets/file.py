@@ -1,4 +1,4 @@
-"""A directory as target: what is written is durable and whole, or not there."""
+"""A directory as target: what is written is durable and whole, or absent."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ _RESERVE = ".reserve"
 _CHUNK = 1024 * 1024
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
+_ABSENT = {errno.ENOENT, errno.ELOOP}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
@@ -35,11 +36,11 @@ class FileTarget:
     def __init__(self, root: str | Path) -> None:
         self._root = Path(root)
         self.url = f"file://{self._root}"
-        self._seen: tuple[int, int] | None = None
+        self._root_identity: tuple[int, int] | None = None
 
     def create(self) -> None:
         try:
-            with self._failing("create", "the directory"):
+            with self._errors("create", "the directory"):
                 self._root.mkdir(mode=0o700, exist_ok=True)
         except Missing as error:
             raise TargetError(
@@ -49,7 +50,7 @@ class FileTarget:
 
     def put(self, key: str, data: Bytes, *, if_absent: bool = False, if_version: str | None = None) -> Stat:
         path = self._path(key)
-        with self._failing("write", key):
+        with self._errors("write", key):
             self._require_root()
             self._make_folder(path.parent)
             temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
@@ -96,8 +97,8 @@ class FileTarget:
                 ) from error
         elif if_version is not None:
             with self._exclusive():
-                found = self.stat(key)
-                if found is None or found.version != if_version:
+                stat = self.stat(key)
+                if stat is None or stat.version != if_version:
                     raise PreconditionFailed(f"{key} in {self.url} was changed by somebody else.")
                 temporary.replace(path)
         else:
@@ -105,39 +106,39 @@ class FileTarget:
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes | bytearray:
         path = self._path(key)
-        with self._failing("read", key), path.open("rb", buffering=0) as file:
+        with self._errors("read", key), path.open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
-            left = max(0, size - start if length is None else min(length, size - start))
-            data = bytearray(left)
+            span = max(0, size - start if length is None else min(length, size - start))
+            data = bytearray(span)
             view, at = memoryview(data), start
             while view:
-                got = os.preadv(file.fileno(), [view], at)
-                if not got:
+                count = os.preadv(file.fileno(), [view], at)
+                if not count:
                     raise TargetError(f"{path} became shorter while it was read.")
-                view, at = view[got:], at + got
+                view, at = view[count:], at + count
         return data
 
     def stat(self, key: str) -> Stat | None:
         try:
-            with self._failing("look at", key):
+            with self._errors("look at", key):
                 return _stat(self._path(key).stat(), key)
         except Missing:
             return None
 
     def list(self, prefix: str, after: str = "") -> Iterator[Stat]:
-        with self._failing("list", prefix or "the directory"):
+        with self._errors("list", prefix or "the directory"):
             self._require_root()
-            above = prefix.rpartition("/")[0]
-            folder = self._root / above
-            found = _walk(str(folder), f"{above}/" if above else "") if folder.is_dir() else iter(())
-            wanted = (stat for stat in found if stat.key.startswith(prefix) and stat.key > after)
-            ordered = sorted(wanted, key=attrgetter("key"))
+            parent = prefix.rpartition("/")[0]
+            folder = self._root / parent
+            stats = _walk(str(folder), f"{parent}/" if parent else "") if folder.is_dir() else iter(())
+            matches = (stat for stat in stats if stat.key.startswith(prefix) and stat.key > after)
+            ordered = sorted(matches, key=attrgetter("key"))
         yield from ordered
 
     def delete(self, key: str) -> None:
         folder, _, name = key.rpartition("/")
         path = (self._path(folder) if folder else self._root) / name if _UNFINISHED.fullmatch(name) else self._path(key)
-        with self._failing("remove", key):
+        with self._errors("remove", key):
             try:
                 path.unlink()
             except FileNotFoundError:
@@ -145,7 +146,7 @@ class FileTarget:
             _sync_directory(path.parent)
 
     def unfinished(self) -> Iterator[Stat]:
-        with self._failing("list", "the directory"):
+        with self._errors("list", "the directory"):
             self._require_root()
             yield from sorted(_walk(str(self._root), "", hidden=True), key=attrgetter("key"))
 
@@ -160,7 +161,7 @@ class FileTarget:
 
     def reserve(self, size: int) -> int:
         path = self._root / _RESERVE
-        with self._failing("set room aside as", _RESERVE):
+        with self._errors("set room aside as", _RESERVE):
             if size == 0:
                 path.unlink(missing_ok=True)
                 return 0
@@ -172,9 +173,9 @@ class FileTarget:
 
     def _fill(self, descriptor: int, size: int) -> None:
         try:
-            while (left := size - os.fstat(descriptor).st_size) > 0:
+            while (gap := size - os.fstat(descriptor).st_size) > 0:
                 # Bytes that no file system stores in less room than they take.
-                os.pwrite(descriptor, os.urandom(min(left, _CHUNK)), size - left)
+                os.pwrite(descriptor, os.urandom(min(gap, _CHUNK)), size - gap)
             os.fsync(descriptor)
         except OSError as error:
             if error.errno not in _FULL:
@@ -189,13 +190,13 @@ class FileTarget:
     def _identity(self) -> tuple[int, int] | None:
         """Which directory it is: what a disk was mounted on is another one than the disk's own."""
         try:
-            found = self._root.stat()
+            status = self._root.stat()
         except OSError:
             return None
-        return found.st_dev, found.st_ino
+        return status.st_dev, status.st_ino
 
     def _require_same_root(self) -> None:
-        if self._seen not in {None, self._identity()}:
+        if self._root_identity not in {None, self._identity()}:
             raise TargetError(
                 f"{self._root} is not the directory any more that it was when this began. Is its disk still mounted? "
                 "Mount it again."
@@ -220,8 +221,8 @@ class FileTarget:
             os.close(descriptor)
 
     @contextmanager
-    def _failing(self, verb: str, key: str) -> Iterator[None]:
-        self._seen = self._seen or self._identity()
+    def _errors(self, verb: str, key: str) -> Iterator[None]:
+        self._root_identity = self._root_identity or self._identity()
         try:
             yield
         except FileNotFoundError as error:
@@ -250,12 +251,14 @@ def _walk(folder: str, prefix: str, *, hidden: bool = False) -> Iterator[Stat]:
                 continue
             try:
                 yield _stat(entry.stat(), key)
-            except FileNotFoundError:
-                continue  # removed since the directory was read: it is not there
+            except OSError as error:
+                # Removed since the directory was read, or a link that leads nowhere: it does not exist.
+                if error.errno not in _ABSENT:
+                    raise
 
 
-def _stat(found: os.stat_result, key: str) -> Stat:
-    return Stat(key, found.st_size, f"{found.st_ino}-{found.st_mtime_ns}-{found.st_size}")
+def _stat(status: os.stat_result, key: str) -> Stat:
+    return Stat(key, status.st_size, f"{status.st_ino}-{status.st_mtime_ns}-{status.st_size}")
 
 
 def _sync_directory(path: Path) -> None:

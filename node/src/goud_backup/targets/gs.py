@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from threading import Lock
+from threading import Lock, local
 from typing import Any
 
 import requests.exceptions
 from google.api_core import exceptions
 from google.auth import exceptions as auth
 from google.cloud import storage
+from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 from google.cloud.storage.retry import DEFAULT_RETRY
 
 from goud_backup.codec.encoding import Bytes
 from goud_backup.errors import AccessRefused, Missing, PreconditionFailed, TargetError
-from goud_backup.targets.base import Stat, check_key, seconds
+from goud_backup.targets.base import Pages, Stat, check_key, is_listed, part_of, readable, seconds
 
 _SECONDS = 60
 _PAGE = 1000
+Headers = Mapping[str, str]
+"""Headers of an answer."""
 _PATIENCE = DEFAULT_RETRY.with_timeout(120.0)
 """Content-addressed writes and conditional ones may be repeated without harm, so every call is."""
 
@@ -35,6 +38,7 @@ class GsTarget:
         self._prefix = f"{prefix}/" if prefix else ""
         self._open: Any = None
         self._date: str | None = None
+        self._answer = _Answer()
         self._opening = Lock()
 
     @property
@@ -42,16 +46,19 @@ class GsTarget:
         with self._opening:
             if self._open is None:
                 client = _connect()
-                client._http.hooks["response"].append(self._note_date)
+                client._http.hooks["response"].append(self._note)
                 self._open = client.bucket(self._name_of_bucket)
             return self._open
 
-    def _note_date(self, response: Any, **_: object) -> None:
-        # The library shows no headers of what it was answered.
+    def _note(self, response: Any, **_: object) -> None:
+        # The library shows no headers of what it was answered. It is called from many threads.
         self._date = response.headers.get("date")
+        # A download that breaks off is gone on with by the library: the first answer says what it is of.
+        if response.status_code in {200, 206} and not self._answer.headers:
+            self._answer.headers = response.headers
 
     def create(self) -> None:
-        with self._failing("reach", "the bucket"):
+        with self._errors("reach", "the bucket"):
             # Listing needs the permission that every run needs; reading the bucket itself needs one more.
             next(iter(self._bucket.list_blobs(prefix=self._prefix, max_results=1, timeout=_SECONDS)), None)
 
@@ -62,8 +69,9 @@ class GsTarget:
             more["if_generation_match"] = 0
         elif if_version is not None:
             more["if_generation_match"] = int(if_version)
-        with self._failing("write", key):
-            blob = self._blob(key)
+        name = self._name(key)
+        with self._errors("write", key):
+            blob = self._bucket.blob(name)
             blob.upload_from_string(
                 body,
                 content_type="application/octet-stream",
@@ -72,39 +80,45 @@ class GsTarget:
                 retry=_PATIENCE,
                 **more,
             )
-        if blob.size != len(body):
-            raise TargetError(f"{self.url} stored {blob.size} of {len(body)} bytes of {key}. Try again.")
-        return _stat(key, blob)
+            if blob.size != len(body):
+                raise TargetError(f"{self.url} stored {blob.size} of {len(body)} bytes of {key}. Try again.")
+            return _stat(key, blob)
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes | bytearray:
-        if length == 0:
-            return b""
-        end = None if length is None else start + length - 1
-        with self._failing("read", key):
+        reading = _Reading(key, start, length)
+        while not reading.whole:
+            reading.take(*self._part(reading))
+        return reading.data
+
+    def _part(self, reading: _Reading) -> tuple[bytes, Headers]:
+        """What the store answers to a call for what is left, and what it says of that."""
+        name = self._name(reading.key)
+        with self._errors("read", reading.key):
+            content = _Content(reading.key, reading.rest)
+            self._answer.headers = {}
             try:
                 # A checksum can be compared only for whole objects; ours is checked in either case.
-                whole = None if start or length is not None else "crc32c"
-                data = _Content(key, length)
-                self._blob(key).download_to_file(
-                    data,
-                    start=start or None,
-                    end=end,
+                self._bucket.blob(name).download_to_file(
+                    content,
+                    start=reading.at or None,
+                    end=reading.end,
                     raw_download=True,
-                    checksum=whole,
+                    checksum=None if reading.at or reading.end is not None else "crc32c",
                     timeout=_SECONDS,
                     retry=_PATIENCE,
                 )
             except exceptions.RequestRangeNotSatisfiable:
-                return b""
-        return data.getvalue()
+                return b"", {}
+        return content.getvalue(), self._answer.headers
 
     def stat(self, key: str) -> Stat | None:
-        with self._failing("look at", key):
-            blob = self._bucket.get_blob(self._prefix + check_key(key), timeout=_SECONDS, retry=_PATIENCE)
-        return None if blob is None else _stat(key, blob)
+        name = self._name(key)
+        with self._errors("look at", key):
+            blob = self._bucket.get_blob(name, timeout=_SECONDS, retry=_PATIENCE)
+            return None if blob is None else _stat(key, blob)
 
     def list(self, prefix: str, after: str = "") -> Iterator[Stat]:
-        with self._failing("list", prefix or "the bucket"):
+        with self._errors("list", prefix or "the bucket"):
             fields = "items(name,size,generation),nextPageToken"
             blobs = self._bucket.list_blobs(
                 prefix=self._prefix + prefix,
@@ -114,15 +128,20 @@ class GsTarget:
                 timeout=_SECONDS,
                 retry=_PATIENCE,
             )
-            for blob in blobs:
-                key = blob.name.removeprefix(self._prefix)
-                if key > after:  # the offset itself belongs to what Google lists
-                    yield _stat(key, blob)
+            pages = Pages(self.url, prefix)
+            for page in blobs.pages:
+                for number, blob in enumerate(page):
+                    if not number:
+                        pages.note(blob.name)
+                    key = blob.name.removeprefix(self._prefix)
+                    if is_listed(key, after):  # the offset itself belongs to what Google lists
+                        yield _stat(key, blob)
 
     def delete(self, key: str) -> None:
+        name = self._name(key)
         try:
-            with self._failing("remove", key):
-                self._blob(key).delete(timeout=_SECONDS, retry=_PATIENCE)
+            with self._errors("remove", key):
+                self._bucket.blob(name).delete(timeout=_SECONDS, retry=_PATIENCE)
         except Missing:
             return
 
@@ -142,26 +161,71 @@ class GsTarget:
             self._open.client.close()
             self._open = None
 
-    def _blob(self, key: str) -> Any:
-        return self._bucket.blob(self._prefix + check_key(key))
+    def _name(self, key: str) -> str:
+        return self._prefix + check_key(key)
 
     @contextmanager
-    def _failing(self, verb: str, key: str) -> Iterator[None]:
+    def _errors(self, verb: str, key: str) -> Iterator[None]:
         where = f"Cannot {verb} {key} in {self.url}"
-        try:
-            yield
-        except exceptions.NotFound as error:
-            if "The specified bucket does not exist" in error.message:
-                raise TargetError(f"{where}: the bucket does not exist. Create it or correct the URL.") from error
-            raise Missing(f"{key} is not in {self.url}.") from error
-        except exceptions.PreconditionFailed as error:
-            raise PreconditionFailed(f"{key} in {self.url} was written by somebody else.") from error
-        except (exceptions.Forbidden, exceptions.Unauthorized, auth.GoogleAuthError) as error:
-            raise AccessRefused(
-                f"{where}: {error}. The credential has expired or lacks the permission: renew it."
-            ) from error
-        except (exceptions.GoogleAPIError, requests.exceptions.RequestException) as error:
-            raise TargetError(f"{where}: {error}. Check the network; nothing was half-written.") from error
+        with readable(where, DataCorruption, InvalidResponse):
+            try:
+                yield
+            except exceptions.NotFound as error:
+                if "The specified bucket does not exist" in str(error.message):
+                    raise TargetError(f"{where}: the bucket does not exist. Create it or correct the URL.") from error
+                raise Missing(f"{key} is not in {self.url}.") from error
+            except exceptions.PreconditionFailed as error:
+                raise PreconditionFailed(f"{key} in {self.url} was written by somebody else.") from error
+            except (exceptions.Forbidden, exceptions.Unauthorized, auth.GoogleAuthError) as error:
+                raise AccessRefused(
+                    f"{where}: {error}. The credential has expired or lacks the permission: renew it."
+                ) from error
+            except (exceptions.GoogleAPIError, requests.exceptions.RequestException) as error:
+                raise TargetError(f"{where}: {error}. Check the network; nothing was half-written.") from error
+
+
+class _Reading:
+    """One object, or a part of it, in as many answers as the store takes for it."""
+
+    def __init__(self, key: str, start: int, length: int | None) -> None:
+        self.key = key
+        self.end = None if length is None else start + length - 1
+        self.data = bytearray()
+        self.whole = length == 0
+        self._start = start
+        self._version: str | None = None
+
+    @property
+    def at(self) -> int:
+        """The first byte that is left."""
+        return self._start + len(self.data)
+
+    @property
+    def rest(self) -> int | None:
+        """Most bytes that are left."""
+        return None if self.end is None else self.end + 1 - self.at
+
+    def take(self, part: bytes, headers: Headers) -> None:
+        """Raises TargetError for an answer that is not of what was asked for, or brings nothing of what there is."""
+        total = part_of(headers.get("content-range"), self.at, self.key) if headers else None
+        version = headers.get("x-goog-generation")
+        if self.data and version != self._version:
+            raise TargetError(f"{self.key} was written by somebody else while it was read. Try again.")
+        self._version = version
+        self.data += part
+        self.whole = total is None or self.rest == 0 or self.at >= total
+        if not self.whole and not part:
+            raise TargetError(
+                f"Cannot read {self.key}: the store answers short, with {len(self.data)} bytes from byte {self._start} "
+                f"on where the whole has {total}, and with nothing of what is left. Try again; if it stays so, ask the "
+                "store itself, without a proxy."
+            )
+
+
+class _Answer(local):
+    """What the answer to this thread's call says."""
+
+    headers: Headers = {}  # noqa: RUF012  # never changed, only replaced
 
 
 class _Content(io.BytesIO):
@@ -180,7 +244,7 @@ class _Content(io.BytesIO):
 
 def _stat(key: str, blob: Any) -> Stat:
     # Every storage class of Google's, ARCHIVE too, is read at once.
-    return Stat(key, int(blob.size), str(blob.generation))
+    return Stat(key, int(blob.size), str(int(blob.generation)))
 
 
 def _connect() -> Any:

@@ -15,11 +15,12 @@ from typing import Any
 import boto3  # type: ignore[import-untyped]  # it has no types
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from goud_backup.codec.encoding import Bytes
 from goud_backup.errors import AccessRefused, Missing, PreconditionFailed, TargetError
-from goud_backup.targets.base import Stat, check_key, seconds
+from goud_backup.targets.base import Pages, Stat, check_key, is_listed, part_of, readable, seconds
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class S3Target:
 
     def create(self) -> None:
         try:
-            with self._failing("reach", "the bucket"):
+            with self._errors("reach", "the bucket"):
                 self._client.head_bucket(Bucket=self._bucket)
         except Missing as error:
             raise self._no_bucket(f"Cannot reach {self.url}") from error
@@ -82,26 +83,28 @@ class S3Target:
         elif if_version is not None:
             more["IfMatch"] = if_version
         try:
-            with self._failing("write", key):
+            with self._errors("write", key):
                 answer = self._client.put_object(
                     Bucket=self._bucket, Key=name, Body=body, ChecksumSHA256=checksum, **more
                 )
         except Missing as error:
             # What S3 answers when there is nothing whose version could match.
             raise PreconditionFailed(f"{key} is no longer in {self.url}.") from error
-        told = answer.get("ChecksumSHA256", checksum)
-        if told != checksum:
-            raise TargetError(f"{self.url} stored {key} with the checksum {told}, sent was {checksum}. Try again.")
+        stored = answer.get("ChecksumSHA256", checksum)
+        if stored != checksum:
+            raise TargetError(f"{self.url} stored {key} with the checksum {stored}, sent was {checksum}. Try again.")
         return Stat(key, len(body), str(_field(answer, "ETag", self.url)))
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes | bytearray:
         if length == 0:
             return b""
-        reading = _Reading(self._client, {"Bucket": self._bucket, "Key": self._name(key)}, start, length)
+        place = {"Bucket": self._bucket, "Key": self._name(key)}
+        with self._errors("read", key):
+            reading = _Reading(self._client, place, start, length)
         cut: Exception | None = None
         for attempt in range(_ATTEMPTS):
             time.sleep(attempt * _PAUSE)
-            with self._failing("read", key):
+            with self._errors("read", key):
                 cut = reading.go_on()
             if cut is None:
                 return reading.data
@@ -112,25 +115,30 @@ class S3Target:
         )
 
     def stat(self, key: str) -> Stat | None:
+        name = self._name(key)
         try:
-            with self._failing("look at", key):
-                answer = self._client.head_object(Bucket=self._bucket, Key=self._name(key))
+            with self._errors("look at", key):
+                answer = self._client.head_object(Bucket=self._bucket, Key=name)
+                archived = answer.get("ArchiveStatus", "") or _archive_class(answer)
+                size, version = (_field(answer, field, self.url) for field in ("ContentLength", "ETag"))
+                return Stat(key, size, version, archived)
         except Missing:
             return None
-        archived = answer.get("ArchiveStatus", "") or _archived(answer)
-        size, version = (_field(answer, name, self.url) for name in ("ContentLength", "ETag"))
-        return Stat(key, size, version, archived)
 
     def list(self, prefix: str, after: str = "") -> Iterator[Stat]:
         more: dict[str, str] | None = {"StartAfter": self._prefix + after} if after else {}
+        pages = Pages(self.url, prefix)
         while more is not None:
             page = self._page(prefix, more)
-            for entry in page.get("Contents", ()):
-                name, size, version = (_field(entry, field, self.url) for field in ("Key", "Size", "ETag"))
-                key = name.removeprefix(self._prefix)
-                if key > after:  # not every store honours StartAfter
-                    yield Stat(key, size, version, _archived(entry))
+            pages.note(next((str(entry.get("Key")) for entry in page.get("Contents", ())), None))
+            with self._errors("list", prefix or "the bucket"):
+                stats = [self._listed(entry) for entry in page.get("Contents", ())]
+            yield from (stat for stat in stats if is_listed(stat.key, after))
             more = self._rest(prefix, page, more) if page.get("IsTruncated") else None
+
+    def _listed(self, entry: dict[str, Any]) -> Stat:
+        name, size, version = (_field(entry, field, self.url) for field in ("Key", "Size", "ETag"))
+        return Stat(name.removeprefix(self._prefix), size, version, _archive_class(entry))
 
     def _rest(self, prefix: str, page: Any, before: dict[str, str]) -> dict[str, str]:
         """How the next page is asked for. A list without an end would hold up every verb for ever."""
@@ -146,7 +154,7 @@ class S3Target:
     def _page(self, prefix: str, more: dict[str, str]) -> Any:
         for attempt in range(_ATTEMPTS):
             time.sleep(attempt * _PAUSE)
-            with self._failing("list", prefix or "the bucket"):
+            with self._errors("list", prefix or "the bucket"):
                 page = self._client.list_objects_v2(
                     Bucket=self._bucket, Prefix=self._prefix + prefix, MaxKeys=_PAGE, **more
                 )
@@ -157,17 +165,18 @@ class S3Target:
         raise TargetError(f"{self.url} ended the list of {prefix} early {_ATTEMPTS} times. Check the network.")
 
     def delete(self, key: str) -> None:
-        with self._failing("remove", key):
-            self._client.delete_object(Bucket=self._bucket, Key=self._name(key))
+        name = self._name(key)
+        with self._errors("remove", key):
+            self._client.delete_object(Bucket=self._bucket, Key=name)
 
     def unfinished(self) -> Iterator[Stat]:
         """Objects are put in one call each: there is none, or it is whole."""
         return iter(())
 
     def now(self) -> float | None:
-        with self._failing("reach", "the bucket"):
+        with self._errors("reach", "the bucket"):
             answer = self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
-        return seconds(answer["ResponseMetadata"]["HTTPHeaders"].get("date"))
+            return seconds(answer["ResponseMetadata"]["HTTPHeaders"].get("date"))
 
     def reserve(self, size: int) -> int:  # noqa: ARG002  # a bucket is never full
         return 0
@@ -181,24 +190,25 @@ class S3Target:
         return self._prefix + check_key(key)
 
     @contextmanager
-    def _failing(self, verb: str, key: str) -> Iterator[None]:
+    def _errors(self, verb: str, key: str) -> Iterator[None]:
         where = f"Cannot {verb} {key} in {self.url}"
-        try:
-            yield
-        except ClientError as error:
-            raise self._translated(error, where, key) from error
-        except (NoCredentialsError, PartialCredentialsError) as error:
-            raise AccessRefused(
-                f"{where}: there is no credential ({error}). Give the host a role, or set AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY."
-            ) from error
-        except BotoCoreError as error:
-            raise TargetError(f"{where}: {error}. Check the network and AWS_ENDPOINT_URL.") from error
+        with readable(where, ResponseParserError):
+            try:
+                yield
+            except ClientError as error:
+                raise self._translation(error, where, key) from error
+            except (NoCredentialsError, PartialCredentialsError) as error:
+                raise AccessRefused(
+                    f"{where}: there is no credential ({error}). Give the host a role, or set AWS_ACCESS_KEY_ID and "
+                    "AWS_SECRET_ACCESS_KEY."
+                ) from error
+            except BotoCoreError as error:
+                raise TargetError(f"{where}: {error}. Check the network and AWS_ENDPOINT_URL.") from error
 
     def _no_bucket(self, where: str) -> TargetError:
         return TargetError(f"{where}: the bucket {self._bucket} does not exist. Create it or correct the URL.")
 
-    def _translated(self, error: ClientError, where: str, key: str) -> TargetError:
+    def _translation(self, error: ClientError, where: str, key: str) -> TargetError:
         code, text = error.response["Error"].get("Code"), error.response["Error"].get("Message") or str(error)
         # A proxy's page has no code of S3's, but a status.
         code = code or str(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))
@@ -227,9 +237,9 @@ def _field(answer: Any, name: str, store: str) -> Any:
     return answer[name]
 
 
-def _archived(answer: dict[str, Any]) -> str:
-    found: str = answer.get("StorageClass") or ""
-    return found if found.upper() in _ARCHIVES else ""
+def _archive_class(answer: dict[str, Any]) -> str:
+    storage_class: str = answer.get("StorageClass") or ""
+    return storage_class if storage_class.upper() in _ARCHIVES else ""
 
 
 class _Reading:
@@ -246,9 +256,24 @@ class _Reading:
         self._most = math.inf if length is None else length
         self._end = "" if length is None else str(start + length - 1)
         self._version: str | None = None
+        self._total: int | None = None
 
     def go_on(self) -> Exception | None:
         """What cut it off this time; None when it is whole. Raises what the call itself fails with."""
+        before = -1
+        while before < len(self.data):
+            before = len(self.data)
+            cut = self._answer()
+            if cut is not None or not self._is_short():
+                return cut
+        # A server may answer with less than a range, and says so; but with something.
+        return TargetError("it answers with nothing of what is left")
+
+    def _is_short(self) -> bool:
+        """Whether the store has more of what was asked for, by its own word."""
+        return self._total is not None and len(self.data) < min(self._most, self._total - self._start)
+
+    def _answer(self) -> Exception | None:
         rest = self._rest()
         try:
             answer = self._client.get_object(**self._place, **rest)
@@ -257,8 +282,8 @@ class _Reading:
                 return None
             raise
         with closing(answer["Body"]) as body:
-            if "ContentRange" not in answer and self._start + len(self.data):
-                raise TargetError(f"The store answers a part of {self._place['Key']} with all of it: it is not usable.")
+            at = self._start + len(self.data)
+            self._total = part_of(answer.get("ContentRange"), at, self._place["Key"])
             version = _field(answer, "ETag", "The store")
             if self._version not in {None, version}:
                 self._version, self.data = None, bytearray()
