@@ -34,12 +34,12 @@ class Account:
         self.faults = ApiFaults(self.documents)
         self.room_errors: dict[str, str] = {}
         self.hold = False
-        self.rebooted: list[str] = []
+        self.reboots: list[str] = []
         context = Context(
             settings,
             console=lambda machine: f"boot of {machine}\n",
             host_keys=lambda _: {"ssh-ed25519": "AAAAhost"},
-            reboot=self.rebooted.append,
+            reboot=self.reboots.append,
         )
         self.amazon = Amazon(
             self.documents, context, self.faults, operator=KEY, folder=folder / "aws", settle=self._settle
@@ -47,10 +47,10 @@ class Account:
         self.amazon.start(0)
         self.ec2 = self.client("ec2")
 
-    def _settle(self, *things: str) -> str | None:
+    def _settle(self, *names: str) -> str | None:
         while self.hold:
             time.sleep(0.01)
-        return next((self.room_errors[thing] for thing in things if thing in self.room_errors), None)
+        return next((self.room_errors[name] for name in names if name in self.room_errors), None)
 
     def client(self, service: str, key: str = KEY.id, secret: str = KEY.secret, token: str | None = None) -> Any:
         return boto3.client(
@@ -70,40 +70,40 @@ class Account:
 
     def network(self) -> str:
         vpc = self.ec2.create_vpc(CidrBlock="10.31.0.0/16")["Vpc"]["VpcId"]
-        made = self.ec2.create_subnet(VpcId=vpc, CidrBlock="10.31.1.0/24", AvailabilityZone=ZONE)
-        return str(made["Subnet"]["SubnetId"])
+        answer = self.ec2.create_subnet(VpcId=vpc, CidrBlock="10.31.1.0/24", AvailabilityZone=ZONE)
+        return str(answer["Subnet"]["SubnetId"])
 
-    def volume(self, size: int = 10, **more: Any) -> str:
-        made = self.ec2.create_volume(AvailabilityZone=ZONE, Size=size, VolumeType="gp3", **more)
-        self.becomes(lambda: self.about(made["VolumeId"])["State"], "available")
-        return str(made["VolumeId"])
+    def volume(self, size: int = 10, **fields: Any) -> str:
+        answer = self.ec2.create_volume(AvailabilityZone=ZONE, Size=size, VolumeType="gp3", **fields)
+        self.becomes(lambda: self.describe_volume(answer["VolumeId"])["State"], "available")
+        return str(answer["VolumeId"])
 
-    def about(self, volume: str) -> Any:
+    def describe_volume(self, volume: str) -> Any:
         return self.ec2.describe_volumes(VolumeIds=[volume])["Volumes"][0]
 
     def modification(self, volume: str) -> Any:
         return self.ec2.describe_volumes_modifications(VolumeIds=[volume])["VolumesModifications"][0]
 
-    def grown(self, volume: str, size: int) -> None:
+    def grow(self, volume: str, size: int) -> None:
         self.ec2.modify_volume(VolumeId=volume, Size=size)
         self.becomes(lambda: self.modification(volume)["ModificationState"], "completed")
 
-    def instance(self, **more: Any) -> str:
-        options = {"ImageId": IMAGE, "InstanceType": "t3.small", "MinCount": 1, "MaxCount": 1} | more
+    def instance(self, **fields: Any) -> str:
+        options = {"ImageId": IMAGE, "InstanceType": "t3.small", "MinCount": 1, "MaxCount": 1} | fields
         if "SubnetId" not in options and "NetworkInterfaces" not in options:
             options["SubnetId"] = self.network()
         return str(self.ec2.run_instances(**options)["Instances"][0]["InstanceId"])
 
-    def seen(self, instance: str) -> Any:
+    def describe_instance(self, instance: str) -> Any:
         return self.ec2.describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"][0]
 
     def state(self, instance: str) -> str:
-        return str(self.seen(instance)["State"]["Name"])
+        return str(self.describe_instance(instance)["State"]["Name"])
 
-    def running(self, **more: Any) -> str:
-        made = self.instance(**more)
-        self.becomes(lambda: self.state(made), "running")
-        return made
+    def running_instance(self, **fields: Any) -> str:
+        instance = self.instance(**fields)
+        self.becomes(lambda: self.state(instance), "running")
+        return instance
 
     @staticmethod
     def expire(key: str) -> None:
@@ -113,17 +113,17 @@ class Account:
         session.expiration -= timedelta(hours=12)
 
     @staticmethod
-    def becomes(look: Callable[[], Any], wanted: Any, seconds: float = 5.0) -> None:
+    def becomes(probe: Callable[[], Any], value: Any, seconds: float = 5.0) -> None:
         deadline = time.monotonic() + seconds
-        while (now := look()) != wanted:
-            assert time.monotonic() < deadline, f"{now!r} did not become {wanted!r}"
+        while (current := probe()) != value:
+            assert time.monotonic() < deadline, f"{current!r} did not become {value!r}"
             time.sleep(0.02)
 
-    def later(self, **span: float) -> None:
+    def advance(self, **span: float) -> None:
         self.amazon.advance(timedelta(**span).total_seconds())
 
 
-def refused(call: Callable[..., Any], **arguments: Any) -> tuple[str, str]:
+def refusal(call: Callable[..., Any], **arguments: Any) -> tuple[str, str]:
     """Code and message of the error that the call must end in."""
     try:
         answer = call(**arguments)

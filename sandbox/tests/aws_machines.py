@@ -93,11 +93,11 @@ REST = """
 - hosts: localhost
   connection: local
   gather_facts: false
-  vars: {here: true}
+  vars: {present: true}
   tasks:
     - amazon.aws.s3_bucket:
         name: goud-backups
-        state: "{{ here | bool | ternary('present', 'absent') }}"
+        state: "{{ present | bool | ternary('present', 'absent') }}"
         versioning: true
         encryption: AES256
         public_access:
@@ -112,32 +112,32 @@ REST = """
         noncurrent_version_expiration_days: 30
         abort_incomplete_multipart_upload_days: 7
         prefix: ""
-      when: here | bool
+      when: present | bool
     - amazon.aws.iam_managed_policy:
         name: writer
         policy:
           Version: '2012-10-17'
           Statement:
             - {Effect: Allow, Action: ['s3:PutObject', 's3:GetObject'], Resource: 'arn:aws:s3:::goud-backups/*'}
-      when: here | bool
+      when: present | bool
     - amazon.aws.iam_role:
         name: writer
         assume_role_policy_document:
           Version: '2012-10-17'
           Statement: [{Effect: Allow, Action: sts:AssumeRole, Principal: {Service: ec2.amazonaws.com}}]
-        managed_policies: "{{ here | bool | ternary(['arn:aws:iam::123456789012:policy/writer'], omit) }}"
+        managed_policies: "{{ present | bool | ternary(['arn:aws:iam::123456789012:policy/writer'], omit) }}"
         create_instance_profile: false
-        state: "{{ here | bool | ternary('present', 'absent') }}"
+        state: "{{ present | bool | ternary('present', 'absent') }}"
     - amazon.aws.iam_policy:
         iam_type: role
         iam_name: writer
         policy_name: inline
         policy_json: {Version: '2012-10-17', Statement: [{Effect: Allow, Action: ['ec2:DescribeTags'], Resource: '*'}]}
-      when: here | bool
+      when: present | bool
     - amazon.aws.iam_instance_profile: {name: writer, role: writer}
-      when: here | bool
+      when: present | bool
     - amazon.aws.backup_vault: {backup_vault_name: daily, tags: {cluster: goud}}
-      when: here | bool
+      when: present | bool
     - amazon.aws.backup_plan:
         backup_plan_name: daily
         rules:
@@ -147,17 +147,17 @@ REST = """
             lifecycle: {delete_after_days: 7}
             recovery_point_tags: {cluster: goud}
         tags: {cluster: goud}
-      when: here | bool
+      when: present | bool
     - amazon.aws.backup_selection:
         selection_name: data
         plan_name: daily
         iam_role_arn: arn:aws:iam::123456789012:role/backup
         list_of_tags: [{condition_type: STRINGEQUALS, condition_key: backup, condition_value: daily}]
-        state: "{{ here | bool | ternary('present', 'absent') }}"
+        state: "{{ present | bool | ternary('present', 'absent') }}"
     - amazon.aws.backup_plan: {backup_plan_name: daily, state: absent}
-      when: not here | bool
+      when: not present | bool
     - amazon.aws.backup_vault: {backup_vault_name: daily, state: absent}
-      when: not here | bool
+      when: not present | bool
     - amazon.aws.route53_zone: {zone: example.test, comment: Test}
     - amazon.aws.route53:
         zone: example.test
@@ -166,7 +166,7 @@ REST = """
         ttl: 60
         value: 192.0.2.7
         overwrite: true
-        state: "{{ here | bool | ternary('present', 'absent') }}"
+        state: "{{ present | bool | ternary('present', 'absent') }}"
     - amazon.aws.ec2_eip:
         {reuse_existing_ip_allowed: true, tag_name: Name, tag_value: edge, tags: {Name: edge}, in_vpc: true}
     - amazon.aws.ec2_vol_info: {filters: {'tag:Name': data}}
@@ -185,7 +185,7 @@ strict: true
 class AwsBox(Box):
     """One running sandbox with an operator's environment for Amazon."""
 
-    wanted = Settings(name="testaws", project="box", loopback="127.0.114", proxy_port=18190)
+    defaults = Settings(name="testaws", project="box", loopback="127.0.114", proxy_port=18190)
     user = "admin"
     inventory_file = "test.aws_ec2.yml"
 
@@ -208,8 +208,13 @@ class AwsBox(Box):
     def instance(self, host: str) -> Any:
         """The living instance of that name."""
         filters = [{"Name": "tag:Name", "Values": [host]}]
-        found = self.service("ec2").describe_instances(Filters=filters)["Reservations"]
-        alive = [one for held in found for one in held["Instances"] if one["State"]["Name"] != "terminated"]
+        reservations = self.service("ec2").describe_instances(Filters=filters)["Reservations"]
+        alive = [
+            instance
+            for reservation in reservations
+            for instance in reservation["Instances"]
+            if instance["State"]["Name"] != "terminated"
+        ]
         assert len(alive) == 1, alive
         return alive[0]
 

@@ -71,8 +71,8 @@ class Cloud:
         )
         self.client = Client(self.google.app, {"authorization": f"Bearer {TOKEN}"})
 
-    def _settle(self, *things: str) -> str | None:
-        return next((self.room_errors[thing] for thing in things if thing in self.room_errors), None)
+    def _settle(self, *names: str) -> str | None:
+        return next((self.room_errors[name] for name in names if name in self.room_errors), None)
 
     def call(self, method: str, path: str, body: Any = None, expect: int = 200, **params: str) -> dict[str, Any]:
         answer = self.client.request(method, path, json=body, params=params)
@@ -87,7 +87,7 @@ class Cloud:
         place = operation["selfLink"].split("/compute/v1")[1]
         return self.call("POST", f"/compute/v1{place}/wait")
 
-    def refused(self, method: str, path: str, body: Any = None, **params: str) -> tuple[int, str, str]:
+    def refusal(self, method: str, path: str, body: Any = None, **params: str) -> tuple[int, str, str]:
         answer = self.client.request(method, path, json=body, params=params)
         assert answer.is_error, answer.text
         error = answer.json()["error"]
@@ -98,19 +98,21 @@ class Cloud:
         body = {"name": "sub", "network": f"projects/{PROJECT}/global/networks/net", "ipCidrRange": "10.1.0.0/24"}
         self.do("POST", f"{REGION}/subnetworks", body)
 
-    def disk(self, name: str = "data", size: int = 10, **more: Any) -> dict[str, Any]:
-        return self.do("POST", f"{ZONE}/disks", {"name": name, "sizeGb": size, **more})
+    def disk(self, name: str = "data", size: int = 10, **fields: Any) -> dict[str, Any]:
+        return self.do("POST", f"{ZONE}/disks", {"name": name, "sizeGb": size, **fields})
 
-    def instance(self, name: str = "vm", disks: tuple[str, ...] = (), **more: Any) -> dict[str, Any]:
-        boot = {"boot": True, "autoDelete": True, "initializeParams": {"sourceImage": IMAGE}}
-        data = [{"source": f"projects/{PROJECT}/zones/europe-west4-a/disks/{one}", "deviceName": one} for one in disks]
+    def instance(self, name: str = "vm", disks: tuple[str, ...] = (), **fields: Any) -> dict[str, Any]:
+        boot_disk = {"boot": True, "autoDelete": True, "initializeParams": {"sourceImage": IMAGE}}
+        data = [
+            {"source": f"projects/{PROJECT}/zones/europe-west4-a/disks/{name}", "deviceName": name} for name in disks
+        ]
         subnetwork = f"projects/{PROJECT}/regions/europe-west4/subnetworks/sub"
         body = {
             "name": name,
             "machineType": "zones/europe-west4-a/machineTypes/e2-medium",
-            "disks": [boot, *data],
+            "disks": [boot_disk, *data],
             "networkInterfaces": [{"subnetwork": subnetwork, "accessConfigs": [{"type": "ONE_TO_ONE_NAT"}]}],
-            **more,
+            **fields,
         }
         return self.do("POST", f"{ZONE}/instances", body)
 
@@ -128,22 +130,22 @@ def make_cloud(tmp_path: Path) -> Callable[[], Cloud]:
 
 @pytest.fixture
 def account(tmp_path: Path) -> Iterator[Account]:
-    made = Account(tmp_path)
+    account = Account(tmp_path)
     try:
-        yield made
+        yield account
     finally:
-        made.close()
+        account.close()
 
 
 @pytest.fixture
 def make_account(tmp_path: Path) -> Iterator[Callable[[], Account]]:
     """The same state again: what a restarted service sees."""
-    made: list[Account] = []
+    accounts: list[Account] = []
 
-    def again() -> Account:
-        made.append(Account(tmp_path))
-        return made[-1]
+    def restart() -> Account:
+        accounts.append(Account(tmp_path))
+        return accounts[-1]
 
-    yield again
-    for one in made:
-        one.close()
+    yield restart
+    for account in accounts:
+        account.close()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from goud_sandbox import control
+from goud_sandbox.room.engine import Engine
 from goud_sandbox.settings import Home, Settings
 
 BIN = Path(sys.executable).parent
@@ -132,16 +133,29 @@ strict: true
 """
 
 
+def clear(settings: Settings, home: Home) -> None:
+    """Remove what a run of the tests that was cut off has left under this name; one whose service runs is let alone."""
+    folder = Engine(settings, home).other_folder()
+    if folder is None or control.alive(Home(folder)) is not None:
+        return
+    if Home(folder).settings.exists():
+        control.down(Home(folder))
+    else:
+        Engine(settings, home).remove_everything()
+
+
 class Box:
     """One running sandbox with its client's environment and a folder for playbooks."""
 
-    wanted = Settings(name="test", project="box", loopback="127.0.113", proxy_port=18180)
+    defaults = Settings(name="test", project="box", loopback="127.0.113", proxy_port=18180)
     user = USER
     inventory_file = "gcp.yml"
 
     def __init__(self, folder: Path) -> None:
         self.home = Home(folder / "state")
-        self.settings = control.up(self.home, Settings(**self._ports()))
+        settings = Settings(**self._ports())
+        clear(settings, self.home)
+        self.settings = control.up(self.home, settings)
         self.folder = folder
         self.environment = os.environ | self.client()
         self.environment |= {"ANSIBLE_LOCALHOST_WARNING": "False", "ANSIBLE_PYTHON_INTERPRETER": sys.executable}
@@ -160,12 +174,17 @@ class Box:
         return {"play.yml": PLAY, "rest.yml": REST, self.inventory_file: inventory}
 
     def _ports(self) -> dict[str, Any]:
-        one = self.wanted
-        base = one.proxy_port
+        defaults = self.defaults
+        base = defaults.proxy_port
         ports = {"proxy_port": base, "admin_port": base + 1, "api_port": base + 2, "aws_port": base + 3}
         ports["metadata_port"] = base + 4
         upstream = os.environ.get("HTTPS_PROXY", "")
-        return {"name": one.name, "project": one.project, "loopback": one.loopback, "upstream_proxy": upstream} | ports
+        return {
+            "name": defaults.name,
+            "project": defaults.project,
+            "loopback": defaults.loopback,
+            "upstream_proxy": upstream,
+        } | ports
 
     def close(self) -> None:
         """Remove everything."""
@@ -180,34 +199,34 @@ class Box:
         """Run the playbook; the whole answer of Ansible's JSON callback."""
         command = [str(BIN / "ansible-playbook"), "-i", "localhost,", book, *arguments]
         environment = self.environment | {"ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json"}
-        done = subprocess.run(
+        process = subprocess.run(
             command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False, timeout=300
         )
         try:
-            answer: dict[str, Any] = json.loads(done.stdout[done.stdout.index("{") :])
+            answer: dict[str, Any] = json.loads(process.stdout[process.stdout.index("{") :])
         except ValueError as error:
-            raise AssertionError(f"{done.stdout}\n{done.stderr}") from error
+            raise AssertionError(f"{process.stdout}\n{process.stderr}") from error
         return answer
 
-    def changed(self, *arguments: str, book: str = "play.yml") -> int:
+    def changes(self, *arguments: str, book: str = "play.yml") -> int:
         """How many tasks changed something; an error when the play failed."""
         answer = self.play(*arguments, book=book)
         stats = answer["stats"]["localhost"]
         results = [(task["task"]["name"], task["hosts"]["localhost"]) for task in answer["plays"][0]["tasks"]]
-        failed = [(name, result.get("msg"), result) for name, result in results if result.get("failed")]
-        assert stats["failures"] == stats["unreachable"] == 0, failed
+        failures = [(name, result.get("msg"), result) for name, result in results if result.get("failed")]
+        assert stats["failures"] == stats["unreachable"] == 0, failures
         return int(stats["changed"])
 
     def inventory(self) -> dict[str, Any]:
         """What the inventory plugin finds."""
         command = [str(BIN / "ansible-inventory"), "-i", self.inventory_file, "--list"]
         environment = self.environment | {"ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "True"}
-        done = subprocess.run(
+        process = subprocess.run(
             command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False, timeout=60
         )
-        assert done.returncode == 0, done.stderr
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
+        assert process.returncode == 0, process.stderr
+        inventory: dict[str, Any] = json.loads(process.stdout)
+        return inventory
 
     def address(self, host: str) -> str:
         """The machine's external address."""
@@ -235,22 +254,22 @@ class Box:
 
     def sudo(self, host: str, script: str) -> str:
         """Run a script as root; its output, or an error with all it said."""
-        done = self.ssh(host, f"sudo sh -euc {_quoted(script)}")
-        assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
-        return done.stdout.strip()
+        process = self.ssh(host, f"sudo sh -euc {_quote(script)}")
+        assert process.returncode == 0, f"{script}\n{process.stdout}\n{process.stderr}"
+        return process.stdout.strip()
 
     def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """A call of the admin API."""
         return control.call(self.settings, method, path, body)
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
 
 
-def until(check: Callable[[], bool], seconds: float = 30.0, what: str = "it") -> None:
+def wait_until(check: Callable[[], bool], seconds: float = 30.0, event: str = "it") -> None:
     """Wait until ``check`` holds; an error after ``seconds``."""
     deadline = time.monotonic() + seconds
     while not check():
-        assert time.monotonic() < deadline, f"{what} did not come true within {seconds} s"
+        assert time.monotonic() < deadline, f"{event} did not come true within {seconds} s"
         time.sleep(0.2)

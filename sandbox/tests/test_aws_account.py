@@ -11,7 +11,7 @@ import pytest
 
 from goud_sandbox.aws.context import ACCOUNT
 
-from .aws import KEY, REGION, ZONE, Account, refused
+from .aws import KEY, REGION, ZONE, Account, refusal
 
 READER = """{"Version": "2012-10-17", "Statement": [
   {"Effect": "Allow", "Action": ["s3:GetObject", "s3:PutObject"], "Resource": "arn:aws:s3:::backups/*"},
@@ -31,7 +31,7 @@ def test_the_operator_is_known_by_name(account: Account) -> None:
 
 
 @pytest.mark.parametrize(
-    ("service", "call", "unknown", "forged"),
+    ("service", "call", "key_code", "signature_code"),
     [
         ("ec2", "describe_volumes", "AuthFailure", "AuthFailure"),
         ("sts", "get_caller_identity", "InvalidClientTokenId", "SignatureDoesNotMatch"),
@@ -42,10 +42,10 @@ def test_the_operator_is_known_by_name(account: Account) -> None:
     ],
 )
 def test_strangers_are_refused_in_the_services_words(
-    account: Account, service: str, call: str, unknown: str, forged: str
+    account: Account, service: str, call: str, key_code: str, signature_code: str
 ) -> None:
-    assert refused(getattr(account.client(service, key="AKIAUNKNOWN000000001"), call))[0] == unknown
-    assert refused(getattr(account.client(service, secret="wrong"), call))[0] == forged
+    assert refusal(getattr(account.client(service, key="AKIAUNKNOWN000000001"), call))[0] == key_code
+    assert refusal(getattr(account.client(service, secret="wrong"), call))[0] == signature_code
     getattr(account.client(service), call)()
 
 
@@ -54,7 +54,7 @@ def test_odd_names_are_signed_right(account: Account) -> None:
     name = "daily/2026-11-22 22:00+00:00/ü=~(1).tar"
     storage.put_object(Bucket="backups", Key=name, Body=b"x")
     assert storage.get_object(Bucket="backups", Key=name)["Body"].read() == b"x"
-    assert [one["Key"] for one in storage.list_objects_v2(Bucket="backups", Prefix="daily/2026-11-22 ")["Contents"]]
+    assert [entry["Key"] for entry in storage.list_objects_v2(Bucket="backups", Prefix="daily/2026-11-22 ")["Contents"]]
 
 
 def test_a_role_may_do_what_its_policies_say_and_nothing_else(account: Account) -> None:
@@ -63,23 +63,23 @@ def test_a_role_may_do_what_its_policies_say_and_nothing_else(account: Account) 
     role = iam.create_role(RoleName="writer", AssumeRolePolicyDocument=TRUST)["Role"]["Arn"]
     policy = iam.create_policy(PolicyName="writer", PolicyDocument=READER)["Policy"]["Arn"]
     iam.attach_role_policy(RoleName="writer", PolicyArn=policy)
-    given = account.client("sts").assume_role(RoleArn=role, RoleSessionName="node1")["Credentials"]
-    who = (given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"])
-    storage = account.client("s3", *who)
+    credentials = account.client("sts").assume_role(RoleArn=role, RoleSessionName="node1")["Credentials"]
+    keys = (credentials["AccessKeyId"], credentials["SecretAccessKey"], credentials["SessionToken"])
+    storage = account.client("s3", *keys)
     storage.put_object(Bucket="backups", Key="one", Body=b"kept")
     assert storage.get_object(Bucket="backups", Key="one")["Body"].read() == b"kept"
     assert storage.list_objects_v2(Bucket="backups")["KeyCount"] == 1
-    assert refused(storage.delete_object, Bucket="backups", Key="one")[0] == "AccessDenied"
+    assert refusal(storage.delete_object, Bucket="backups", Key="one")[0] == "AccessDenied"
     batch = {"Objects": [{"Key": "one"}]}
     errors = storage.delete_objects(Bucket="backups", Delete=batch)["Errors"]
-    assert [(one["Key"], one["Code"]) for one in errors] == [("one", "AccessDenied")]
-    assert refused(storage.put_object, Bucket="other", Key="one", Body=b"x")[0] in {"AccessDenied", "NoSuchBucket"}
-    assert refused(account.client("ec2", *who).describe_volumes)[0] in {"AccessDenied", "UnauthorizedOperation"}
+    assert [(error["Key"], error["Code"]) for error in errors] == [("one", "AccessDenied")]
+    assert refusal(storage.put_object, Bucket="other", Key="one", Body=b"x")[0] in {"AccessDenied", "NoSuchBucket"}
+    assert refusal(account.client("ec2", *keys).describe_volumes)[0] in {"AccessDenied", "UnauthorizedOperation"}
     pruner = READER.replace('"s3:PutObject"', '"s3:DeleteObject"')
     iam.put_role_policy(RoleName="writer", PolicyName="prune", PolicyDocument=pruner)
     assert "Errors" not in storage.delete_objects(Bucket="backups", Delete=batch)
-    forged = account.client("s3", who[0], who[1], "another-token")
-    assert refused(forged.list_objects_v2, Bucket="backups")[0] == "InvalidToken"
+    stranger = account.client("s3", keys[0], keys[1], "another-token")
+    assert refusal(stranger.list_objects_v2, Bucket="backups")[0] == "InvalidToken"
 
 
 def test_a_buckets_policy_denies_by_the_statements_that_hold(account: Account) -> None:
@@ -93,9 +93,9 @@ def test_a_buckets_policy_denies_by_the_statements_that_hold(account: Account) -
     deny(Condition={"Bool": {"aws:SecureTransport": "false"}})
     storage.put_object(Bucket="backups", Key="one", Body=b"x")
     deny(Condition={"Bool": {"aws:SecureTransport": "true"}})
-    assert refused(storage.get_object, Bucket="backups", Key="one")[0] in {"AccessDenied", "403"}
+    assert refusal(storage.get_object, Bucket="backups", Key="one")[0] in {"AccessDenied", "403"}
     deny()
-    assert refused(storage.get_object, Bucket="backups", Key="one")[0] in {"AccessDenied", "403"}
+    assert refusal(storage.get_object, Bucket="backups", Key="one")[0] in {"AccessDenied", "403"}
 
 
 def plan(account: Account, days: int = 7) -> tuple[Any, str]:
@@ -103,11 +103,11 @@ def plan(account: Account, days: int = 7) -> tuple[Any, str]:
     backups.create_backup_vault(BackupVaultName="daily")
     rule = {"RuleName": "daily", "TargetBackupVaultName": "daily", "Lifecycle": {"DeleteAfterDays": days}}
     rule |= {"RecoveryPointTags": {"kind": "daily"}}
-    made = backups.create_backup_plan(BackupPlan={"BackupPlanName": "daily", "Rules": [rule]})
+    plan = backups.create_backup_plan(BackupPlan={"BackupPlanName": "daily", "Rules": [rule]})
     tag = {"ConditionType": "STRINGEQUALS", "ConditionKey": "backup", "ConditionValue": "yes"}
     selection = {"SelectionName": "data", "IamRoleArn": f"arn:aws:iam::{ACCOUNT}:role/backup", "ListOfTags": [tag]}
-    backups.create_backup_selection(BackupPlanId=made["BackupPlanId"], BackupSelection=selection)
-    return backups, made["BackupPlanId"]
+    backups.create_backup_selection(BackupPlanId=plan["BackupPlanId"], BackupSelection=selection)
+    return backups, plan["BackupPlanId"]
 
 
 def snapshots(account: Account) -> list[Any]:
@@ -124,21 +124,21 @@ def test_the_hour_of_the_plan_makes_snapshots_and_old_ones_expire(account: Accou
     volume = account.volume(10, TagSpecifications=tags)
     account.volume(10)  # not selected
     first = account.amazon.run_schedules()
-    assert [one["SnapshotId"] for one in snapshots(account)] == first
-    about = {tag["Key"]: tag["Value"] for tag in snapshots(account)[0]["Tags"]}
-    assert (snapshots(account)[0]["VolumeId"], about["Name"], about["kind"]) == (volume, "data", "daily")
-    account.later(days=6)
+    assert [snapshot["SnapshotId"] for snapshot in snapshots(account)] == first
+    labels = {tag["Key"]: tag["Value"] for tag in snapshots(account)[0]["Tags"]}
+    assert (snapshots(account)[0]["VolumeId"], labels["Name"], labels["kind"]) == (volume, "data", "daily")
+    account.advance(days=6)
     second = account.amazon.run_schedules()
     points = backups.list_recovery_points_by_backup_vault(BackupVaultName="daily")["RecoveryPoints"]
-    assert [one["RecoveryPointArn"].rsplit("/", 1)[-1] for one in points] == first + second
-    assert refused(backups.delete_backup_vault, BackupVaultName="daily")[0] == "InvalidRequestException"
-    account.later(days=2)
+    assert [point["RecoveryPointArn"].rsplit("/", 1)[-1] for point in points] == first + second
+    assert refusal(backups.delete_backup_vault, BackupVaultName="daily")[0] == "InvalidRequestException"
+    account.advance(days=2)
     third = account.amazon.run_schedules()
-    assert [one["SnapshotId"] for one in snapshots(account)] == second + third
-    assert "managed by AWS Backup" in refused(account.ec2.delete_snapshot, SnapshotId=second[0])[1]
+    assert [snapshot["SnapshotId"] for snapshot in snapshots(account)] == second + third
+    assert "managed by AWS Backup" in refusal(account.ec2.delete_snapshot, SnapshotId=second[0])[1]
     arn = f"arn:aws:ec2:{REGION}::snapshot/{second[0]}"
     backups.delete_recovery_point(BackupVaultName="daily", RecoveryPointArn=arn)
-    assert [one["SnapshotId"] for one in snapshots(account)] == third
+    assert [snapshot["SnapshotId"] for snapshot in snapshots(account)] == third
 
 
 def test_a_plan_changes_and_goes_only_after_its_selections(account: Account) -> None:
@@ -147,7 +147,7 @@ def test_a_plan_changes_and_goes_only_after_its_selections(account: Account) -> 
     backups.update_backup_plan(BackupPlanId=identity, BackupPlan={"BackupPlanName": "daily", "Rules": [rule]})
     rules = backups.get_backup_plan(BackupPlanId=identity)["BackupPlan"]["Rules"]
     assert rules[0]["Lifecycle"] == {"DeleteAfterDays": 5}
-    assert refused(backups.delete_backup_plan, BackupPlanId=identity)[0] == "InvalidRequestException"
+    assert refusal(backups.delete_backup_plan, BackupPlanId=identity)[0] == "InvalidRequestException"
     selection = backups.list_backup_selections(BackupPlanId=identity)["BackupSelectionsList"][0]
     assert selection["SelectionName"] == "data"
     backups.delete_backup_selection(BackupPlanId=identity, SelectionId=selection["SelectionId"])
@@ -158,21 +158,21 @@ def test_a_plan_changes_and_goes_only_after_its_selections(account: Account) -> 
 def test_a_restarted_service_finds_everything_again(account: Account, make_account: Callable[[], Account]) -> None:
     bucket(account).put_object(Bucket="backups", Key="one", Body=b"kept")
     plan(account)
-    volume, instance = account.volume(10, Encrypted=True), account.running()
+    volume, instance = account.volume(10, Encrypted=True), account.running_instance()
     account.ec2.attach_volume(VolumeId=volume, InstanceId=instance, Device="/dev/sdf")
-    account.becomes(lambda: account.about(volume)["Attachments"][0]["State"], "attached")
-    account.grown(volume, 20)
-    account.later(hours=1)
-    wish = account.amazon.desired()
+    account.becomes(lambda: account.describe_volume(volume)["Attachments"][0]["State"], "attached")
+    account.grow(volume, 20)
+    account.advance(hours=1)
+    desired = account.amazon.desired()
     account.close()
-    again = make_account()
-    assert again.amazon.desired() == wish
-    assert (again.state(instance), again.about(volume)["Size"]) == ("running", 20)
-    assert again.client("s3").get_object(Bucket="backups", Key="one")["Body"].read() == b"kept"
-    assert again.client("backup").list_backup_plans()["BackupPlansList"][0]["BackupPlanName"] == "daily"
-    assert refused(again.ec2.modify_volume, VolumeId=volume, Size=30)[0] == "VolumeModificationRateExceeded"
-    again.later(hours=5, minutes=1)
-    again.grown(volume, 30)
+    successor = make_account()
+    assert successor.amazon.desired() == desired
+    assert (successor.state(instance), successor.describe_volume(volume)["Size"]) == ("running", 20)
+    assert successor.client("s3").get_object(Bucket="backups", Key="one")["Body"].read() == b"kept"
+    assert successor.client("backup").list_backup_plans()["BackupPlansList"][0]["BackupPlanName"] == "daily"
+    assert refusal(successor.ec2.modify_volume, VolumeId=volume, Size=30)[0] == "VolumeModificationRateExceeded"
+    successor.advance(hours=5, minutes=1)
+    successor.grow(volume, 30)
 
 
 def test_a_service_that_was_killed_goes_on_with_what_was_under_way(
@@ -182,11 +182,11 @@ def test_a_service_that_was_killed_goes_on_with_what_was_under_way(
     account.hold = True
     instance = account.instance()
     account.ec2.modify_volume(VolumeId=volume, Size=20)
-    made = account.ec2.create_volume(AvailabilityZone=ZONE, Size=1)["VolumeId"]
-    again = make_account()  # the first one never said goodbye
-    again.becomes(lambda: again.state(instance), "running")
-    again.becomes(lambda: again.modification(volume)["ModificationState"], "completed")
-    again.becomes(lambda: again.about(made)["State"], "available")
+    other = account.ec2.create_volume(AvailabilityZone=ZONE, Size=1)["VolumeId"]
+    successor = make_account()  # the first one never said goodbye
+    successor.becomes(lambda: successor.state(instance), "running")
+    successor.becomes(lambda: successor.modification(volume)["ModificationState"], "completed")
+    successor.becomes(lambda: successor.describe_volume(other)["State"], "available")
 
 
 def test_objects_live_in_files_and_leave_with_their_keys(account: Account, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_large_objects_go_in_parts_and_come_back_in_ranges(account: Account, tmp
     part = storage.get_object(Bucket="backups", Key="large", Range="bytes=16777210-16777220")["Body"].read()
     assert part == source.read_bytes()[16777210:16777221]
     storage.put_object(Bucket="backups", Key="once", Body=b"x", IfNoneMatch="*", ChecksumAlgorithm="SHA256")
-    assert refused(storage.put_object, Bucket="backups", Key="once", Body=b"y", IfNoneMatch="*")[0] in {
+    assert refusal(storage.put_object, Bucket="backups", Key="once", Body=b"y", IfNoneMatch="*")[0] in {
         "PreconditionFailed",
         "412",
     }

@@ -9,16 +9,16 @@ from typing import Any
 from goud_sandbox.room.firewall import render
 from goud_sandbox.room.model import Machine, Rule
 
-from .aws import PUBLIC_KEY, REGION, Account, refused
+from .aws import PUBLIC_KEY, REGION, Account, refusal
 
 
 def machine(account: Account, instance: str) -> Machine:
-    return next(one for one in account.amazon.desired().machines if one.id == instance)
+    return next(machine for machine in account.amazon.desired().machines if machine.id == instance)
 
 
 def rules(account: Account) -> list[tuple[str, tuple[str, ...], str, tuple[str, ...]]]:
-    found = account.amazon.desired().rules
-    return sorted((one.direction, one.peers, one.protocol, one.ports) for one in found if one.allow)
+    rules = account.amazon.desired().rules
+    return sorted((rule.direction, rule.peers, rule.protocol, rule.ports) for rule in rules if rule.allow)
 
 
 def group(account: Account, name: str, subnet: str) -> str:
@@ -41,12 +41,12 @@ def test_one_whose_machine_cannot_be_made_is_terminated_with_the_reason(account:
     account.room_errors[f"machine:{instance}"] = "port is taken"
     account.hold = False
     account.becomes(lambda: account.state(instance), "terminated")
-    assert account.seen(instance)["StateReason"]["Message"] == "Server.InternalError: port is taken"
+    assert account.describe_instance(instance)["StateReason"]["Message"] == "Server.InternalError: port is taken"
     assert account.amazon.desired().machines == ()
 
 
 def test_stop_start_and_terminate_follow_the_machine(account: Account) -> None:
-    instance = account.running()
+    instance = account.running_instance()
     account.hold = True
     account.ec2.stop_instances(InstanceIds=[instance])
     assert account.state(instance) == "stopping"
@@ -60,22 +60,22 @@ def test_stop_start_and_terminate_follow_the_machine(account: Account) -> None:
     account.ec2.terminate_instances(InstanceIds=[instance])
     account.becomes(lambda: account.state(instance), "terminated")
     account.ec2.terminate_instances(InstanceIds=[instance])  # harmless
-    assert refused(account.ec2.start_instances, InstanceIds=[instance])[0] == "IncorrectInstanceState"
+    assert refusal(account.ec2.start_instances, InstanceIds=[instance])[0] == "IncorrectInstanceState"
 
 
 def test_a_machine_that_powers_off_by_itself_is_stopped_and_a_reboot_is_asked_of_it(account: Account) -> None:
-    instance = account.running()
+    instance = account.running_instance()
     account.ec2.reboot_instances(InstanceIds=[instance])
-    assert (account.rebooted, account.state(instance)) == ([instance], "running")
-    account.amazon.powered_off(instance)
+    assert (account.reboots, account.state(instance)) == ([instance], "running")
+    account.amazon.on_power_off(instance)
     assert account.state(instance) == "stopped"
-    assert account.seen(instance)["StateReason"]["Code"] == "Client.InstanceInitiatedShutdown"
+    assert account.describe_instance(instance)["StateReason"]["Code"] == "Client.InstanceInitiatedShutdown"
 
 
 def test_protection_from_termination_holds(account: Account) -> None:
-    instance = account.running(DisableApiTermination=True)
+    instance = account.running_instance(DisableApiTermination=True)
     account.ec2.modify_instance_attribute(InstanceId=instance, DisableApiTermination={"Value": True})
-    assert refused(account.ec2.terminate_instances, InstanceIds=[instance])[0] == "OperationNotPermitted"
+    assert refusal(account.ec2.terminate_instances, InstanceIds=[instance])[0] == "OperationNotPermitted"
     account.ec2.modify_instance_attribute(InstanceId=instance, DisableApiTermination={"Value": False})
     account.ec2.terminate_instances(InstanceIds=[instance])
 
@@ -88,36 +88,41 @@ def test_a_machine_has_key_script_addresses_and_disks(account: Account) -> None:
         {"DeviceName": "/dev/xvda", "Ebs": {"VolumeSize": 10, "DeleteOnTermination": True}},
         {"DeviceName": "/dev/sdf", "Ebs": {"VolumeSize": 20, "Encrypted": True, "DeleteOnTermination": False}},
     ]
-    instance = account.running(
+    instance = account.running_instance(
         KeyName="deploy",
         NetworkInterfaces=[interface],
         BlockDeviceMappings=devices,
         UserData="#!/bin/sh\ntrue\n",
         MetadataOptions={"HttpTokens": "required"},
     )
-    made, seen = machine(account, instance), account.seen(instance)
-    assert made.users == {"admin": (PUBLIC_KEY,)}
-    assert made.first_boot_script == "#!/bin/sh\ntrue\n"
-    assert (made.address, made.hostname) == (seen["PrivateIpAddress"], "ip-10-31-1-4")
-    assert (made.external, seen["PublicIpAddress"]) == ("127.0.31.128", "127.0.31.128")
-    assert [one.disk for one in made.attachments] == [seen["BlockDeviceMappings"][1]["Ebs"]["VolumeId"]]
-    assert [one.size >> 30 for one in account.amazon.desired().disks] == [20]  # the boot disk has no device
+    guest, document = machine(account, instance), account.describe_instance(instance)
+    assert guest.users == {"admin": (PUBLIC_KEY,)}
+    assert guest.first_boot_script == "#!/bin/sh\ntrue\n"
+    assert (guest.address, guest.hostname) == (document["PrivateIpAddress"], "ip-10-31-1-4")
+    assert (guest.external, document["PublicIpAddress"]) == ("127.0.31.128", "127.0.31.128")
+    assert [attachment.disk for attachment in guest.attachments] == [
+        document["BlockDeviceMappings"][1]["Ebs"]["VolumeId"]
+    ]
+    assert [disk.size >> 30 for disk in account.amazon.desired().disks] == [20]  # the boot disk has no device
     account.ec2.modify_instance_metadata_options(InstanceId=instance, HttpPutResponseHopLimit=2)
-    options = account.seen(instance)["MetadataOptions"]
+    options = account.describe_instance(instance)["MetadataOptions"]
     assert (options["HttpTokens"], options["HttpPutResponseHopLimit"]) == ("required", 2)
     account.ec2.terminate_instances(InstanceIds=[instance])
     account.becomes(lambda: account.state(instance), "terminated")
-    assert [one["Size"] for one in account.ec2.describe_volumes()["Volumes"]] == [20]
+    assert [volume["Size"] for volume in account.ec2.describe_volumes()["Volumes"]] == [20]
 
 
 def test_a_root_volume_is_there_though_nobody_asked_for_it(account: Account) -> None:
     devices = [{"DeviceName": "/dev/sdf", "Ebs": {"VolumeSize": 20}}]
-    instance = account.running(BlockDeviceMappings=devices)
-    assert {one["DeviceName"] for one in account.seen(instance)["BlockDeviceMappings"]} == {"/dev/sdf", "/dev/xvda"}
+    instance = account.running_instance(BlockDeviceMappings=devices)
+    assert {device["DeviceName"] for device in account.describe_instance(instance)["BlockDeviceMappings"]} == {
+        "/dev/sdf",
+        "/dev/xvda",
+    }
 
 
 def test_the_console_tells_the_host_keys_as_cloud_init_does(account: Account) -> None:
-    instance = account.running()
+    instance = account.running_instance()
     text = account.ec2.get_console_output(InstanceId=instance)["Output"]
     assert text.splitlines()[0] == f"boot of {instance}"
     begin, end = "-----BEGIN SSH HOST KEY KEYS-----\n", "\n-----END SSH HOST KEY KEYS-----"
@@ -125,8 +130,8 @@ def test_the_console_tells_the_host_keys_as_cloud_init_does(account: Account) ->
 
 
 def test_what_is_unknown_or_too_much_is_refused(account: Account) -> None:
-    def code(**more: Any) -> str:
-        return refused(account.instance, **more)[0]
+    def code(**fields: Any) -> str:
+        return refusal(account.instance, **fields)[0]
 
     assert code(ImageId="ami-11111111") == "InvalidAMIID.NotFound"
     assert code(KeyName="nobody") == "InvalidKeyPair.NotFound"
@@ -135,13 +140,13 @@ def test_what_is_unknown_or_too_much_is_refused(account: Account) -> None:
 
 
 def test_an_elastic_address_moves_to_the_machine_and_away(account: Account) -> None:
-    instance = account.running()
+    instance = account.running_instance()
     address = account.ec2.allocate_address(Domain="vpc")
     assert address["PublicIp"] == "127.0.31.128"
     assert machine(account, instance).external is None
-    made = account.ec2.associate_address(InstanceId=instance, AllocationId=address["AllocationId"])
+    association = account.ec2.associate_address(InstanceId=instance, AllocationId=address["AllocationId"])
     assert machine(account, instance).external == "127.0.31.128"
-    account.ec2.disassociate_address(AssociationId=made["AssociationId"])
+    account.ec2.disassociate_address(AssociationId=association["AssociationId"])
     assert machine(account, instance).external is None
 
 
@@ -150,9 +155,11 @@ def test_the_image_is_debians_and_the_zones_are_three(account: Account) -> None:
         Owners=["136693071363"],
         Filters=[{"Name": "name", "Values": ["debian-13-*"]}, {"Name": "architecture", "Values": ["x86_64"]}],
     )["Images"]
-    assert [(one["Name"], one["RootDeviceName"]) for one in images] == [("debian-13-amd64-20260101-2345", "/dev/xvda")]
+    assert [(image["Name"], image["RootDeviceName"]) for image in images] == [
+        ("debian-13-amd64-20260101-2345", "/dev/xvda")
+    ]
     zones = account.ec2.describe_availability_zones()["AvailabilityZones"]
-    assert [one["ZoneName"] for one in zones] == [f"{REGION}{letter}" for letter in "abc"]
+    assert [zone["ZoneName"] for zone in zones] == [f"{REGION}{letter}" for letter in "abc"]
 
 
 def permission(protocol: str, port: int, **peers: Any) -> list[dict[str, Any]]:
@@ -167,34 +174,34 @@ def test_security_groups_open_ports_to_ranges_and_to_groups(account: Account) ->
     allow(GroupId=nodes, IpPermissions=permission("tcp", 8080, UserIdGroupPairs=[{"GroupId": edge}]))
     allow(GroupId=nodes, IpPermissions=permission("tcp", 22, IpRanges=[{"CidrIp": "127.0.0.0/8"}]))
     allow(GroupId=edge, IpPermissions=permission("-1", -1, IpRanges=[{"CidrIp": "10.31.0.0/16"}]))
-    one, two = (account.running(SubnetId=subnet, SecurityGroupIds=[nodes]) for _ in range(2))
-    front = account.running(SubnetId=subnet, SecurityGroupIds=[edge])
-    ip = {name: account.seen(name)["PrivateIpAddress"] for name in (one, two, front)}
+    first, second = (account.running_instance(SubnetId=subnet, SecurityGroupIds=[nodes]) for _ in range(2))
+    front = account.running_instance(SubnetId=subnet, SecurityGroupIds=[edge])
+    ip = {name: account.describe_instance(name)["PrivateIpAddress"] for name in (first, second, front)}
     assert rules(account) == [
         ("in", ("10.31.0.0/16",), "all", ()),
-        ("in", (f"{ip[one]}/32", f"{ip[two]}/32"), "tcp", ("9000",)),
+        ("in", (f"{ip[first]}/32", f"{ip[second]}/32"), "tcp", ("9000",)),
         ("in", (f"{ip[front]}/32",), "tcp", ("8080",)),
         ("in", ("127.0.0.0/8",), "tcp", ("22",)),
     ]
     table = render("t", account.amazon.desired())
-    assert f"ip daddr {{ {ip[one]}, {ip[two]} }} ip saddr {{ {ip[front]}/32 }} tcp dport {{ 8080 }}" in table
+    assert f"ip daddr {{ {ip[first]}, {ip[second]} }} ip saddr {{ {ip[front]}/32 }} tcp dport {{ 8080 }}" in table
     assert table.count("drop") == 1  # what nothing allows; outward everything is open
 
 
 def test_a_group_without_open_egress_closes_the_way_out(account: Account) -> None:
     subnet = account.network()
-    closed = group(account, "closed", subnet)
-    everything = [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
-    account.ec2.revoke_security_group_egress(GroupId=closed, IpPermissions=everything)
+    group_id = group(account, "closed", subnet)
+    permissions = [{"IpProtocol": "-1", "IpRanges": [{"CidrIp": "0.0.0.0/0"}]}]
+    account.ec2.revoke_security_group_egress(GroupId=group_id, IpPermissions=permissions)
     account.ec2.authorize_security_group_egress(
-        GroupId=closed, IpPermissions=permission("tcp", 443, IpRanges=[{"CidrIp": "0.0.0.0/0"}])
+        GroupId=group_id, IpPermissions=permission("tcp", 443, IpRanges=[{"CidrIp": "0.0.0.0/0"}])
     )
-    account.running(SubnetId=subnet, SecurityGroupIds=[closed])
-    outward = [one for one in account.amazon.desired().rules if one.direction == "out"]
-    assert [(one.allow, one.ports) for one in outward] == [(True, ("443",)), (False, ())]
+    account.running_instance(SubnetId=subnet, SecurityGroupIds=[group_id])
+    outward = [rule for rule in account.amazon.desired().rules if rule.direction == "out"]
+    assert [(rule.allow, rule.ports) for rule in outward] == [(True, ("443",)), (False, ())]
     assert isinstance(outward[0], Rule)
 
 
 def test_user_data_that_is_no_script_is_left_alone(account: Account) -> None:
     text = base64.b64encode(b"#cloud-config\npackages: [chrony]\n").decode()
-    assert machine(account, account.running(UserData=text)).first_boot_script == ""
+    assert machine(account, account.running_instance(UserData=text)).first_boot_script == ""

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from goud_sandbox.serving import server
 
 from .aws import KEY, REGION, Account
 from .conftest import PROJECT, TOKEN, Cloud
-from .test_metadata import address, served
+from .test_metadata import address, metadata_host
 
 pytestmark = pytest.mark.sandbox  # it needs none of it, but a playbook takes its time
 
@@ -42,31 +43,32 @@ PLAY = """
     cloud_bucket_name: demo-backups
   tasks:
     - ansible.builtin.include_role: {name: cloud_bucket, tasks_from: "{{ entry }}"}
-    - ansible.builtin.copy: {content: "{{ fact | to_json }}", dest: "{{ told }}"}
+    - ansible.builtin.copy: {content: "{{ fact | to_json }}", dest: "{{ fact_file }}"}
       when: fact | length > 0
       changed_when: false
 """
 ENGINE = """
-import json, sys
+import json, sys, time
 from goud_backup.errors import GoudError
 from goud_backup.repository.locks import Lock
 from goud_backup.targets import open_target
 target = open_target(sys.argv[1])
-def tried(what, *arguments, **more):
+def outcome(operation, *arguments, **options):
     try:
-        what(*arguments, **more)
+        operation(*arguments, **options)
     except GoudError as error:
         return type(error).__name__
     return "done"
-seen = {"reach": tried(target.create)}
+answer = {"reach": outcome(target.create)}
+backup = json.dumps({"id": time.strftime("%Y%m%dT%H%M%SZ-abcdef", time.gmtime())}).encode()
 for key in sys.argv[2:]:
-    seen[key] = [tried(target.put, key, b"one"), tried(target.put, key, b"two"), tried(target.delete, key)]
+    answer[key] = [outcome(target.put, key, b"one"), outcome(target.put, key, backup), outcome(target.delete, key)]
 def lock():
-    with Lock(target, "backup", "test") as held:
-        held.check()
-seen["lock"] = [tried(lock), tried(lock)]
-seen["list"] = len(list(target.list("")))
-print(json.dumps(seen))
+    with Lock(target, "backup", "test") as holder:
+        holder.check()
+answer["lock"] = [outcome(lock), outcome(lock)]
+answer["list"] = len(list(target.list("")))
+print(json.dumps(answer))
 """
 REPLACED = ["latest.json", "checks/one.json"]
 KEPT = ["manifests/one.json", "objects/aa/one", "segments/one.seg", "keep/one", "marks.json", "goud-repository.json"]
@@ -84,28 +86,28 @@ class Site:
         self.settings = settings
         (folder / "play.yml").write_text(PLAY)
 
-    def role(self, entry: str, fact: str = "''", **more: str) -> tuple[subprocess.CompletedProcess[str], Any]:
+    def role(self, entry: str, fact: str = "''", **variables: str) -> tuple[subprocess.CompletedProcess[str], Any]:
         """Run an entry point of the role; the fact it ends with, None when it failed."""
-        told = self.folder / "told.json"
-        told.unlink(missing_ok=True)
-        given = self.settings | {"entry": entry, "told": str(told)} | more
+        fact_file = self.folder / "fact.json"
+        fact_file.unlink(missing_ok=True)
+        settings = self.settings | {"entry": entry, "fact_file": str(fact_file)} | variables
         command = [str(PROGRAMS / "ansible-playbook"), "-i", "localhost,", str(self.folder / "play.yml")]
-        command += ["-e", json.dumps(given), "-e", json.dumps({"fact": f"{{{{ {fact} }}}}"})]
+        command += ["-e", json.dumps(settings), "-e", json.dumps({"fact": f"{{{{ {fact} }}}}"})]
         environment = clean() | self.operator | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")}
         environment |= {
             "ANSIBLE_HOME": str(self.folder / "ansible"),
             "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
         }
         environment |= {"ANSIBLE_ROLES_PATH": str(ROOT / "roles"), "ANSIBLE_PYTHON_INTERPRETER": sys.executable}
-        done = subprocess.run(
+        process = subprocess.run(
             command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=120
         )
-        return done, json.loads(told.read_text()) if told.exists() else None
+        return process, json.loads(fact_file.read_text()) if fact_file.exists() else None
 
-    def engine(self, url: str, keys: list[str], **more: str) -> dict[str, Any]:
+    def engine(self, url: str, keys: list[str], **variables: str) -> dict[str, Any]:
         """What the engine may do as a machine whose metadata server is in ``more``."""
-        environment = clean() | self.machine | more | {"PYTHONPATH": str(ROOT / "node/src")}
-        done = subprocess.run(
+        environment = clean() | self.machine | variables | {"PYTHONPATH": str(ROOT / "node/src")}
+        process = subprocess.run(
             [sys.executable, "-c", ENGINE, url, *keys],
             env=environment,
             capture_output=True,
@@ -113,9 +115,9 @@ class Site:
             check=False,
             timeout=120,
         )
-        assert done.returncode == 0, done.stderr
-        seen: dict[str, Any] = json.loads(done.stdout)
-        return seen
+        assert process.returncode == 0, process.stderr
+        answer: dict[str, Any] = json.loads(process.stdout)
+        return answer
 
 
 def clean() -> dict[str, str]:
@@ -127,16 +129,16 @@ def clean() -> dict[str, str]:
     }
 
 
-def changed(done: subprocess.CompletedProcess[str]) -> bool:
-    assert done.returncode == 0, done.stdout + done.stderr
-    return "changed=0" not in done.stdout
+def has_changes(process: subprocess.CompletedProcess[str]) -> bool:
+    assert process.returncode == 0, process.stdout + process.stderr
+    return "changed=0" not in process.stdout
 
 
 # Google ---------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def reachable(cloud: Cloud, tls: Path) -> Iterator[str]:
+def google_proxy(cloud: Cloud, tls: Path) -> Iterator[str]:
     """Google's API behind its proxy, as a whole sandbox has it; the proxy's URL."""
     authority.make(tls)
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as free:
@@ -161,15 +163,15 @@ def reachable(cloud: Cloud, tls: Path) -> Iterator[str]:
 @pytest.fixture
 def google(cloud: Cloud, tmp_path: Path) -> Iterator[Site]:
     tls = tmp_path / "tls"
-    with reachable(cloud, tls) as proxy:
-        way = {"HTTPS_PROXY": proxy, "NO_PROXY": "127.0.0.1", "REQUESTS_CA_BUNDLE": str(tls / "authority.pem")}
-        operator = way | {"GCP_AUTH_KIND": "accesstoken", "GCP_ACCESS_TOKEN": TOKEN, "GCP_PROJECT": PROJECT}
+    with google_proxy(cloud, tls) as proxy:
+        network = {"HTTPS_PROXY": proxy, "NO_PROXY": "127.0.0.1", "REQUESTS_CA_BUNDLE": str(tls / "authority.pem")}
+        operator = network | {"GCP_AUTH_KIND": "accesstoken", "GCP_ACCESS_TOKEN": TOKEN, "GCP_PROJECT": PROJECT}
         settings = {
             "cloud_bucket_provider": "gcp",
             "cloud_bucket_project": PROJECT,
             "cloud_bucket_location": "europe-west4",
         }
-        yield Site(tmp_path, operator, way, settings)
+        yield Site(tmp_path, operator, network, settings)
 
 
 def google_machine(cloud: Cloud, name: str, account: str) -> str:
@@ -178,40 +180,41 @@ def google_machine(cloud: Cloud, name: str, account: str) -> str:
 
 
 def test_at_google_nodes_write_and_only_the_edge_deletes(cloud: Cloud, google: Site) -> None:
-    done, who = google.role("main", "[cloud_bucket_machine_identity, cloud_bucket_pruner_machine_identity]")
-    assert changed(done)
-    assert who == [f"goud-{one}@{PROJECT}.iam.gserviceaccount.com" for one in ("backup", "prune")]
-    assert not changed(google.role("main")[0])
+    process, identities = google.role("main", "[cloud_bucket_machine_identity, cloud_bucket_pruner_machine_identity]")
+    assert has_changes(process)
+    assert identities == [f"goud-{name}@{PROJECT}.iam.gserviceaccount.com" for name in ("backup", "prune")]
+    assert not has_changes(google.role("main")[0])
     cloud.network()
-    with served(cloud.google.metadata, google_machine(cloud, "node", who[0])) as host:
+    with metadata_host(cloud.google.metadata, google_machine(cloud, "node", identities[0])) as host:
         server = {"GCE_METADATA_HOST": host, "GCE_METADATA_IP": host}
-        seen = google.engine(f"gs://{BUCKET}/chain", [*REPLACED, *KEPT], **server)
-        outside = google.engine(f"gs://{BUCKET}/elsewhere", ["latest.json"], **server)
-    assert (seen["reach"], seen["lock"]) == ("done", ["done", "done"])
+        answer = google.engine(f"gs://{BUCKET}/chain", [*REPLACED, *KEPT], **server)
+        foreign = google.engine(f"gs://{BUCKET}/elsewhere", ["latest.json"], **server)
+    assert (answer["reach"], answer["lock"]) == ("done", ["done", "done"])
     for key in REPLACED:
-        assert seen[key] == ["done", "done", "done"], key
+        assert answer[key] == ["done", "done", "done"], key
     for key in KEPT:
-        assert seen[key] == ["done", "AccessRefused", "AccessRefused"], key
-    assert outside["latest.json"] == ["done", "AccessRefused", "AccessRefused"]
+        assert answer[key] == ["done", "AccessRefused", "AccessRefused"], key
+    assert foreign["latest.json"] == ["done", "AccessRefused", "AccessRefused"]
     _, latest = google.role("latest", "cloud_bucket_latest")
     assert latest["found"] is False  # the node took it away, and the one elsewhere is another's
     write(cloud, "chain/latest.json")
     _, latest = google.role("latest", "cloud_bucket_latest")
     assert (latest["found"], 0 <= float(latest["age_hours"]) < 1) == (True, True)
-    with served(cloud.google.metadata, google_machine(cloud, "edge", who[1])) as host:
-        seen = google.engine(f"gs://{BUCKET}/chain", KEPT, GCE_METADATA_HOST=host, GCE_METADATA_IP=host)
-    assert all(seen[key] == ["done", "done", "done"] for key in KEPT), seen
+    with metadata_host(cloud.google.metadata, google_machine(cloud, "edge", identities[1])) as host:
+        answer = google.engine(f"gs://{BUCKET}/chain", KEPT, GCE_METADATA_HOST=host, GCE_METADATA_IP=host)
+    assert all(answer[key] == ["done", "done", "done"] for key in KEPT), answer
 
 
 def write(cloud: Cloud, name: str) -> None:
     params = {"uploadType": "media", "name": name}
-    assert cloud.client.request("POST", f"/upload/storage/v1/b/{BUCKET}/o", content=b"{}", params=params).is_success
+    backup = {"id": time.strftime("%Y%m%dT%H%M%SZ-abcdef", time.gmtime())}
+    assert cloud.client.request("POST", f"/upload/storage/v1/b/{BUCKET}/o", json=backup, params=params).is_success
 
 
 def test_at_google_a_retention_that_would_stop_backups_is_refused(cloud: Cloud, google: Site) -> None:
-    done, _ = google.role("main", cloud_bucket_retention_days="7")
-    assert done.returncode != 0
-    assert "cloud_bucket_soft_delete_days" in done.stdout
+    process, _ = google.role("main", cloud_bucket_retention_days="7")
+    assert process.returncode != 0
+    assert "cloud_bucket_soft_delete_days" in process.stdout
     assert cloud.call("GET", "/storage/v1/b", project=PROJECT)["items"] == []
 
 
@@ -220,43 +223,45 @@ def test_at_google_a_retention_that_would_stop_backups_is_refused(cloud: Cloud, 
 
 @pytest.fixture
 def amazon(account: Account, tmp_path: Path) -> Site:
-    way = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{account.amazon.port}", "AWS_DEFAULT_REGION": REGION}
-    way |= {"NO_PROXY": "127.0.0.1"}
-    operator = way | {"AWS_ACCESS_KEY_ID": KEY.id, "AWS_SECRET_ACCESS_KEY": KEY.secret, "AWS_REGION": REGION}
+    network = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{account.amazon.port}", "AWS_DEFAULT_REGION": REGION}
+    network |= {"NO_PROXY": "127.0.0.1"}
+    operator = network | {"AWS_ACCESS_KEY_ID": KEY.id, "AWS_SECRET_ACCESS_KEY": KEY.secret, "AWS_REGION": REGION}
     settings = {"cloud_bucket_provider": "aws", "cloud_bucket_location": REGION}
-    return Site(tmp_path, operator | {"AWS_EC2_METADATA_DISABLED": "true"}, way, settings)
+    return Site(tmp_path, operator | {"AWS_EC2_METADATA_DISABLED": "true"}, network, settings)
 
 
 def amazon_machine(account: Account, profile: str) -> str:
-    made = account.running(IamInstanceProfile={"Name": profile}, MetadataOptions={"HttpTokens": "required"})
-    return str(account.seen(made)["PrivateIpAddress"])
+    instance = account.running_instance(
+        IamInstanceProfile={"Name": profile}, MetadataOptions={"HttpTokens": "required"}
+    )
+    return str(account.describe_instance(instance)["PrivateIpAddress"])
 
 
 def test_at_amazon_nodes_write_and_only_the_edge_deletes(account: Account, amazon: Site) -> None:
-    done, who = amazon.role("main", "[cloud_bucket_machine_identity, cloud_bucket_pruner_machine_identity]")
-    assert changed(done)
-    assert who == ["goud-backup", "goud-prune"]
+    process, identities = amazon.role("main", "[cloud_bucket_machine_identity, cloud_bucket_pruner_machine_identity]")
+    assert has_changes(process)
+    assert identities == ["goud-backup", "goud-prune"]
     iam = account.client("iam")  # as it was when nobody but an operator could be the pruner
     iam.remove_role_from_instance_profile(InstanceProfileName="goud-prune", RoleName="goud-prune")
     iam.delete_instance_profile(InstanceProfileName="goud-prune")
     for changes in (True, False):
-        assert changed(amazon.role("main")[0]) is changes
-    node = amazon_machine(account, who[0])
-    with served(account.amazon.metadata, node) as host:
+        assert has_changes(amazon.role("main")[0]) is changes
+    node = amazon_machine(account, identities[0])
+    with metadata_host(account.amazon.metadata, node) as host:
         endpoint = f"http://{host}"
-        seen = amazon.engine(f"s3://{BUCKET}/chain", [*REPLACED, *KEPT], AWS_EC2_METADATA_SERVICE_ENDPOINT=endpoint)
-    assert (seen["reach"], seen["lock"]) == ("done", ["done", "done"])
+        answer = amazon.engine(f"s3://{BUCKET}/chain", [*REPLACED, *KEPT], AWS_EC2_METADATA_SERVICE_ENDPOINT=endpoint)
+    assert (answer["reach"], answer["lock"]) == ("done", ["done", "done"])
     for key in [*REPLACED, *KEPT]:
-        assert seen[key] == ["done", "done", "AccessRefused"], key  # what was replaced stays as a version
+        assert answer[key] == ["done", "done", "AccessRefused"], key  # what was replaced stays as a version
     _, latest = amazon.role("latest", "cloud_bucket_latest")
     assert (latest["found"], float(latest["age_hours"]) < 1) == (True, True)
-    account.ec2.terminate_instances(InstanceIds=[one["InstanceId"] for one in instances(account)])
-    with served(account.amazon.metadata, amazon_machine(account, who[1])) as host:
+    account.ec2.terminate_instances(InstanceIds=[instance["InstanceId"] for instance in instances(account)])
+    with metadata_host(account.amazon.metadata, amazon_machine(account, identities[1])) as host:
         endpoint = f"http://{host}"
-        seen = amazon.engine(f"s3://{BUCKET}/chain", KEPT, AWS_EC2_METADATA_SERVICE_ENDPOINT=endpoint)
-    assert all(seen[key] == ["done", "done", "done"] for key in KEPT), seen
+        answer = amazon.engine(f"s3://{BUCKET}/chain", KEPT, AWS_EC2_METADATA_SERVICE_ENDPOINT=endpoint)
+    assert all(answer[key] == ["done", "done", "done"] for key in KEPT), answer
 
 
 def instances(account: Account) -> list[Any]:
-    found = account.ec2.describe_instances()["Reservations"]
-    return [one for held in found for one in held["Instances"]]
+    reservations = account.ec2.describe_instances()["Reservations"]
+    return [instance for reservation in reservations for instance in reservation["Instances"]]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from goud_sandbox.gcp.conditions import parsed
+from goud_sandbox.gcp.conditions import predicate
 from goud_sandbox.gcp.errors import ApiError
 
 from .conftest import PROJECT, Cloud
@@ -23,12 +23,12 @@ def member(cloud: Cloud) -> tuple[str, str]:
     return f"serviceAccount:{address}", cloud.google.iam.issue(address)[0]
 
 
-def policy(who: str) -> dict[str, Any]:
+def policy(member: str) -> dict[str, Any]:
     roles = ("roles/storage.objectCreator", "roles/storage.objectViewer", "roles/storage.legacyBucketReader")
-    bindings: list[dict[str, Any]] = [{"role": role, "members": [who]} for role in roles]
+    bindings: list[dict[str, Any]] = [{"role": role, "members": [member]} for role in roles]
     return {
         "version": 3,
-        "bindings": [*bindings, {"role": "roles/storage.objectUser", "members": [who], "condition": CONDITION}],
+        "bindings": [*bindings, {"role": "roles/storage.objectUser", "members": [member], "condition": CONDITION}],
     }
 
 
@@ -46,29 +46,29 @@ def write(cloud: Cloud, name: str, **query: str) -> int:
 
 @pytest.mark.usefixtures("bucket")
 def test_a_conditional_grant_holds_for_the_names_it_says(cloud: Cloud) -> None:
-    who, token = member(cloud)
-    cloud.call("PUT", f"{B}/backups/iam", policy(who))
+    account, token = member(cloud)
+    cloud.call("PUT", f"{B}/backups/iam", policy(account))
     cloud.client.headers["authorization"] = f"Bearer {token}"
     for name in ("chain/latest.json", "chain/locks/backup.json"):
         assert [write(cloud, name), write(cloud, name)] == [200, 200]
     for name in ("chain/manifests/1.json", "chain/objects/aa/aa", "chain/latest.json.old", "locks/backup.json"):
         assert [write(cloud, name), write(cloud, name)] == [200, 403]
-        assert cloud.refused("DELETE", f"{B}/backups/o/{name.replace('/', '%2F')}")[0] == 403
+        assert cloud.refusal("DELETE", f"{B}/backups/o/{name.replace('/', '%2F')}")[0] == 403
         assert cloud.client.request("GET", f"{B}/backups/o/{name.replace('/', '%2F')}").status_code == 200
     copy = f"{B}/backups/o/chain%2Flatest.json/rewriteTo/b/backups/o/chain%2Fmanifests%2F1.json"
-    assert cloud.refused("POST", copy, {})[0] == 403
-    assert cloud.refused("POST", f"{B}/backups/o/chain%2Fmanifests%2F1.json/compose", {"sourceObjects": []})[0] == 403
+    assert cloud.refusal("POST", copy, {})[0] == 403
+    assert cloud.refusal("POST", f"{B}/backups/o/chain%2Fmanifests%2F1.json/compose", {"sourceObjects": []})[0] == 403
     assert cloud.call("GET", f"{B}/backups/o", prefix="chain/locks/")["items"]
 
 
 @pytest.mark.usefixtures("bucket")
 def test_conditions_need_version_three_and_uniform_access(cloud: Cloud) -> None:
-    wanted = policy("serviceAccount:a@b")
-    assert "version 3" in cloud.refused("PUT", f"{B}/backups/iam", wanted | {"version": 1})[2]
-    untitled = {"role": "r", "members": ["m"], "condition": {"expression": EXPRESSION}}
-    assert "title" in cloud.refused("PUT", f"{B}/backups/iam", {"version": 3, "bindings": [untitled]})[2]
+    document = policy("serviceAccount:a@b")
+    assert "version 3" in cloud.refusal("PUT", f"{B}/backups/iam", document | {"version": 1})[2]
+    binding = {"role": "r", "members": ["m"], "condition": {"expression": EXPRESSION}}
+    assert "title" in cloud.refusal("PUT", f"{B}/backups/iam", {"version": 3, "bindings": [binding]})[2]
     cloud.call("POST", B, {"name": "with-acls"}, project=PROJECT)
-    assert "uniform" in cloud.refused("PUT", f"{B}/with-acls/iam", wanted)[2]
+    assert "uniform" in cloud.refusal("PUT", f"{B}/with-acls/iam", document)[2]
 
 
 @pytest.mark.usefixtures("bucket")
@@ -77,7 +77,7 @@ def test_who_asks_for_an_old_version_sees_no_condition(cloud: Cloud) -> None:
     new = cloud.call("GET", f"{B}/backups/iam", optionsRequestedPolicyVersion="3")
     assert (new["version"], new["bindings"][-1]["condition"]) == (3, CONDITION)
     old = cloud.call("GET", f"{B}/backups/iam")
-    assert (old["version"], [one for one in old["bindings"] if "condition" in one]) == (1, [])
+    assert (old["version"], [binding for binding in old["bindings"] if "condition" in binding]) == (1, [])
     assert old["bindings"][-1]["role"].startswith("roles/storage.objectUser_withcond_")
 
 
@@ -93,7 +93,7 @@ def test_who_asks_for_an_old_version_sees_no_condition(cloud: Cloud) -> None:
     ],
 )
 def test_expressions_mean_what_they_say(expression: str, yes: str, no: str) -> None:
-    assert (parsed(expression)(yes), parsed(expression)(no)) == (True, False)
+    assert (predicate(expression)(yes), predicate(expression)(no)) == (True, False)
 
 
 @pytest.mark.parametrize(
@@ -101,4 +101,4 @@ def test_expressions_mean_what_they_say(expression: str, yes: str, no: str) -> N
 )
 def test_what_is_not_understood_is_refused(expression: str) -> None:
     with pytest.raises(ApiError, match="does not understand"):
-        parsed(expression)
+        predicate(expression)

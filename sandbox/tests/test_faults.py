@@ -23,10 +23,10 @@ def test_a_failing_call_fails_as_often_as_ordered(cloud: Cloud) -> None:
     cloud.faults.order(ApiFault("one", "fail", path="compute.*/disks", status=429, reason="rateLimitExceeded", times=2))
     cloud.client.headers["host"] = "compute.googleapis.com"
     for _ in range(2):
-        assert cloud.refused("GET", f"{ZONE}/disks")[:2] == (429, "rateLimitExceeded")
+        assert cloud.refusal("GET", f"{ZONE}/disks")[:2] == (429, "rateLimitExceeded")
     assert cloud.call("GET", f"{ZONE}/instances")["items"] == []
     assert cloud.call("GET", f"{ZONE}/disks")["items"] == []
-    assert cloud.faults.standing() == []
+    assert cloud.faults.orders() == []
 
 
 def test_a_slow_call_is_slow(cloud: Cloud) -> None:
@@ -58,12 +58,12 @@ def test_a_lie_about_the_device_changes_the_api_only_until_an_honest_resize(clou
 
 def test_orders_outlive_the_service(cloud: Cloud, make_cloud: Any) -> None:
     cloud.faults.order(ApiFault("one", "slow"))
-    assert [fault.id for fault in make_cloud().faults.standing()] == ["one"]
+    assert [fault.id for fault in make_cloud().faults.orders()] == ["one"]
     cloud.faults.clear()
-    assert make_cloud().faults.standing() == []
+    assert make_cloud().faults.orders() == []
 
 
 def test_an_order_that_is_no_expression_is_refused(cloud: Cloud) -> None:
     with pytest.raises(ValueError, match="unterminated"):
         cloud.faults.order(ApiFault("one", "fail", path="["))
-    assert cloud.faults.standing() == []
+    assert cloud.faults.orders() == []

@@ -18,7 +18,7 @@ from goud_sandbox.settings import Settings
 
 from .aws import IMAGE
 from .aws_machines import AwsBox
-from .machines import REGION, USER, ZONE, until
+from .machines import REGION, USER, ZONE, wait_until
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.filterwarnings("default")]
 
@@ -28,30 +28,30 @@ GOOGLE = """
 import json, os, ssl, sys, urllib.error, urllib.request
 
 def call(url, data=None, method=None, **headers):
-    named = {key.replace("_", "-"): value for key, value in headers.items()}
-    asked = urllib.request.Request(url, data, named, method=method)
+    fields = {key.replace("_", "-"): value for key, value in headers.items()}
+    request = urllib.request.Request(url, data, fields, method=method)
     try:
-        with urllib.request.urlopen(asked, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=20) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, ""
 
-ask = "http://metadata.google.internal/computeMetadata/v1/"
-assert call(ask + "instance/name")[0] == 403
-name = call(ask + "instance/name", Metadata_Flavor="Google")[1]
-about = json.loads(call(ask + "instance/service-accounts/default/token", Metadata_Flavor="Google")[1])
-bearer = {"Authorization": "Bearer " + about["access_token"]}
-put = "https://storage.googleapis.com/upload/storage/v1/b/backups/o?uploadType=media&name=chain%2F"
-get = "https://storage.googleapis.com/storage/v1/b/backups/o/chain%2F"
-seen = {"name": name}
-for one in ("manifest", "latest.json"):
-    seen[one] = [
-        call(put + one, b"first", "POST", **bearer)[0],
-        call(put + one, b"second", "POST", **bearer)[0],
-        call(get + one + "?alt=media", **bearer)[1],
-        call(get + one, None, "DELETE", **bearer)[0] if one == "manifest" else None,
+root = "http://metadata.google.internal/computeMetadata/v1/"
+assert call(root + "instance/name")[0] == 403
+name = call(root + "instance/name", Metadata_Flavor="Google")[1]
+token = json.loads(call(root + "instance/service-accounts/default/token", Metadata_Flavor="Google")[1])
+bearer = {"Authorization": "Bearer " + token["access_token"]}
+upload = "https://storage.googleapis.com/upload/storage/v1/b/backups/o?uploadType=media&name=chain%2F"
+download = "https://storage.googleapis.com/storage/v1/b/backups/o/chain%2F"
+answer = {"name": name}
+for key in ("manifest", "latest.json"):
+    answer[key] = [
+        call(upload + key, b"first", "POST", **bearer)[0],
+        call(upload + key, b"second", "POST", **bearer)[0],
+        call(download + key + "?alt=media", **bearer)[1],
+        call(download + key, None, "DELETE", **bearer)[0] if key == "manifest" else None,
     ]
-print(json.dumps(seen))
+print(json.dumps(answer))
 """
 AMAZON = """
 import json, os, subprocess
@@ -60,24 +60,25 @@ def curl(*arguments):
     return subprocess.run(["curl", "-s", "-m", "20", *arguments], capture_output=True, text=True, check=True).stdout
 
 code = ["-o", "/dev/null", "-w", "%{http_code}"]
-ask = "http://169.254.169.254/latest/"
-assert curl(*code, ask + "meta-data/instance-id") == "401"
-token = curl("-X", "PUT", "-H", "X-aws-ec2-metadata-token-ttl-seconds: 60", ask + "api/token")
-known = ["-H", "X-aws-ec2-metadata-token: " + token]
-given = json.loads(curl(*known, ask + "meta-data/iam/security-credentials/writer"))
-who = ["--user", given["AccessKeyId"] + ":" + given["SecretAccessKey"], "-H", "x-amz-security-token: " + given["Token"]]
-who += ["-H", "content-type: application/octet-stream"]
-signed = ["--aws-sigv4", "aws:amz:" + os.environ["AWS_REGION"] + ":s3", *who]
+root = "http://169.254.169.254/latest/"
+assert curl(*code, root + "meta-data/instance-id") == "401"
+token = curl("-X", "PUT", "-H", "X-aws-ec2-metadata-token-ttl-seconds: 60", root + "api/token")
+session = ["-H", "X-aws-ec2-metadata-token: " + token]
+credentials = json.loads(curl(*session, root + "meta-data/iam/security-credentials/writer"))
+identity = ["--user", credentials["AccessKeyId"] + ":" + credentials["SecretAccessKey"]]
+identity += ["-H", "x-amz-security-token: " + credentials["Token"]]
+identity += ["-H", "content-type: application/octet-stream"]
+signature = ["--aws-sigv4", "aws:amz:" + os.environ["AWS_REGION"] + ":s3", *identity]
 url = os.environ["AWS_ENDPOINT_URL"] + "/backups/chain/manifest"
 print(json.dumps({
-    "name": curl(*known, ask + "meta-data/instance-id"),
+    "name": curl(*session, root + "meta-data/instance-id"),
     "manifest": [
-        curl(*code, *signed, "-X", "PUT", "--data-binary", "first", url),
-        curl(*code, *signed, "-X", "PUT", "--data-binary", "second", url),
-        curl(*signed, url),
-        curl(*code, *signed, "-X", "DELETE", url),
+        curl(*code, *signature, "-X", "PUT", "--data-binary", "first", url),
+        curl(*code, *signature, "-X", "PUT", "--data-binary", "second", url),
+        curl(*signature, url),
+        curl(*code, *signature, "-X", "DELETE", url),
     ],
-    "elsewhere": curl(*code, *signed, "-X", "PUT", "--data-binary", "x", url.replace("backups", "other")),
+    "elsewhere": curl(*code, *signature, "-X", "PUT", "--data-binary", "x", url.replace("backups", "other")),
 }))
 """
 
@@ -85,20 +86,20 @@ print(json.dumps({
 class Place(AwsBox):
     """One sandbox, used as both providers."""
 
-    wanted = PLACE
+    defaults = PLACE
 
     def books(self) -> dict[str, str]:
         return {}
 
     def google(self, method: str, url: str, body: Any = None) -> Any:
         """A call of the operator; operations are waited for."""
-        told = control.environment(self.home)
+        environment = control.environment(self.home)
         with httpx.Client(
-            proxy=told["HTTPS_PROXY"],
+            proxy=environment["HTTPS_PROXY"],
             verify=authority.context(self.home.tls / "authority.pem"),
             trust_env=False,
             timeout=60,
-            headers={"Authorization": f"Bearer {told['GCP_ACCESS_TOKEN']}"},
+            headers={"Authorization": f"Bearer {environment['GCP_ACCESS_TOKEN']}"},
         ) as client:
             answer = client.request(method, url, json=body).raise_for_status().json()
             if answer.get("kind") == "compute#operation":
@@ -106,26 +107,26 @@ class Place(AwsBox):
                 assert answer.get("error") is None, answer
         return answer
 
-    def inside(self, at: str, user: str, program: str, environment: dict[str, str]) -> Any:
+    def run_program(self, address: str, user: str, program: str, environment: dict[str, str]) -> Any:
         """What the program prints on the machine, JSON, run with that environment."""
-        given = json.loads(environment["GOUD_BACKUP_ENVIRONMENT"])
+        variables = json.loads(environment["GOUD_BACKUP_ENVIRONMENT"])
         authorities = environment["GOUD_BACKUP_CA_FILE"]
-        lines = [f"export {name}={shlex.quote(value)}" for name, value in given.items()]
+        lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
         if authorities:
             text = (self.home.tls / "authority.pem").read_text()
             assert authorities == str(self.home.tls / "authority.pem")
             lines += [f"printf %s {shlex.quote(text)} > /tmp/ca.pem", "export SSL_CERT_FILE=/tmp/ca.pem"]
-        done = self.there(at, user, "\n".join([*lines, f"python3 -c {shlex.quote(program)}"]))
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        process = self.run_script(address, user, "\n".join([*lines, f"python3 -c {shlex.quote(program)}"]))
+        assert process.returncode == 0, process.stderr
+        return json.loads(process.stdout)
 
-    def there(self, at: str, user: str, script: str) -> Any:
+    def run_script(self, address: str, user: str, script: str) -> Any:
         """Run a script on a machine by its address."""
-        box, self.user = self.user, user
+        user_before, self.user = self.user, user
         try:
-            return self.ssh(at, script)
+            return self.ssh(address, script)
         finally:
-            self.user = box
+            self.user = user_before
 
     def address(self, host: str) -> str:
         return host
@@ -133,15 +134,15 @@ class Place(AwsBox):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    made = Place(tmp_path_factory.mktemp("box"))
+    place = Place(tmp_path_factory.mktemp("box"))
     try:
-        yield made
+        yield place
     finally:
-        made.close()
+        place.close()
 
 
-def up(place: Place, at: str, user: str) -> Callable[[], bool]:
-    return lambda: place.there(at, user, "true").returncode == 0
+def up(place: Place, address: str, user: str) -> Callable[[], bool]:
+    return lambda: place.run_script(address, user, "true").returncode == 0
 
 
 def google_machine(place: Place) -> str:
@@ -195,28 +196,32 @@ def google_machine(place: Place) -> str:
 
 
 def test_a_machine_at_google_is_its_service_account(place: Place) -> None:
-    at = google_machine(place)
-    until(up(place, at, USER), 60, "the machine")
-    seen = place.inside(at, USER, GOOGLE, control.environment(place.home))
-    assert seen["name"] == "one"
-    assert seen["manifest"] == [200, 403, "first", 403]
-    assert seen["latest.json"] == [200, 200, "second", None]
+    address = google_machine(place)
+    wait_until(up(place, address, USER), 60, "the machine")
+    answer = place.run_program(address, USER, GOOGLE, control.environment(place.home))
+    assert answer["name"] == "one"
+    assert answer["manifest"] == [200, 403, "first", 403]
+    assert answer["latest.json"] == [200, 200, "second", None]
     # Neither another link-local address nor this host's loopback is behind a door.
-    assert place.there(at, USER, "curl -s -m 10 http://169.254.169.252/").returncode != 0
+    assert place.run_script(address, USER, "curl -s -m 10 http://169.254.169.252/").returncode != 0
     admin = f"http://127.0.0.1:{place.settings.admin_port}/status"
-    refused = place.there(at, USER, f"curl -s -m 10 -p -x http://169.254.169.253:3128 {admin} -w '%{{http_connect}}'")
-    assert refused.stdout.strip() == "403"
+    refusal = place.run_script(
+        address, USER, f"curl -s -m 10 -p -x http://169.254.169.253:3128 {admin} -w '%{{http_connect}}'"
+    )
+    assert refusal.stdout.strip() == "403"
 
 
 def amazon_machine(place: Place) -> tuple[str, str]:
     """A machine whose profile's role may put and get; its id and address."""
     service = "ec2.amazonaws.com"
     trust = {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": service}}
-    may = {"Effect": "Allow", "Action": ["s3:GetObject", "s3:PutObject"], "Resource": "arn:aws:s3:::backups/*"}
+    statement = {"Effect": "Allow", "Action": ["s3:GetObject", "s3:PutObject"], "Resource": "arn:aws:s3:::backups/*"}
     iam, ec2, s3 = place.service("iam"), place.service("ec2"), place.service("s3")
     iam.create_role(RoleName="writer", AssumeRolePolicyDocument=json.dumps({"Statement": [trust]}))
     iam.put_role_policy(
-        RoleName="writer", PolicyName="p", PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [may]})
+        RoleName="writer",
+        PolicyName="p",
+        PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [statement]}),
     )
     iam.create_instance_profile(InstanceProfileName="writer")
     iam.add_role_to_instance_profile(InstanceProfileName="writer", RoleName="writer")
@@ -230,7 +235,7 @@ def amazon_machine(place: Place) -> tuple[str, str]:
     ec2.authorize_security_group_ingress(GroupId=group, IpPermissions=permissions)
     ec2.import_key_pair(KeyName="deploy", PublicKeyMaterial=(place.folder / "key.pub").read_bytes())
     nic = {"DeviceIndex": 0, "SubnetId": subnet, "Groups": [group], "AssociatePublicIpAddress": True}
-    made = ec2.run_instances(
+    instance = ec2.run_instances(
         ImageId=IMAGE,
         InstanceType="t3.small",
         MinCount=1,
@@ -241,18 +246,18 @@ def amazon_machine(place: Place) -> tuple[str, str]:
         MetadataOptions={"HttpTokens": "required", "HttpEndpoint": "enabled"},
     )["Instances"][0]["InstanceId"]
 
-    def seen() -> Any:
-        return ec2.describe_instances(InstanceIds=[made])["Reservations"][0]["Instances"][0]
+    def describe() -> Any:
+        return ec2.describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"][0]
 
-    until(lambda: bool(seen()["State"]["Name"] == "running"), 60, "the instance")
-    return str(made), str(seen()["PublicIpAddress"])
+    wait_until(lambda: bool(describe()["State"]["Name"] == "running"), 60, "the instance")
+    return str(instance), str(describe()["PublicIpAddress"])
 
 
 def test_a_machine_at_amazon_is_its_profiles_role(place: Place) -> None:
-    made, at = amazon_machine(place)
-    until(up(place, at, "admin"), 60, "the machine")
-    seen = place.inside(at, "admin", AMAZON, control.aws_environment(place.home))
-    assert seen == {"name": made, "manifest": ["200", "200", "second", "403"], "elsewhere": "403"}
+    instance, address = amazon_machine(place)
+    wait_until(up(place, address, "admin"), 60, "the machine")
+    answer = place.run_program(address, "admin", AMAZON, control.aws_environment(place.home))
+    assert answer == {"name": instance, "manifest": ["200", "200", "second", "403"], "elsewhere": "403"}
     # No way round the session's token: version 1 is refused, the other provider's server is not there.
-    flavored = f"curl -s -o /dev/null -w '%{{http_code}}' -H 'Metadata-Flavor: Google' {METADATA}/computeMetadata/v1/"
-    assert place.there(at, "admin", flavored).stdout == "401"
+    command = f"curl -s -o /dev/null -w '%{{http_code}}' -H 'Metadata-Flavor: Google' {METADATA}/computeMetadata/v1/"
+    assert place.run_script(address, "admin", command).stdout == "401"

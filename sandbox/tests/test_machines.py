@@ -16,7 +16,7 @@ import pytest
 from goud_sandbox import authority, control
 from goud_sandbox.room.engine import Engine
 
-from .machines import ZONE, Box, until
+from .machines import ZONE, Box, wait_until
 
 pytestmark = [pytest.mark.sandbox, pytest.mark.filterwarnings("default")]
 
@@ -27,11 +27,11 @@ DISK = f"gcp-disk-{ZONE}-data"
 
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
-    made = Box(tmp_path_factory.mktemp("box"))
+    sandbox = Box(tmp_path_factory.mktemp("box"))
     try:
-        yield made
+        yield sandbox
     finally:
-        made.close()
+        sandbox.close()
 
 
 def api(box: Box, path: str, method: str = "GET", **options: object) -> httpx.Response:
@@ -46,30 +46,30 @@ def api(box: Box, path: str, method: str = "GET", **options: object) -> httpx.Re
 def wait(box: Box, answer: httpx.Response) -> None:
     operation = answer.raise_for_status().json()
     path = operation["selfLink"].split(f"/projects/{box.settings.project}/")[1]
-    done = api(box, f"{path}/wait", "POST").json()
-    assert (done["status"], done.get("error")) == ("DONE", None)
+    result = api(box, f"{path}/wait", "POST").json()
+    assert (result["status"], result.get("error")) == ("DONE", None)
 
 
 def test_the_modules_make_everything_and_a_second_run_changes_nothing(box: Box) -> None:
-    assert box.changed() == 6
-    assert box.changed() == 0
+    assert box.changes() == 6
+    assert box.changes() == 0
 
 
 def test_the_inventory_finds_the_machines_by_label(box: Box) -> None:
-    found = box.inventory()
-    assert sorted(found["role_node"]["hosts"]) == ["one", "two"]
-    about = found["_meta"]["hostvars"]["one"]
-    assert "node" in str(about["labels"]["role"])  # marked unsafe by the listing
-    assert box.address("one") in str(about["ansible_host"])
+    inventory = box.inventory()
+    assert sorted(inventory["role_node"]["hosts"]) == ["one", "two"]
+    variables = inventory["_meta"]["hostvars"]["one"]
+    assert "node" in str(variables["labels"]["role"])  # marked unsafe by the listing
+    assert box.address("one") in str(variables["ansible_host"])
 
 
 def test_the_other_modules_make_change_nothing_and_remove(box: Box) -> None:
     before = box.environment
     box.environment = dict(before)
     box.as_service_account()
-    assert box.changed(book="rest.yml") == 9
-    assert box.changed(book="rest.yml") == 0
-    assert box.changed("-e", "state=absent", book="rest.yml") == 9
+    assert box.changes(book="rest.yml") == 9
+    assert box.changes(book="rest.yml") == 0
+    assert box.changes("-e", "state=absent", book="rest.yml") == 9
     box.environment = before
 
 
@@ -91,33 +91,33 @@ assert bucket.blob("folder/one").download_as_bytes(checksum="crc32c") == b"x" * 
 assert bucket.blob("folder/one").download_as_bytes(start=5, end=9) == b"x" * 5
 bucket.blob("folder/two").compose([bucket.blob("folder/one"), bucket.blob("folder/one")])
 bucket.copy_blob(bucket.blob("folder/two"), bucket, "three")
-print(sorted((one.name, one.size) for one in client.list_blobs("library")))
+print(sorted((item.name, item.size) for item in client.list_blobs("library")))
 bucket.delete_blobs(list(client.list_blobs("library")))
 bucket.delete()
 """
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", program], env=box.environment, capture_output=True, text=True, check=False, timeout=60
     )
-    assert done.stdout.splitlines() == [
+    assert process.stdout.splitlines() == [
         "guarded",
         "[('folder/one', 700000), ('folder/two', 1400000), ('three', 1400000)]",
-    ], done.stderr
+    ], process.stderr
 
 
 def test_ssh_with_the_host_key_that_the_api_tells(box: Box, tmp_path: Path) -> None:
     answer = api(box, f"zones/{ZONE}/instances/one/getGuestAttributes?queryPath=hostkeys/").raise_for_status().json()
     keys = answer["queryValue"]["items"]
-    known = tmp_path / "known_hosts"
-    known.write_text("".join(f"{box.address('one')} {key['key']} {key['value']}\n" for key in keys))
-    done = box.ssh("one", "hostname; systemctl is-system-running --wait; sudo id -u", known_hosts=known)
-    assert done.stdout.split() == ["one", "running", "0"], done.stderr
-    assert box.ssh("two", "true", known_hosts=known).returncode != 0  # another machine has another key
+    known_hosts = tmp_path / "known_hosts"
+    known_hosts.write_text("".join(f"{box.address('one')} {key['key']} {key['value']}\n" for key in keys))
+    process = box.ssh("one", "hostname; systemctl is-system-running --wait; sudo id -u", known_hosts=known_hosts)
+    assert process.stdout.split() == ["one", "running", "0"], process.stderr
+    assert box.ssh("two", "true", known_hosts=known_hosts).returncode != 0  # another machine has another key
 
 
 def test_the_disk_has_the_providers_name_and_takes_a_file_system(box: Box) -> None:
     assert int(box.sudo("one", f"blockdev --getsize64 {DEVICE}")) == 2 * GIB
     box.sudo("one", f"mkfs.xfs -q {DEVICE} && mkdir -p /mnt/data")
-    until(lambda: box.ssh("one", "ls /dev/disk/by-uuid").stdout.strip() != "", what="the by-uuid link")
+    wait_until(lambda: box.ssh("one", "ls /dev/disk/by-uuid").stdout.strip() != "", event="the by-uuid link")
     box.sudo("one", f"echo UUID=$(blkid -s UUID -o value {DEVICE}) /mnt/data xfs defaults 0 2 >> /etc/fstab")
     box.sudo("one", "systemctl daemon-reload; systemctl start mnt-data.mount; echo kept > /mnt/data/file")
     assert box.sudo("one", "findmnt -no FSTYPE /mnt/data") == "xfs"
@@ -128,8 +128,8 @@ def size(box: Box) -> int:
 
 
 def test_the_disk_grows_under_the_mounted_file_system(box: Box) -> None:
-    assert box.changed("-e", "size=3") == 1
-    until(lambda: size(box) == 3 * GIB, what="the device's new size")
+    assert box.changes("-e", "size=3") == 1
+    wait_until(lambda: size(box) == 3 * GIB, event="the device's new size")
     box.sudo("one", "xfs_growfs -d /mnt/data")
     assert int(box.sudo("one", "df --output=size -B1 /mnt/data | tail -1")) > 2.8 * GIB
     assert box.sudo("one", "cat /mnt/data/file") == "kept"
@@ -148,7 +148,7 @@ def test_a_lying_resize_is_seen_on_the_device_only(box: Box) -> None:
     assert api(box, f"zones/{ZONE}/disks/data").json()["sizeGb"] == "4"
     assert size(box) == 3 * GIB
     wait(box, api(box, f"zones/{ZONE}/disks/data/resize", "POST", json={"sizeGb": 5}))
-    until(lambda: size(box) == 5 * GIB, what="the honest resize")
+    wait_until(lambda: size(box) == 5 * GIB, event="the honest resize")
 
 
 def test_a_machine_installs_packages(box: Box) -> None:
@@ -165,7 +165,7 @@ def test_the_firewall_stands_between_the_machines(box: Box) -> None:
     serve = "systemd-run -q --unit=serve-{0} python3 -m http.server {0} --directory /usr/share/doc"
     for port in (9000, 9001):
         box.sudo("two", serve.format(port))
-    until(lambda: reaches(box, 9000), what="the peers' port")
+    wait_until(lambda: reaches(box, 9000), event="the peers' port")
     assert not reaches(box, 9001)
     assert not reaches(box, 22)  # open to the operator, not to the neighbour
     rule = {"name": "more", "network": "global/networks/net", "allowed": [{"IPProtocol": "tcp", "ports": ["9001"]}]}
@@ -181,7 +181,7 @@ def test_a_partition_cuts_and_heals(box: Box) -> None:
     assert not reaches(box, 9000)
     assert box.ssh("two", "true").returncode != 0
     box.call("POST", f"/faults/machines/{box.machine('two')}/heal")
-    until(lambda: reaches(box, 9000), what="the healed network")
+    wait_until(lambda: reaches(box, 9000), event="the healed network")
 
 
 def test_a_snapshot_under_load_makes_a_disk_with_the_data(box: Box) -> None:
@@ -196,12 +196,12 @@ def test_a_snapshot_under_load_makes_a_disk_with_the_data(box: Box) -> None:
     attach = {"source": f"zones/{ZONE}/disks/copy", "deviceName": "copy"}
     wait(box, api(box, f"zones/{ZONE}/instances/two/attachDisk", "POST", json=attach))
     link = "/dev/disk/by-id/google-copy"
-    until(lambda: box.ssh("two", f"test -b {link}").returncode == 0, what="the copy's device")
+    wait_until(lambda: box.ssh("two", f"test -b {link}").returncode == 0, event="the copy's device")
     box.sudo("two", f"mkdir -p /mnt/copy; xfs_repair -n {link} || true; mount -o nouuid {link} /mnt/copy")
     assert box.sudo("two", "cat /mnt/copy/file") == "kept"
     box.sudo("two", "umount /mnt/copy")
     wait(box, api(box, f"zones/{ZONE}/instances/two/detachDisk?deviceName=copy", "POST"))
-    until(lambda: box.ssh("two", f"test -e {link}").returncode != 0, what="the device's end")
+    wait_until(lambda: box.ssh("two", f"test -e {link}").returncode != 0, event="the device's end")
 
 
 def test_a_corrupted_disk_is_noticed(box: Box) -> None:
@@ -209,25 +209,27 @@ def test_a_corrupted_disk_is_noticed(box: Box) -> None:
     attach = {"source": f"zones/{ZONE}/disks/copy", "deviceName": "copy"}
     wait(box, api(box, f"zones/{ZONE}/instances/two/attachDisk", "POST", json=attach))
     link = "/dev/disk/by-id/google-copy"
-    until(lambda: box.ssh("two", f"test -b {link}").returncode == 0, what="the copy's device")
+    wait_until(lambda: box.ssh("two", f"test -b {link}").returncode == 0, event="the copy's device")
     assert box.ssh("two", f"sudo mount -t xfs -o nouuid {link} /mnt/copy").returncode != 0
 
 
 def test_a_rebooted_machine_comes_back_with_its_disk_mounted(box: Box) -> None:
     box.sudo("one", "touch /run/before")
     box.ssh("one", "sudo systemctl reboot")
-    back = "test ! -e /run/before && mountpoint -q /mnt/data"
-    until(lambda: box.ssh("one", back).returncode == 0, 60, "the machine with its mount")
+    script = "test ! -e /run/before && mountpoint -q /mnt/data"
+    wait_until(lambda: box.ssh("one", script).returncode == 0, 60, "the machine with its mount")
     assert box.sudo("one", "cat /mnt/data/file") == "kept"
     assert api(box, f"zones/{ZONE}/instances/one").json()["status"] == "RUNNING"
 
 
 def test_a_killed_machine_is_terminated_until_it_is_started(box: Box) -> None:
     box.call("POST", f"/faults/machines/{box.machine('two')}/kill")
-    until(lambda: bool(api(box, f"zones/{ZONE}/instances/two").json()["status"] == "TERMINATED"), what="TERMINATED")
+    wait_until(
+        lambda: bool(api(box, f"zones/{ZONE}/instances/two").json()["status"] == "TERMINATED"), event="TERMINATED"
+    )
     assert sorted(box.inventory()["role_node"]["hosts"]) == ["one"]
     wait(box, api(box, f"zones/{ZONE}/instances/two/start", "POST"))
-    until(lambda: box.ssh("two", "true").returncode == 0, what="the machine")
+    wait_until(lambda: box.ssh("two", "true").returncode == 0, event="the machine")
 
 
 def test_a_full_disk_is_full_and_a_pulled_one_gives_errors(box: Box) -> None:
@@ -237,10 +239,10 @@ def test_a_full_disk_is_full_and_a_pulled_one_gives_errors(box: Box) -> None:
     box.sudo("one", "dd if=/dev/zero of=/mnt/data/more bs=1M count=10 conv=fsync status=none")
     box.call("POST", f"/faults/disks/{DISK}/detach")
     assert box.ssh("one", "sudo dd if=/dev/zero of=/mnt/data/more bs=1M count=10 conv=fsync").returncode != 0
-    until(lambda: box.ssh("one", f"test -e {DEVICE}").returncode != 0, what="the device's end")
+    wait_until(lambda: box.ssh("one", f"test -e {DEVICE}").returncode != 0, event="the device's end")
     box.sudo("one", "umount -l /mnt/data")
     box.call("POST", f"/faults/disks/{DISK}/reattach")
-    until(lambda: box.ssh("one", f"test -b {DEVICE}").returncode == 0, what="the device")
+    wait_until(lambda: box.ssh("one", f"test -b {DEVICE}").returncode == 0, event="the device")
 
 
 def test_a_service_that_restarts_finds_everything_again(box: Box) -> None:
@@ -248,7 +250,7 @@ def test_a_service_that_restarts_finds_everything_again(box: Box) -> None:
     assert control.alive(box.home) is None
     control.up(box.home, box.settings)
     assert box.sudo("one", "hostname") == "one"
-    assert box.changed("-e", "size=5") == 0
+    assert box.changes("-e", "size=5") == 0
 
 
 def test_the_modules_remove_and_down_leaves_nothing(box: Box) -> None:

@@ -21,7 +21,7 @@ from goud_sandbox.doors import application
 from goud_sandbox.metadata import Question, Reply
 from goud_sandbox.serving import server
 
-from .aws import REGION, ZONE, Account, refused
+from .aws import REGION, ZONE, Account, refusal
 from .conftest import PROJECT, Cloud
 
 LIBRARY: Any = _metadata  # it is typed in part only
@@ -43,18 +43,18 @@ POLICY = {
 
 
 @contextmanager
-def served(answer: Callable[[Question], Reply | None], machine: str) -> Iterator[str]:
+def metadata_host(answer: Callable[[Question], Reply | None], machine: str) -> Iterator[str]:
     """The metadata servers on loopback, where whoever asks is that machine."""
 
     def as_machine(question: Question) -> Reply | None:
         return answer(Question(machine, question.method, question.path, question.query, question.headers))
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        one = server(application(lambda _: None, as_machine), "127.0.0.1", 0)
-        thread = threading.Thread(target=lambda: one.run(sockets=[listener]), daemon=True)
+        http_server = server(application(lambda _: None, as_machine), "127.0.0.1", 0)
+        thread = threading.Thread(target=lambda: http_server.run(sockets=[listener]), daemon=True)
         thread.start()
         yield f"127.0.0.1:{listener.getsockname()[1]}"
-        one.should_exit = True
+        http_server.should_exit = True
         thread.join()
 
 
@@ -85,7 +85,7 @@ def ask(cloud: Cloud, machine: str, path: str, headers: dict[str, str] = FLAVOR,
 def test_googles_library_finds_project_and_account_and_gets_a_token(
     cloud: Cloud, machine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with served(cloud.google.metadata, machine) as host, requests.Session() as session:
+    with metadata_host(cloud.google.metadata, machine) as host, requests.Session() as session:
         monkeypatch.setattr(_metadata, "_GCE_METADATA_HOST", host)
         monkeypatch.setenv("GCE_METADATA_IP", host)
         session.trust_env = False
@@ -116,17 +116,17 @@ def test_the_basics_are_there(cloud: Cloud, machine: str) -> None:
     assert ask(cloud, machine, "instance/attributes/ssh-keys").text == "me:ssh-ed25519 A"
     assert "service-accounts/\n" in ask(cloud, machine, "instance/").text
     assert ask(cloud, machine, "instance/service-accounts/default/scopes").text == f"{SCOPES[0]}\n"
-    whole = json.loads(ask(cloud, machine, "instance/", recursive="true").text)
-    assert whole["serviceAccounts"]["default"] == {"aliases": ["default"], "email": WRITER, "scopes": SCOPES}
-    assert whole["attributes"] == {"ssh-keys": "me:ssh-ed25519 A"}
+    document = json.loads(ask(cloud, machine, "instance/", recursive="true").text)
+    assert document["serviceAccounts"]["default"] == {"aliases": ["default"], "email": WRITER, "scopes": SCOPES}
+    assert document["attributes"] == {"ssh-keys": "me:ssh-ed25519 A"}
 
 
 def test_google_refuses_what_a_browser_or_a_proxy_could_be_made_to_ask(cloud: Cloud, machine: str) -> None:
     assert ask(cloud, machine, "instance/name", {}).status == 403
     assert ask(cloud, machine, "instance/name", FLAVOR | {"x-forwarded-for": "1.2.3.4"}).status == 403
     assert ask(cloud, machine, "instance/nothing").status == 404
-    moved = ask(cloud, machine, "instance/service-accounts", recursive="true")
-    assert (moved.status, moved.headers["Location"]) == (301, f"{ROOT}/instance/service-accounts/?recursive=true")
+    redirect = ask(cloud, machine, "instance/service-accounts", recursive="true")
+    assert (redirect.status, redirect.headers["Location"]) == (301, f"{ROOT}/instance/service-accounts/?recursive=true")
     assert ask(cloud, machine, "instance/name").headers["Metadata-Flavor"] == "Google"
 
 
@@ -145,17 +145,17 @@ def test_a_token_is_the_same_until_it_nears_its_end_and_goes_with_its_account(cl
 
 def test_an_expired_token_is_no_token(cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     token, ends = cloud.google.iam.issue(WRITER)
-    assert cloud.google.iam.known(token)
+    assert cloud.google.iam.is_valid(token)
     monkeypatch.setattr(time, "time", lambda: ends + 1)
-    assert not cloud.google.iam.known(token)
+    assert not cloud.google.iam.is_valid(token)
     cloud.client.headers["authorization"] = f"Bearer {token}"
-    assert cloud.refused("GET", "/storage/v1/b", project=PROJECT)[0] == 401
+    assert cloud.refusal("GET", "/storage/v1/b", project=PROJECT)[0] == 401
 
 
 def test_a_stopped_instance_asks_nothing(cloud: Cloud, machine: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    cloud.google.powered_off("gcp-europe-west4-a-vm")
+    cloud.google.on_power_off("gcp-europe-west4-a-vm")
     assert cloud.google.metadata(Question(machine, "GET", "/")) is None
-    with served(cloud.google.metadata, machine) as host, requests.Session() as session:
+    with metadata_host(cloud.google.metadata, machine) as host, requests.Session() as session:
         monkeypatch.setattr(_metadata, "_GCE_METADATA_HOST", host)
         session.trust_env = False
         with pytest.raises(exceptions.TransportError):
@@ -173,18 +173,18 @@ def role(account: Account, name: str, policy: dict[str, Any] = POLICY, trust: di
     iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
 
 
-def guest(account: Account, profile: str = "", tokens: str = "required", **more: Any) -> tuple[str, str]:
+def guest(account: Account, profile: str = "", tokens: str = "required", **fields: Any) -> tuple[str, str]:
     """An instance's id and address."""
-    options: dict[str, Any] = {"MetadataOptions": {"HttpTokens": tokens, **more}}
+    options: dict[str, Any] = {"MetadataOptions": {"HttpTokens": tokens, **fields}}
     if profile:
         options["IamInstanceProfile"] = {"Name": profile}
-    made = account.running(**options)
-    return made, str(account.seen(made)["PrivateIpAddress"])
+    instance = account.running_instance(**options)
+    return instance, str(account.describe_instance(instance)["PrivateIpAddress"])
 
 
 def put(account: Account, machine: str, ttl: str = "60", **headers: str) -> Reply:
-    named = {"x-aws-ec2-metadata-token-ttl-seconds": ttl, **headers}
-    reply = account.amazon.metadata(Question(machine, "PUT", "/latest/api/token", headers=named))
+    fields = {"x-aws-ec2-metadata-token-ttl-seconds": ttl, **headers}
+    reply = account.amazon.metadata(Question(machine, "PUT", "/latest/api/token", headers=fields))
     assert reply is not None
     return reply
 
@@ -201,34 +201,34 @@ def test_amazons_library_becomes_the_instances_role_and_no_more(
 ) -> None:
     role(account, "writer")
     account.client("s3").create_bucket(Bucket="backups", CreateBucketConfiguration={"LocationConstraint": REGION})
-    made, machine = guest(account, "writer")
+    instance, machine = guest(account, "writer")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_EC2_METADATA_DISABLED"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with served(account.amazon.metadata, machine) as host:
+    with metadata_host(account.amazon.metadata, machine) as host:
         monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", f"http://{host}")
         session = boto3.session.Session(region_name=REGION)
-        given = session.get_credentials()
-        assert given.method == "iam-role"
-        who = given.get_frozen_credentials()
-    keys = (who.access_key, who.secret_key, who.token)
+        credentials = session.get_credentials()
+        assert credentials.method == "iam-role"
+        secrets = credentials.get_frozen_credentials()
+    keys = (secrets.access_key, secrets.secret_key, secrets.token)
     arn = account.client("sts", *keys).get_caller_identity()["Arn"]
-    assert arn == f"arn:aws:sts::123456789012:assumed-role/writer/{made}"
+    assert arn == f"arn:aws:sts::123456789012:assumed-role/writer/{instance}"
     storage = account.client("s3", *keys)
     storage.put_object(Bucket="backups", Key="one", Body=b"kept")
     storage.put_object(Bucket="backups", Key="one", Body=b"kept")  # overwriting is not deleting at Amazon
-    assert refused(storage.delete_object, Bucket="backups", Key="one")[0] == "AccessDenied"
-    assert refused(storage.list_objects_v2, Bucket="backups")[0] == "AccessDenied"
+    assert refusal(storage.delete_object, Bucket="backups", Key="one")[0] == "AccessDenied"
+    assert refusal(storage.list_objects_v2, Bucket="backups")[0] == "AccessDenied"
 
 
 def test_version_two_asks_for_a_token_of_the_same_machine(account: Account) -> None:
-    made, machine = guest(account)
-    neighbour = account.running(SubnetId=account.seen(made)["SubnetId"])
-    other = str(account.seen(neighbour)["PrivateIpAddress"])
+    instance, machine = guest(account)
+    neighbour = account.running_instance(SubnetId=account.describe_instance(instance)["SubnetId"])
+    other = str(account.describe_instance(neighbour)["PrivateIpAddress"])
     token = put(account, machine)
     assert token.headers["X-Aws-Ec2-Metadata-Token-Ttl-Seconds"] == "60"
-    assert get(account, machine, "meta-data/instance-id", token.text).text == made
+    assert get(account, machine, "meta-data/instance-id", token.text).text == instance
     assert get(account, machine, "meta-data/instance-id").status == 401
     assert get(account, machine, "meta-data/instance-id", "made-up").status == 401
     assert get(account, other, "meta-data/instance-id", token.text).status == 401
@@ -238,22 +238,22 @@ def test_version_two_asks_for_a_token_of_the_same_machine(account: Account) -> N
 
 
 def test_version_one_is_answered_where_the_instance_lets_it(account: Account) -> None:
-    made, machine = guest(account, tokens="optional")
-    assert get(account, machine, "meta-data/instance-id").text == made
-    account.ec2.modify_instance_metadata_options(InstanceId=made, HttpTokens="required")
+    instance, machine = guest(account, tokens="optional")
+    assert get(account, machine, "meta-data/instance-id").text == instance
+    account.ec2.modify_instance_metadata_options(InstanceId=instance, HttpTokens="required")
     assert get(account, machine, "meta-data/instance-id").status == 401
-    account.ec2.modify_instance_metadata_options(InstanceId=made, HttpEndpoint="disabled")
+    account.ec2.modify_instance_metadata_options(InstanceId=instance, HttpEndpoint="disabled")
     assert put(account, machine).status == 403
 
 
 def test_an_instance_tells_where_and_what_it_is(account: Account) -> None:
-    made, machine = guest(account)
+    instance, machine = guest(account)
     token = put(account, machine).text
     assert get(account, machine, "meta-data/placement/availability-zone", token).text == ZONE
     assert get(account, machine, "meta-data/placement/region", token).text == REGION
     assert "placement/" in get(account, machine, "meta-data/", token).text.splitlines()
     document = json.loads(get(account, machine, "dynamic/instance-identity/document", token).text)
-    assert (document["instanceId"], document["region"], document["privateIp"]) == (made, REGION, machine)
+    assert (document["instanceId"], document["region"], document["privateIp"]) == (instance, REGION, machine)
     assert get(account, machine, "meta-data/iam/security-credentials/", token).status == 404  # it has no profile
 
 
@@ -269,7 +269,7 @@ def test_credentials_stay_until_they_near_their_end_and_then_are_refused(account
     storage = account.client("s3", first["AccessKeyId"], first["SecretAccessKey"], first["Token"])
     storage.put_object(Bucket="backups", Key="one", Body=b"x")
     account.expire(first["AccessKeyId"])
-    assert refused(storage.put_object, Bucket="backups", Key="one", Body=b"x")[0] == "ExpiredToken"
+    assert refusal(storage.put_object, Bucket="backups", Key="one", Body=b"x")[0] == "ExpiredToken"
     assert json.loads(get(account, machine, f"{path}writer", token).text)["Token"] != first["Token"]
 
 
@@ -278,5 +278,5 @@ def test_a_role_that_does_not_trust_machines_gives_no_credentials(account: Accou
     role(account, "stranger", trust=trust)
     _, machine = guest(account, "stranger")
     token = put(account, machine).text
-    told = json.loads(get(account, machine, "meta-data/iam/security-credentials/stranger", token).text)
-    assert (told["Code"], "AccessKeyId" in told) == ("AssumeRoleUnauthorizedAccess", False)
+    answer = json.loads(get(account, machine, "meta-data/iam/security-credentials/stranger", token).text)
+    assert (answer["Code"], "AccessKeyId" in answer) == ("AssumeRoleUnauthorizedAccess", False)

@@ -48,15 +48,15 @@ def _state_routes(
 ) -> None:
     @app.get("/status")
     def status() -> Document:
-        room.looked.wait(STATUS_SECONDS)  # a service that has just started does not yet know its machines
+        room.first_pass.wait(STATUS_SECONDS)  # a service that has just started does not yet know its machines
         return {
             "machines": {
-                name: asdict(seen) | {"external": room.reachable.get(name, seen.external)}
-                for name, seen in sorted(room.seen.items())
+                name: asdict(machine) | {"external": room.addresses.get(name, machine.external)}
+                for name, machine in sorted(room.machines.items())
             },
             "disks": {name: asdict(image) for name, image in keeper.disks().items()},
             "errors": room.errors,
-            "api_faults": [asdict(fault) for fault in api_faults.standing()],
+            "api_faults": [asdict(fault) for fault in api_faults.orders()],
         }
 
     @app.post("/schedules/run")
@@ -69,7 +69,7 @@ def _state_routes(
             fault = ApiFault(**(body | {"id": identity}))
             api_faults.order(fault)
         except (TypeError, ValueError) as error:
-            raise SandboxError(f"fault {identity!r} makes no sense: {error}") from error
+            raise SandboxError(f"fault {identity!r} does not make sense: {error}") from error
         return asdict(fault)
 
     @app.delete("/faults/api")
@@ -84,33 +84,33 @@ def _state_routes(
 
 
 def _fault_routes(app: FastAPI, faults: Faults) -> None:
-    @app.post("/faults/machines/{machine}/{what}")
-    def machine(machine: str, what: str) -> Document:
+    @app.post("/faults/machines/{machine}/{kind}")
+    def machine(machine: str, kind: str) -> Document:
         orders: dict[str, Callable[[], None]] = {
             "kill": lambda: faults.kill(machine),
             "reset": lambda: faults.reset(machine),
             "partition": lambda: faults.partition(machine, cut=True),
             "heal": lambda: faults.partition(machine, cut=False),
         }
-        if what not in orders:
-            raise SandboxError(f"{what!r} is no fault of a machine: use one of {', '.join(orders)}")
-        orders[what]()
-        return {"machine": machine, "fault": what}
+        if kind not in orders:
+            raise SandboxError(f"{kind!r} is not a fault of a machine: use one of {', '.join(orders)}")
+        orders[kind]()
+        return {"machine": machine, "fault": kind}
 
-    @app.post("/faults/disks/{disk}/{what}")
-    def disk(disk: str, what: str, body: JsonBody | None = None) -> Document:
-        given = body or {}
-        offset, length = int(given.get("offset", 0)), int(given.get("length", 1 << 20))
+    @app.post("/faults/disks/{disk}/{kind}")
+    def disk(disk: str, kind: str, body: JsonBody | None = None) -> Document:
+        options = body or {}
+        offset, length = int(options.get("offset", 0)), int(options.get("length", 1 << 20))
         orders: dict[str, Callable[[], Document | None]] = {
             "corrupt": lambda: faults.corrupt(disk, offset, length),
             "detach": lambda: faults.pull(disk, out=True),
             "reattach": lambda: faults.pull(disk, out=False),
-            "fill": lambda: faults.fill(disk, int(given.get("leave_bytes", 0))),
+            "fill": lambda: faults.fill(disk, int(options.get("leave_bytes", 0))),
             "unfill": lambda: faults.unfill(disk),
         }
-        if what not in orders:
-            raise SandboxError(f"{what!r} is no fault of a disk: use one of {', '.join(orders)}")
-        return {"disk": disk, "fault": what} | (orders[what]() or {})
+        if kind not in orders:
+            raise SandboxError(f"{kind!r} is not a fault of a disk: use one of {', '.join(orders)}")
+        return {"disk": disk, "fault": kind} | (orders[kind]() or {})
 
 
 async def _surprise(_: Request, error: Exception) -> Response:

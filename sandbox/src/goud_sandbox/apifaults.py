@@ -45,7 +45,7 @@ class ApiFaults:
             try:
                 re.compile(expression)
             except re.error as error:
-                raise ValueError(f"{expression!r} is no regular expression: {error}") from error
+                raise ValueError(f"{expression!r} is not a regular expression: {error}") from error
         self._documents.put(FAULTS, fault.id, asdict(fault))
 
     def clear(self, identity: str | None = None) -> None:
@@ -54,20 +54,20 @@ class ApiFaults:
             if identity in {None, key}:
                 self._documents.delete(FAULTS, key)
 
-    def standing(self) -> list[ApiFault]:
+    def orders(self) -> list[ApiFault]:
         """The orders, by id."""
         return [ApiFault(**document) for _, document in self._documents.items(FAULTS)]
 
     def take(self, method: str, path: str, kinds: set[str]) -> list[ApiFault]:
         """The orders that apply to this call; each is counted down once."""
-        taken = []
+        faults = []
         with self._lock:
-            for fault in self.standing():
+            for fault in self.orders():
                 if fault.kind not in kinds or not re.fullmatch(fault.method, method) or not re.search(fault.path, path):
                     continue
-                taken.append(fault)
+                faults.append(fault)
                 if fault.times == 1:
                     self._documents.delete(FAULTS, fault.id)
                 elif fault.times > 1:
                     self._documents.put(FAULTS, fault.id, asdict(fault) | {"times": fault.times - 1})
-        return taken
+        return faults

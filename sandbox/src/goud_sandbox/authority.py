@@ -18,7 +18,7 @@ LIFETIME = timedelta(days=365)
 
 
 def make(folder: Path) -> None:
-    """Authority, server certificate and client bundle in ``folder``; what is there stays."""
+    """Authority, server certificate and client bundle in ``folder``; existing files stay."""
     if (folder / "bundle.pem").exists():
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -43,7 +43,7 @@ class Auth(StrEnum):
 
 @app.command()
 def up(
-    cloud: Annotated[Cloud, typer.Argument(help="The provider to go on with; both are there.")] = Cloud.GCP,
+    cloud: Annotated[Cloud, typer.Argument(help="The provider to go on with; both run.")] = Cloud.GCP,
     state: State = None,
     name: Annotated[str, typer.Option(help="Part of every container's name.")] = "main",
     project: Annotated[str, typer.Option(help="The one project there is.")] = "goud-sandbox",
@@ -55,7 +55,7 @@ def up(
 ) -> None:
     """Start the sandbox in the background (the first time: build its machine image). Harmless when it runs."""
     home = Home.find(state)
-    wanted = Settings(
+    options = Settings(
         name=name,
         project=project,
         region=region,
@@ -70,9 +70,9 @@ def up(
         upstream_proxy=_upstream(port),
     )
     with err.status("starting the sandbox"):
-        settings = control.up(home, wanted)
-    where = f"project {settings.project}" if cloud is Cloud.GCP else f"region {settings.aws_region}"
-    err.print(f"sandbox [bold]{settings.name}[/] is up: {where}, state in {home.root}")
+        settings = control.up(home, options)
+    place = f"project {settings.project}" if cloud is Cloud.GCP else f"region {settings.aws_region}"
+    err.print(f"sandbox [bold]{settings.name}[/] is up: {place}, state in {home.root}")
     err.print(f'next: eval "$(./run sandbox env {cloud.value})"')
 
 
@@ -125,17 +125,19 @@ def status(state: State = None, as_json: Json = False) -> None:
         typer.echo(json.dumps(document, indent=2))
         return
     machines = Table("machine", "state", "address", title="Machines")
-    for name, seen in document["machines"].items():
-        machines.add_row(name, "running" if seen["running"] else "stopped", seen["external"] or "internal only")
+    for name, machine in document["machines"].items():
+        machines.add_row(name, "running" if machine["running"] else "stopped", machine["external"] or "internal only")
     disks = Table("disk", "size", "device", title="Disks")
     for name, image in document["disks"].items():
         device = "-" if image["minor"] is None else f"/dev/loop{image['minor']}"
         disks.add_row(name, f"{image['size'] / (1 << 30):g} GiB", device)
     out.print(machines, disks)
-    for standing in document["api_faults"]:
-        out.print(f"[yellow]API fault {standing['id']}[/]: {standing['kind']} {standing['method']} {standing['path']}")
-    for thing, error in document["errors"].items():
-        out.print(f"[red]{thing}[/] {error}")
+    for api_fault in document["api_faults"]:
+        out.print(
+            f"[yellow]API fault {api_fault['id']}[/]: {api_fault['kind']} {api_fault['method']} {api_fault['path']}"
+        )
+    for name, error in document["errors"].items():
+        out.print(f"[red]{name}[/] {error}")
 
 
 @app.command(hidden=True)
@@ -150,15 +152,15 @@ def serve(state: State = None) -> None:
 
 @fault.command("machine")
 def fault_machine(
-    what: Annotated[str, typer.Argument(help="kill, reset, partition or heal")], machine: str, state: State = None
+    kind: Annotated[str, typer.Argument(help="kill, reset, partition or heal")], machine: str, state: State = None
 ) -> None:
     """Kill a machine, or take its network away."""
-    control.call(_settings(state), "POST", f"/faults/machines/{machine}/{what}")
+    control.call(_settings(state), "POST", f"/faults/machines/{machine}/{kind}")
 
 
 @fault.command("disk")
 def fault_disk(
-    what: Annotated[str, typer.Argument(help="corrupt, fill, unfill, detach or reattach")],
+    kind: Annotated[str, typer.Argument(help="corrupt, fill, unfill, detach or reattach")],
     disk: str,
     state: State = None,
     offset: Annotated[int, typer.Option(help="corrupt: first byte")] = 0,
@@ -167,7 +169,7 @@ def fault_disk(
 ) -> None:
     """Corrupt, fill or pull a disk."""
     body = {"offset": offset, "length": length, "leave_bytes": leave_bytes}
-    typer.echo(json.dumps(control.call(_settings(state), "POST", f"/faults/disks/{disk}/{what}", body)))
+    typer.echo(json.dumps(control.call(_settings(state), "POST", f"/faults/disks/{disk}/{kind}", body)))
 
 
 @fault.command("api")
@@ -209,7 +211,7 @@ def advance(hours: Annotated[float, typer.Argument(help="How far.")], state: Sta
 
 
 def _settings(state: Path | None) -> Settings:
-    return control.standing(Home.find(state))
+    return control.load_settings(Home.find(state))
 
 
 def main() -> None:

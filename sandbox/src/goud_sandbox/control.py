@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import string
@@ -26,7 +27,7 @@ from goud_sandbox.gcp.iam import Iam, email
 from goud_sandbox.gcp.metadata import HOST
 from goud_sandbox.room.engine import Engine
 from goud_sandbox.room.keeper import Keeper
-from goud_sandbox.settings import MACHINES_PROXY_PORT, METADATA_ADDRESS, SERVICES_ADDRESS, Home, Settings
+from goud_sandbox.settings import LABEL, MACHINES_PROXY_PORT, METADATA_ADDRESS, SERVICES_ADDRESS, Home, Settings
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +42,13 @@ def alive(home: Home) -> int | None:
     """Process id of the running service, or None. A number that belongs to somebody else by now is not it."""
     try:
         pid = int(home.pid.read_text())
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
     except (OSError, ValueError):
         return None
-    return pid if b"goud_sandbox" in command and str(home.root).encode() in command else None
+    state = command.partition("\0--state\0")[2].split("\0")[0]
+    # A folder that was moved since has a path that its service was not started with.
+    same_folder = state and (state == str(home.root) or not Path(state).exists())
+    return pid if "goud_sandbox" in command and same_folder else None
 
 
 def call(settings: Settings, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -62,20 +66,48 @@ def call(settings: Settings, method: str, path: str, body: dict[str, Any] | None
 
 def up(home: Home, settings: Settings) -> Settings:
     """Everything a sandbox needs, made once, and its service. Repeats are harmless; the settings that stand win."""
-    home.root.mkdir(parents=True, exist_ok=True)
     if home.settings.exists():
         settings = Settings.load(home.settings)
-    else:
+    engine = Engine(settings, home)
+    folder = engine.other_folder()
+    if _has_moved(home, folder):
+        raise SandboxError(
+            f"the sandbox was made in {folder}, which is {home.root} now. End it first: ./run sandbox down"
+        )
+    _refuse_others(folder, settings)
+    home.root.mkdir(parents=True, exist_ok=True)
+    if not home.settings.exists():
         settings.save(home.settings)
     authority.make(home.tls)
     _secrets(home, settings)
-    engine = Engine(settings, home)
     engine.image()
     engine.keeper()
     if alive(home) is None:
         _start(home)
     _wait(home, settings)
     return settings
+
+
+def _has_moved(home: Home, folder: Path | None) -> bool:
+    """Whether this is the folder that the containers know by another path."""
+    return folder is not None and not folder.exists() and home.settings.exists()
+
+
+def _refuse_others(folder: Path | None, settings: Settings) -> None:
+    """Names, networks and addresses are the same in every folder: the first one has them until its `down`."""
+    if folder is None:
+        return
+    label = f"label={LABEL}={settings.name}"
+    step = (
+        f"End it there (GOUD_SANDBOX_STATE={shlex.quote(str(folder))} ./run sandbox down), or give this one another "
+        "name, loopback and port (./run sandbox up --name … --loopback … --port …)"
+        if folder.exists()
+        else "That folder does not exist any more. Put it back, or remove what is left of it: "
+        f"docker rm --force --volumes $(docker ps --all --quiet --filter {label})"
+    )
+    raise SandboxError(
+        f"the sandbox {settings.name} on this engine is of the folder {folder}. Nothing was touched. {step}"
+    )
 
 
 def _secrets(home: Home, settings: Settings) -> None:
@@ -167,8 +199,11 @@ def down(home: Home) -> None:
     if not home.settings.exists():
         return
     settings = Settings.load(home.settings)
-    stop(home)
     engine = Engine(settings, home)
+    folder = engine.other_folder()
+    if not _has_moved(home, folder):
+        _refuse_others(folder, settings)
+    stop(home)
     keeper = Keeper(engine)
     for machine in engine.machines():
         engine.remove(machine)
@@ -184,7 +219,7 @@ def down(home: Home) -> None:
     shutil.rmtree(home.root)
 
 
-def standing(home: Home) -> Settings:
+def load_settings(home: Home) -> Settings:
     """The settings of the sandbox in this folder; ``NotRunning`` when there is none."""
     if not home.settings.exists():
         raise NotRunning(f"there is no sandbox in {home.root}: start it with `up`")
@@ -193,7 +228,7 @@ def standing(home: Home) -> Settings:
 
 def environment(home: Home, auth: str = "accesstoken") -> dict[str, str]:
     """What the unmodified modules need to find the sandbox instead of Google; ``auth`` is their ``auth_kind``."""
-    settings = standing(home)
+    settings = load_settings(home)
     proxy = f"http://127.0.0.1:{settings.proxy_port}"
     local = "127.0.0.1,localhost,127.0.0.0/8"
     credentials = {
@@ -224,7 +259,7 @@ UNSET = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN", "AWS_SECURIT
 
 def aws_environment(home: Home) -> dict[str, str]:
     """What Amazon's clients need to find the sandbox; variables in ``UNSET`` would lead them elsewhere."""
-    settings = standing(home)
+    settings = load_settings(home)
     key = json.loads(home.aws_key.read_text())
     bypass = ["127.0.0.1", "localhost", *filter(None, os.environ.get("NO_PROXY", "").split(","))]
     local = ",".join(dict.fromkeys(bypass))

@@ -1,6 +1,6 @@
 """What machines find on their bridge's own address: metadata servers, the proxy and Amazon's APIs.
 
-Machines ask at link-local addresses; the room's firewall leads them here (``DOORS``). Nothing listens on any other
+Machines ask at link-local addresses; the room's firewall leads them here (``doors``). Nothing listens on any other
 address, and what a machine is told depends on the address it asks from.
 """
 
@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from goud_sandbox.metadata import Question, Reply
-from goud_sandbox.proxy import Proxy, joined
+from goud_sandbox.proxy import Proxy, join
 from goud_sandbox.room.model import Door
 from goud_sandbox.serving import server
 from goud_sandbox.settings import MACHINES_PROXY_PORT, METADATA_ADDRESS, SERVICES_ADDRESS, Settings
@@ -44,7 +44,7 @@ def doors(settings: Settings) -> tuple[Door, ...]:
 def application(*providers: Answer) -> Starlette:
     """The metadata servers: the first provider that knows the machine answers."""
 
-    def tell(request: Request) -> Response:
+    def answer(request: Request) -> Response:
         query, headers = dict(request.query_params), {key.lower(): value for key, value in request.headers.items()}
         machine = request.client.host if request.client else ""
         question = Question(machine, request.method, request.url.path, query, headers)
@@ -54,22 +54,22 @@ def application(*providers: Answer) -> Starlette:
                 return Response(reply.text, reply.status, dict(reply.headers), reply.kind)
         return Response("No machine has the address that asks.\n", 404, media_type="text/plain")
 
-    return Starlette(routes=[Route("/{path:path}", tell, methods=METHODS)])
+    return Starlette(routes=[Route("/{path:path}", answer, methods=METHODS)])
 
 
 @dataclass
-class _Open:
+class _Listeners:
     """The listeners on one bridge."""
 
     metadata: uvicorn.Server
     task: asyncio.Task[None]
-    others: list[asyncio.Server]
+    servers: list[asyncio.Server]
 
     def close(self) -> None:
         """Listen no longer; what is under way ends by itself."""
         self.metadata.should_exit = True
-        for one in self.others:
-            one.close()
+        for listener in self.servers:
+            listener.close()
 
 
 class Doors:
@@ -82,7 +82,7 @@ class Doors:
         self._bridges = bridges
         self._proxy = proxy
         self._metadata = metadata
-        self._open: dict[str, _Open] = {}
+        self._listeners: dict[str, _Listeners] = {}
 
     async def run(self) -> None:
         """Follow the bridges."""
@@ -91,40 +91,40 @@ class Doors:
                 await self._follow()
                 await asyncio.sleep(INTERVAL_SECONDS)
         finally:
-            for one in self._open.values():
-                one.close()
-            await asyncio.gather(*(one.task for one in self._open.values()), return_exceptions=True)
+            for listeners in self._listeners.values():
+                listeners.close()
+            await asyncio.gather(*(listeners.task for listeners in self._listeners.values()), return_exceptions=True)
 
     async def _follow(self) -> None:
-        now = self._bridges()
-        for gone in set(self._open) - now:
-            self._open.pop(gone).close()
-        for address in now - set(self._open):
+        bridges = self._bridges()
+        for address in set(self._listeners) - bridges:
+            self._listeners.pop(address).close()
+        for address in bridges - set(self._listeners):
             try:
-                self._open[address] = await self._listen(address)
+                self._listeners[address] = await self._listen(address)
             except OSError as error:  # the bridge is being made, or on its way out: the next look will tell
                 log.info("no door at %s: %s", address, error)
 
-    async def _listen(self, address: str) -> _Open:
+    async def _listen(self, address: str) -> _Listeners:
         async with contextlib.AsyncExitStack() as stack:
-            others = []
+            servers = []
             for port, serve in (
                 (self._settings.proxy_port, self._proxy.serve_machine),
                 (self._settings.aws_port, self._amazon),
             ):
-                others.append(await asyncio.start_server(serve, address, port))
-                stack.callback(others[-1].close)
+                servers.append(await asyncio.start_server(serve, address, port))
+                stack.callback(servers[-1].close)
             # uvicorn ends the process when it cannot bind, so it is given a socket that is bound.
             listener = socket.create_server((address, self._settings.metadata_port))
             stack.pop_all()
         metadata = server(self._metadata, address, self._settings.metadata_port)
-        return _Open(metadata, asyncio.create_task(metadata.serve(sockets=[listener])), others)
+        return _Listeners(metadata, asyncio.create_task(metadata.serve(sockets=[listener])), servers)
 
     async def _amazon(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            there = await asyncio.open_connection("127.0.0.1", self._settings.aws_port)
+            upstream = await asyncio.open_connection("127.0.0.1", self._settings.aws_port)
         except OSError as error:
             log.info("Amazon's APIs do not listen: %s", error)
             writer.close()
             return
-        await joined((reader, writer), there)
+        await join((reader, writer), upstream)

@@ -19,5 +19,5 @@ class KeeperError(SandboxError):
     """The keeper could not do a thing to a disk or to the firewall."""
 
 
-class NoSuchThing(SandboxError):
+class UnknownTarget(SandboxError):
     """A fault was ordered for a machine or disk that is not in the room."""

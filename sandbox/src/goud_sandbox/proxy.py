@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 log = logging.getLogger(__name__)
 
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-OURS = ".googleapis.com"
+GOOGLE_DOMAIN = ".googleapis.com"
 TIMEOUT_SECONDS = 20
 
 
@@ -34,10 +34,10 @@ class Proxy:
 
     async def serve_machine(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection of a machine."""
-        await self._serve(reader, writer, only_ours=True)
+        await self._serve(reader, writer, google_only=True)
 
     async def _serve(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, only_ours: bool = False
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, google_only: bool = False
     ) -> None:
         try:
             async with asyncio.timeout(TIMEOUT_SECONDS):
@@ -46,12 +46,14 @@ class Proxy:
                 if method != "CONNECT":
                     await _refuse(writer, "405 Method Not Allowed", "This proxy only tunnels (CONNECT).")
                     return
-                if only_ours and not _is_ours(target):
-                    await _refuse(writer, "403 Forbidden", f"{target} is not behind this proxy; {OURS[1:]} is.")
+                if google_only and not _is_google(target):
+                    await _refuse(
+                        writer, "403 Forbidden", f"{target} is not behind this proxy; {GOOGLE_DOMAIN[1:]} is."
+                    )
                     return
-                there_reader, there_writer = await self._open(target)
+                upstream_reader, upstream_writer = await self._open(target)
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            await joined((reader, writer), (there_reader, there_writer))
+            await join((reader, writer), (upstream_reader, upstream_writer))
         except (OSError, TimeoutError, ValueError, asyncio.IncompleteReadError) as error:
             log.info("tunnel not made: %s", error)
             await _refuse(writer, "502 Bad Gateway", f"{error}")
@@ -60,7 +62,7 @@ class Proxy:
 
     async def _open(self, target: str) -> Stream:
         host, _, port = target.rpartition(":")
-        if _is_ours(target):
+        if _is_google(target):
             return await asyncio.open_connection("127.0.0.1", self._api_port)
         if self._upstream is None:
             return await asyncio.open_connection(host.strip("[]"), int(port))
@@ -72,14 +74,14 @@ class Proxy:
         return reader, writer
 
 
-def _is_ours(target: str) -> bool:
+def _is_google(target: str) -> bool:
     host = target.rpartition(":")[0]
-    return host == OURS[1:] or host.endswith(OURS)
+    return host == GOOGLE_DOMAIN[1:] or host.endswith(GOOGLE_DOMAIN)
 
 
-async def joined(one: Stream, other: Stream) -> None:
+async def join(client: Stream, upstream: Stream) -> None:
     """Pass bytes both ways until both ends are done."""
-    await asyncio.gather(_pump(one[0], other[1]), _pump(other[0], one[1]))
+    await asyncio.gather(_pump(client[0], upstream[1]), _pump(upstream[0], client[1]))
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -93,8 +95,8 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.close()
 
 
-async def _refuse(writer: asyncio.StreamWriter, status: str, why: str) -> None:
-    body = f"{why}\n".encode()
+async def _refuse(writer: asyncio.StreamWriter, status: str, reason: str) -> None:
+    body = f"{reason}\n".encode()
     writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body)
     try:
         await writer.drain()

@@ -61,17 +61,17 @@ class Service:
             folder=home.aws,
             settle=self.room.settle,
         )
-        self.room.powered_off = self._powered_off
+        self.room.on_power_off = self._on_power_off
         instances = self.google.compute.instances
         instances.console, instances.host_keys, instances.kill = self._console, self._host_keys, self.faults.reset
         self._home = home
 
     def _desired(self) -> Desired:
-        return self.google.desired().joined(self.amazon.desired())
+        return self.google.desired().union(self.amazon.desired())
 
-    def _powered_off(self, machine: str) -> None:
-        self.google.powered_off(machine)
-        self.amazon.powered_off(machine)
+    def _on_power_off(self, machine: str) -> None:
+        self.google.on_power_off(machine)
+        self.amazon.on_power_off(machine)
 
     def _console(self, machine: str) -> str:
         try:
@@ -116,23 +116,23 @@ class Service:
             ssl_certfile=str(tls / "server.pem"),
             ssl_keyfile=str(tls / "server.key"),
         )
-        own = admin.application(
+        admin_app = admin.application(
             self.room, self.keeper, self.faults, self.api_faults, tick=self._tick, advance=self.amazon.advance
         )
-        servers = [api, server(own, LOOPBACK, self.settings.admin_port)]
+        servers = [api, server(admin_app, LOOPBACK, self.settings.admin_port)]
         proxy = Proxy(self.settings.proxy_port, self.settings.api_port, self.settings.upstream_proxy)
         metadata = doors.application(self.google.metadata, self.amazon.metadata)
-        opened = doors.Doors(self.settings, lambda: self.room.bridges, proxy, metadata)
-        endless = [asyncio.create_task(proxy.run()), asyncio.create_task(opened.run())]
-        tasks = [*(asyncio.create_task(one.serve()) for one in servers), *endless]
-        waiting = asyncio.create_task(stop.wait())
-        done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
-        for task in done - {waiting}:
+        bridge_doors = doors.Doors(self.settings, lambda: self.room.bridges, proxy, metadata)
+        background = [asyncio.create_task(proxy.run()), asyncio.create_task(bridge_doors.run())]
+        tasks = [*(asyncio.create_task(http_server.serve()) for http_server in servers), *background]
+        stop_signal = asyncio.create_task(stop.wait())
+        ends, _ = await asyncio.wait([stop_signal, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        for task in ends - {stop_signal}:
             log.error("a server ended: %s", task)
         self.room.stop()
-        for one in servers:
-            one.should_exit = True
-        for task in endless:
+        for http_server in servers:
+            http_server.should_exit = True
+        for task in background:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self.amazon.stop()

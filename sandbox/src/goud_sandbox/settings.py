@@ -61,10 +61,10 @@ class Home:
     root: Path
 
     @classmethod
-    def find(cls, given: Path | None = None) -> Home:
-        """``given``, else $GOUD_SANDBOX_STATE, else .state/sandbox under the current folder."""
-        chosen = given or Path(os.environ.get(STATE_VARIABLE) or DEFAULT_STATE)
-        return cls(chosen.absolute())
+    def find(cls, root: Path | None = None) -> Home:
+        """``root``, else $GOUD_SANDBOX_STATE, else .state/sandbox under the current folder."""
+        folder = root or Path(os.environ.get(STATE_VARIABLE) or DEFAULT_STATE)
+        return cls(folder.absolute())
 
     @property
     def settings(self) -> Path:

@@ -11,22 +11,26 @@ from goud_sandbox.aws.context import ACCOUNT, current
 FIRST, LAST = 128, 254  # the lower half is the other provider's
 
 
-def taken(backend: EC2Backend) -> set[str]:
+def addresses_in_use(backend: EC2Backend) -> set[str]:
     """Addresses of elastic IPs, of interfaces, and those a machine was made with."""
-    used = {str(address.public_ip) for address in backend.addresses}
-    used |= {str(interface.public_ip) for interface in backend.enis.values()}
+    addresses = {str(address.public_ip) for address in backend.addresses}
+    addresses |= {str(interface.public_ip) for interface in backend.enis.values()}
     for reservation in backend.reservations.values():
-        used |= {str(getattr(one, "published", None)) for one in reservation.instances if one.state != "terminated"}
-    return used
+        addresses |= {
+            str(getattr(instance, "published", None))
+            for instance in reservation.instances
+            if instance.state != "terminated"
+        }
+    return addresses
 
 
 def free() -> str:
     """The lowest address nobody has; AddressLimitExceeded when there is none."""
     account = ec2_backends[ACCOUNT]
-    used = {address for region in list(account) for address in taken(account[region])}
+    addresses = {address for region in list(account) for address in addresses_in_use(account[region])}
     for last in range(FIRST, LAST + 1):
         address = f"{current.settings.loopback}.{last}"
-        if address not in used:
+        if address not in addresses:
             return address
     raise EC2ClientError("AddressLimitExceeded", "The maximum number of addresses has been reached.")
 

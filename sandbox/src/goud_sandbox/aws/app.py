@@ -58,7 +58,7 @@ class Amazon:
         self._depth = 0
         self._storage_changed = threading.Event()
         self._server: BaseWSGIServer | None = None
-        self._ended = threading.Event()
+        self._end = threading.Event()
         ahead = (documents.get(CLOCK, "ahead") or {}).get("seconds", 0.0)
         context.ahead = timedelta(seconds=float(ahead))
         context.lie_device = lambda _: bool(faults.take("POST", "ec2.amazonaws.com/ModifyVolume", {"lie_device"}))
@@ -71,14 +71,14 @@ class Amazon:
         self._store = Store(folder)
         self._store.load()
         identity.prepare(operator)
-        self.progress = Progress(settle, self._changing)
-        self._metadata = metadata.Metadata(self._changing)
+        self.progress = Progress(settle, self._transaction)
+        self._metadata = metadata.Metadata(self._transaction)
         self.application = Gateway(DomainDispatcherApplication(create_backend_app), faults, self._perform, self._after)
 
     # calls -----------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _changing(self) -> Iterator[None]:
+    def _transaction(self) -> Iterator[None]:
         """Alone with the models, which are saved in the end."""
         with self._lock:
             self._depth += 1
@@ -94,7 +94,7 @@ class Amazon:
             if call.reads:
                 return ask()
             if lie:
-                with self._store.undone():
+                with self._store.rollback():
                     return ask()
             answer = ask()
             if call.service == STORAGE:
@@ -121,26 +121,26 @@ class Amazon:
         with self._lock:
             return self._metadata.answer(question)
 
-    def powered_off(self, machine: str) -> None:
+    def on_power_off(self, machine: str) -> None:
         """A machine went down by itself: its instance is stopped, or terminated when it was made to be."""
-        with self._changing():
-            for guest in [one for backend in backends() for one in guests(backend)]:
+        with self._transaction():
+            for guest in [guest for backend in backends() for guest in guests(backend)]:
                 if guest.id != machine or guest.state not in {"pending", "running"}:
                     continue
                 if guest.instance_initiated_shutdown_behavior == "terminate":
                     guest.terminate()
                 else:
-                    guest.fell()
+                    guest.power_off()
 
     # time ------------------------------------------------------------------------------------------------------
 
     def run_schedules(self) -> list[str]:
         """The hour of the backup plans comes; the new snapshots' ids."""
-        with self._changing():
-            made = backup.run()
+        with self._transaction():
+            snapshots = backup.run()
         self.progress.sweep()
         self._settle()
-        return made
+        return snapshots
 
     def advance(self, seconds: float) -> str:
         """Move the account's clock ahead; the time it shows then."""
@@ -166,14 +166,14 @@ class Amazon:
         """Stop listening; everything is on disk afterwards."""
         if self._server:
             self._server.shutdown()
-        self._ended.set()
+        self._end.set()
         with self._lock:
             self._store.save("account")
             self._store.save("storage")
 
     def _keep_storage(self) -> None:
         """The index of the storage is large and changes often: it is written twice a second at most."""
-        while not self._ended.wait(STORAGE_SECONDS):
+        while not self._end.wait(STORAGE_SECONDS):
             if self._storage_changed.is_set():
                 self._storage_changed.clear()
                 with self._lock:

@@ -56,9 +56,9 @@ class Backups(BackupBackend):
         """A plan with selections stays."""
         if self.selections.get(backup_plan_id):
             raise InvalidRequestException(msg="Related backup plan selections must be deleted prior to backup plan")
-        done = super().delete_backup_plan(backup_plan_id)
+        answer = super().delete_backup_plan(backup_plan_id)
         self.plans[backup_plan_id].backup_plan["BackupPlanName"] += f" (deleted {uuid4()})"  # the name is free again
-        return done
+        return answer
 
     def delete_backup_vault(self, backup_vault_name: str) -> None:
         """A vault with recovery points stays."""
@@ -67,7 +67,7 @@ class Backups(BackupBackend):
         super().delete_backup_vault(backup_vault_name)
 
     def describe_backup_vault(self, backup_vault_name: str) -> Vault:
-        """AWS does not tell whether a vault that nobody may see is there."""
+        """AWS does not tell whether a vault that nobody may see exists."""
         if backup_vault_name not in self.vaults:
             raise BackupClientError("AccessDeniedException", "Insufficient privileges to perform this action.")
         return super().describe_backup_vault(backup_vault_name)
@@ -75,7 +75,10 @@ class Backups(BackupBackend):
     def select(self, plan: str, selection: Document, creator: str | None) -> Document:
         """A new selection, its fields as AWS fills them."""
         self.plan(plan)
-        if any(one["BackupSelection"]["SelectionName"] == selection["SelectionName"] for one in self.of(plan)):
+        if any(
+            other["BackupSelection"]["SelectionName"] == selection["SelectionName"]
+            for other in self.selections_of(plan)
+        ):
             raise InvalidRequestException(msg=f"Backup selection {selection['SelectionName']} already exists")
         conditions = {name: [] for name in CONDITIONS} | (selection.get("Conditions") or {})
         document: Document = {
@@ -88,7 +91,7 @@ class Backups(BackupBackend):
         self.selections.setdefault(plan, {})[document["SelectionId"]] = document
         return document
 
-    def of(self, plan: str) -> list[Document]:
+    def selections_of(self, plan: str) -> list[Document]:
         """The plan's selections."""
         return list(self.selections.get(plan, {}).values())
 
@@ -102,23 +105,23 @@ class Backups(BackupBackend):
 
     def run(self) -> list[str]:
         """Snapshot what the plans select and let expire what their rules let go; the new snapshots' ids."""
-        made = []
+        snapshots = []
         for identity, plan in self.plans.items():
             if plan.deletion_date is None:
-                for selection in self.of(identity):
+                for selection in self.selections_of(identity):
                     for rule in plan.backup_plan["Rules"]:
-                        made += self._back_up(plan, rule, selection["BackupSelection"])
+                        snapshots += self._back_up(plan, rule, selection["BackupSelection"])
         self._expire()
         for vault in self.vaults.values():
             vault.num_of_recovery_points = len(self.in_vault(vault.backup_vault_name))
-        return made
+        return snapshots
 
     def _back_up(self, plan: Plan, rule: Document, selection: Document) -> list[str]:
         if rule["TargetBackupVaultName"] not in self.vaults:
             return []
-        made = []
+        snapshots = []
         ec2 = ec2_backends[self.account_id][self.region_name]
-        for volume in [one for one in ec2.volumes.values() if self._chosen(one, selection)]:
+        for volume in [volume for volume in ec2.volumes.values() if self._selects(volume, selection)]:
             snapshot = ec2.create_snapshot(volume.id, f"This snapshot is created by the AWS Backup service. {uuid4()}")
             tags = {tag["key"]: tag["value"] for tag in volume.get_tags()} | (rule.get("RecoveryPointTags") or {})
             snapshot.add_tags(tags | {"aws:backup:source-resource": f"{volume.id}:{snapshot.id}"})
@@ -136,8 +139,8 @@ class Backups(BackupBackend):
                 "Lifecycle": rule.get("Lifecycle") or {},
                 "IsEncrypted": volume.encrypted,
             }
-            made.append(snapshot.id)
-        return made
+            snapshots.append(snapshot.id)
+        return snapshots
 
     def _expire(self) -> None:
         for arn, point in list(self.points.items()):
@@ -159,15 +162,15 @@ class Backups(BackupBackend):
     def _arn(self, volume: Volume) -> str:
         return f"arn:aws:ec2:{self.region_name}:{self.account_id}:volume/{volume.id}"
 
-    def _chosen(self, volume: Volume, selection: Document) -> bool:
+    def _selects(self, volume: Volume, selection: Document) -> bool:
         """By ARN or by any of the tags, unless it is left out; every condition must hold."""
         arn, tags = self._arn(volume), {tag["key"]: tag["value"] for tag in volume.get_tags()}
         if any(fnmatchcase(arn, pattern) for pattern in selection["NotResources"]):
             return False
-        named = any(fnmatchcase(arn, pattern) for pattern in selection["Resources"])
-        tagged = any(tags.get(one["ConditionKey"]) == one["ConditionValue"] for one in selection["ListOfTags"])
-        return (named or tagged) and all(
-            _holds(kind, tags, one) for kind in CONDITIONS for one in selection["Conditions"][kind]
+        by_name = any(fnmatchcase(arn, pattern) for pattern in selection["Resources"])
+        by_tag = any(tags.get(tag["ConditionKey"]) == tag["ConditionValue"] for tag in selection["ListOfTags"])
+        return (by_name or by_tag) and all(
+            _holds(kind, tags, condition) for kind in CONDITIONS for condition in selection["Conditions"][kind]
         )
 
 
@@ -200,8 +203,8 @@ def _update_plan(response: BackupResponse) -> str:
 
 def _create_selection(response: BackupResponse) -> str:
     body = json.loads(response.body)
-    made = _backend(response).select(_parts(response)[2], body["BackupSelection"], body.get("CreatorRequestId"))
-    return json.dumps({key: made[key] for key in ("SelectionId", "BackupPlanId", "CreationDate")})
+    selection = _backend(response).select(_parts(response)[2], body["BackupSelection"], body.get("CreatorRequestId"))
+    return json.dumps({key: selection[key] for key in ("SelectionId", "BackupPlanId", "CreationDate")})
 
 
 def _get_selection(response: BackupResponse) -> str:
@@ -212,12 +215,12 @@ def _get_selection(response: BackupResponse) -> str:
 def _list_selections(response: BackupResponse) -> str:
     plan = _parts(response)[2]
     _backend(response).plan(plan)
-    listed = [
-        {key: value for key, value in one.items() if key != "BackupSelection"}
-        | {key: one["BackupSelection"].get(key) for key in ("SelectionName", "IamRoleArn")}
-        for one in _backend(response).of(plan)
+    selections = [
+        {key: value for key, value in selection.items() if key != "BackupSelection"}
+        | {key: selection["BackupSelection"].get(key) for key in ("SelectionName", "IamRoleArn")}
+        for selection in _backend(response).selections_of(plan)
     ]
-    return json.dumps({"BackupSelectionsList": listed})
+    return json.dumps({"BackupSelectionsList": selections})
 
 
 def _delete_selection(response: BackupResponse) -> str:
@@ -240,8 +243,8 @@ def _delete_point(response: BackupResponse) -> str:
 def run() -> list[str]:
     """Let the hour of every region's plans come."""
     account = backup_backends[ACCOUNT]
-    found = [account[region] for region in list(account)]
-    return [name for backend in found if isinstance(backend, Backups) for name in backend.run()]
+    backends = [account[region] for region in list(account)]
+    return [name for backend in backends if isinstance(backend, Backups) for name in backend.run()]
 
 
 def install() -> None:

@@ -31,7 +31,7 @@ def _no_lie(_: str) -> bool:
     return False
 
 
-def _nothing(_: str) -> None:
+def _no_reboot(_: str) -> None:
     return None
 
 
@@ -40,14 +40,14 @@ class Context:
     """The sandbox's settings, clock and hands.
 
     ``console`` and ``host_keys`` look into a machine, ``reboot`` asks its system to reboot, ``lie_device`` tells
-    whether the next growth of a volume is to be told and not done.
+    whether the next growth of a volume is to be reported and not done.
     """
 
     settings: Settings = field(default_factory=Settings)
     ahead: timedelta = timedelta(0)
     console: Callable[[str], str] = _no_console
     host_keys: Callable[[str], dict[str, str]] = _no_keys
-    reboot: Callable[[str], None] = _nothing
+    reboot: Callable[[str], None] = _no_reboot
     lie_device: Callable[[str], bool] = _no_lie
 
     def now(self) -> datetime:

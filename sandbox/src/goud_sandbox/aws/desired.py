@@ -27,36 +27,42 @@ ALLOW, REFUSE = 1000, 2000
 
 def desired(documents: Documents) -> Desired:
     """The whole wish, of every region."""
-    pulled = {key for key, _ in documents.items(PULLED)}
+    pulled_disks = {key for key, _ in documents.items(PULLED)}
     cut_off = frozenset(key for key, fault in documents.items(FAULTS) if fault.get("partitioned"))
     wish = Desired(cut_off=cut_off)
     for backend in backends():
-        wish = wish.joined(_region(backend, pulled))
+        wish = wish.union(_region(backend, pulled_disks))
     return wish
 
 
-def _region(backend: EC2Backend, pulled: set[str]) -> Desired:
-    alive = [one for one in guests(backend) if one.state in EXISTS]
-    volumes = [one for one in backend.volumes.values() if isinstance(one, EbsVolume) and not one.boot]
-    snapshots = [one for one in backend.snapshots.values() if isinstance(one, EbsSnapshot) and not one.boot]
-    copies = {one.id for one in snapshots}
-    used = sorted({str(one.vpc_id) for one in alive})
+def _region(backend: EC2Backend, pulled_disks: set[str]) -> Desired:
+    alive = [guest for guest in guests(backend) if guest.state in EXISTS]
+    volumes = [volume for volume in backend.volumes.values() if isinstance(volume, EbsVolume) and not volume.boot]
+    snapshots = [
+        snapshot for snapshot in backend.snapshots.values() if isinstance(snapshot, EbsSnapshot) and not snapshot.boot
+    ]
+    copies = {snapshot.id for snapshot in snapshots}
+    vpcs = sorted({str(guest.vpc_id) for guest in alive})
     return Desired(
-        subnets=tuple(Subnet(vpc, backend.vpcs[vpc].cidr_block) for vpc in used),
+        subnets=tuple(Subnet(vpc, backend.vpcs[vpc].cidr_block) for vpc in vpcs),
         disks=tuple(
-            Disk(one.id, one.device_gib * GIB, one.snapshot_id if one.snapshot_id in copies else None)
-            for one in volumes
+            Disk(volume.id, volume.device_gib * GIB, volume.snapshot_id if volume.snapshot_id in copies else None)
+            for volume in volumes
         ),
-        snapshots=tuple(Snapshot(one.id, one.source) for one in snapshots),
-        machines=tuple(_machine(backend, one, pulled) for one in alive),
+        snapshots=tuple(Snapshot(snapshot.id, snapshot.source) for snapshot in snapshots),
+        machines=tuple(_machine(backend, guest, pulled_disks) for guest in alive),
         rules=tuple(_rules(alive)),
     )
 
 
-def _machine(backend: EC2Backend, guest: Guest, pulled: set[str]) -> Machine:
+def _machine(backend: EC2Backend, guest: Guest, pulled_disks: set[str]) -> Machine:
     key = backend.key_pairs.get(guest.key_name or "")
-    attached = [backend.volumes.get(block.volume_id) for _, block in guest.get_block_device_mapping]
-    disks = [one for one in attached if isinstance(one, EbsVolume) and not one.boot and one.id not in pulled]
+    volumes = [backend.volumes.get(block.volume_id) for _, block in guest.get_block_device_mapping]
+    disks = [
+        volume
+        for volume in volumes
+        if isinstance(volume, EbsVolume) and not volume.boot and volume.id not in pulled_disks
+    ]
     name = str(guest.private_dns_name)
     return Machine(
         id=guest.id,
@@ -67,7 +73,7 @@ def _machine(backend: EC2Backend, guest: Guest, pulled: set[str]) -> Machine:
         running=guest.state in RUNS,
         aliases=(name,),
         users={USER: (key.public_key.strip(),) if key else ()},
-        attachments=tuple(Attachment(one.id, _links(one.id)) for one in disks),
+        attachments=tuple(Attachment(volume.id, _links(volume.id)) for volume in disks),
         first_boot_script=guest.script,
         incarnation=guest.id,
     )
@@ -95,15 +101,15 @@ def _rules(alive: list[Guest]) -> Iterator[Rule]:
         outward = [rule for group in _groups(guest) for rule in group.egress_rules]
         if any(rule.ip_protocol == "-1" and rule.cidr_ipv4 == EVERYWHERE for rule in outward):
             continue
-        me = [str(guest.private_ip)]
+        own_address = [str(guest.private_ip)]
         for rule in outward:
-            yield from _rule(rule, "out", me, members)
-        yield Rule(REFUSE, allow=False, direction="out", machines=tuple(me), peers=(EVERYWHERE,))
+            yield from _rule(rule, "out", own_address, members)
+        yield Rule(REFUSE, allow=False, direction="out", machines=tuple(own_address), peers=(EVERYWHERE,))
 
 
 def _groups(guest: Guest) -> list[Any]:
-    found = {group.id: group for nic in guest.nics.values() for group in nic.group_set}
-    return [found[identity] for identity in sorted(found)]
+    groups = {group.id: group for nic in guest.nics.values() for group in nic.group_set}
+    return [groups[identity] for identity in sorted(groups)]
 
 
 def _rule(

@@ -58,10 +58,10 @@ class Answer:
     body: bytes
 
 
-def parsed(environ: WSGIEnvironment, body: bytes) -> Call:
+def call_of(environ: WSGIEnvironment, body: bytes) -> Call:
     """What a request asks for."""
-    found = SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
-    service, key = (found["service"], found["key"]) if found else ("s3", "")
+    scope = SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
+    service, key = (scope["service"], scope["key"]) if scope else ("s3", "")
     method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "/")
     target = environ.get("HTTP_X_AMZ_TARGET", "")
     if target:
@@ -95,7 +95,7 @@ class Gateway:
     def __call__(self, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         """One request."""
         body = _body(environ)
-        call = parsed(environ, body)
+        call = call_of(environ, body)
         answer = self._answer(call, environ, body)
         start(answer.status, answer.headers)
         return [answer.body]
@@ -116,26 +116,26 @@ class Gateway:
         return answer
 
     def _ask(self, call: Call, environ: WSGIEnvironment, body: bytes) -> Answer:
-        given: list[tuple[str, Headers]] = []
+        responses: list[tuple[str, Headers]] = []
 
         def start(status: str, headers: Headers, _: Any = None, /) -> Callable[[bytes], object]:
-            given.append((status, headers))
+            responses.append((status, headers))
             return lambda _: None
 
         try:
             signature.verify(environ, body)
-        except signature.Refused as error:
+        except signature.Refusal as error:
             return stranger(call, str(error))
-        whole = environ | {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
-        whole.pop("HTTP_TRANSFER_ENCODING", None)
+        request = environ | {"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
+        request.pop("HTTP_TRANSFER_ENCODING", None)
         try:
-            parts = self._moto(whole, start)
+            parts = self._moto(request, start)
             content = b"".join(parts)
         except Exception:
             log.exception("moto cannot answer %s", call)
             return refusal(call, 500, "InternalError", f"The sandbox cannot answer {call.action}: see its log.")
         getattr(parts, "close", lambda: None)()
-        return Answer(given[0][0], given[0][1], content)
+        return Answer(responses[0][0], responses[0][1], content)
 
 
 def _body(environ: WSGIEnvironment) -> bytes:
@@ -158,15 +158,15 @@ STRANGERS = {  # by what is wrong, then by protocol
 }
 
 
-def stranger(call: Call, why: str) -> Answer:
+def stranger(call: Call, reason: str) -> Answer:
     """The answer to somebody who is not who he says."""
     if call.service == "ec2":
         text = "AWS was not able to validate the provided access credentials"
         return refusal(call, 401, "AuthFailure", text)
     protocol = "s3" if call.service == "s3" else "query" if call.service in QUERY else "json"
     text = "The request signature we calculated does not match the signature you provided."
-    known = text if why == "signature" else "The security token included in the request is invalid."
-    return refusal(call, 403, STRANGERS[why][protocol], known)
+    message = text if reason == "signature" else "The security token included in the request is invalid."
+    return refusal(call, 403, STRANGERS[reason][protocol], message)
 
 
 def refusal(call: Call, status: int, code: str, message: str) -> Answer:

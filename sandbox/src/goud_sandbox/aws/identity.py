@@ -19,16 +19,16 @@ AMAZONS_OWN = (
 
 
 def prepare(key: Key) -> None:
-    """The operator with everything allowed, and Amazon's policies; what is there stays."""
+    """The operator with everything allowed, and Amazon's policies; what exists stays."""
     iam = iam_backends[ACCOUNT]["aws"]
     if OPERATOR in iam.users:
         return
     iam.create_user(current.settings.aws_region, OPERATOR)
     iam.put_user_policy(OPERATOR, "everything", EVERYTHING)
-    made = iam.create_access_key(OPERATOR)
-    made.access_key_id, made.secret_access_key = key.id, key.secret
-    known = json.loads(aws_managed_policies_data)
+    access_key = iam.create_access_key(OPERATOR)
+    access_key.access_key_id, access_key.secret_access_key = key.id, key.secret
+    documents = json.loads(aws_managed_policies_data)
     for name in AMAZONS_OWN:
-        policy = AWSManagedPolicy.from_data(name, ACCOUNT, current.settings.aws_region, known[name])
+        policy = AWSManagedPolicy.from_data(name, ACCOUNT, current.settings.aws_region, documents[name])
         iam.aws_managed_policies.append(policy)
         iam.managed_policies[policy.arn] = policy

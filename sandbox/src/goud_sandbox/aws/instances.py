@@ -35,12 +35,12 @@ class Guest(Instance):
         """Move to a state."""
         self._state.name, self._state.code = state, CODES[state]
 
-    def failed(self, message: str) -> None:
+    def fail(self, message: str) -> None:
         """It could not be made: terminated, with the reason where the API tells it."""
         self.terminate()
         self.state_reason = StateReason(f"Server.InternalError: {message}", "Server.InternalError")
 
-    def fell(self) -> None:
+    def power_off(self) -> None:
         """Its system powered off."""
         self.stop()
         text = "Client.InstanceInitiatedShutdown"
@@ -119,15 +119,15 @@ class Instances(Volumes):
     @staticmethod
     def _root_device(instance: Instance) -> str | None:
         devices = list(instance.block_device_mapping)
-        return next((one for one in (ROOT_DEVICE, "/dev/sda1") if one in devices), None)
+        return next((device for device in (ROOT_DEVICE, "/dev/sda1") if device in devices), None)
 
     def _vcpus_within_quota(self, kind: str, count: int) -> None:
         if kind not in INSTANCE_TYPES:
             raise EC2ClientError("InvalidParameterValue", f"Invalid value '{kind}' for InstanceType.")
-        alive = [one for one in self.all_instances() if one.state in {"pending", "running"}]
-        used = sum(vcpus(one.instance_type) for one in alive)
+        alive = [instance for instance in self.all_instances() if instance.state in {"pending", "running"}]
+        total = sum(vcpus(instance.instance_type) for instance in alive)
         limit = current.settings.quota_cpus
-        if used + count * vcpus(kind) > limit:
+        if total + count * vcpus(kind) > limit:
             raise EC2ClientError(
                 "VcpuLimitExceeded",
                 f"You have requested more vCPU capacity than your current vCPU limit of {limit} allows "
@@ -139,45 +139,47 @@ class Instances(Volumes):
         for instance in self.get_multi_instances_by_id(instance_ids):
             if instance.state not in {"stopped", "running", "pending"}:
                 self._not_in_a_state(instance, "started")
-        done = super().start_instances(instance_ids)
-        for instance, before in done:
-            _turn(instance, before, "pending", unless={"running"})
-        return done
+        changes = super().start_instances(instance_ids)
+        for instance, before in changes:
+            _turn(instance, before, "pending", exceptions={"running"})
+        return changes
 
     def stop_instances(self, instance_ids: list[str]) -> list[tuple[Instance, InstanceState]]:
         """Stop in order; harmless for those that are stopped."""
         for instance in self.get_multi_instances_by_id(instance_ids):
             if instance.state in {"terminated", "shutting-down"}:
                 self._not_in_a_state(instance, "stopped")
-        done = super().stop_instances(instance_ids)
-        for instance, before in done:
-            _turn(instance, before, "stopping", unless={"stopped"})
-        return done
+        changes = super().stop_instances(instance_ids)
+        for instance, before in changes:
+            _turn(instance, before, "stopping", exceptions={"stopped"})
+        return changes
 
     def terminate_instances(self, instance_ids: list[str]) -> list[tuple[Instance, InstanceState]]:
         """Terminate; volumes that are to go with them go."""
-        gone = {one.id for one in self.get_multi_instances_by_id(instance_ids) if one.state == "terminated"}
-        done = (
-            super().terminate_instances([one for one in instance_ids if one not in gone])
-            if set(instance_ids) - gone
+        terminations = {
+            instance.id for instance in self.get_multi_instances_by_id(instance_ids) if instance.state == "terminated"
+        }
+        changes = (
+            super().terminate_instances([identity for identity in instance_ids if identity not in terminations])
+            if set(instance_ids) - terminations
             else []
         )
-        for instance, before in done:
-            _turn(instance, before, "shutting-down", unless={"terminated"})
-        return done
+        for instance, before in changes:
+            _turn(instance, before, "shutting-down", exceptions={"terminated"})
+        return changes
 
     def reboot_instances(self, instance_ids: list[str]) -> list[Instance]:
         """Ask the systems to reboot."""
-        done = super().reboot_instances(instance_ids)
-        for instance in done:
+        instances = super().reboot_instances(instance_ids)
+        for instance in instances:
             current.reboot(instance.id)
-        return done
+        return instances
 
     @staticmethod
-    def _not_in_a_state(instance: Instance, what: str) -> None:
+    def _not_in_a_state(instance: Instance, action: str) -> None:
         raise EC2ClientError(
             "IncorrectInstanceState",
-            f"The instance '{instance.id}' is not in a state from which it can be {what}.",
+            f"The instance '{instance.id}' is not in a state from which it can be {action}.",
         )
 
     def modify_instance_metadata_options(self, instance_id: str, *arguments: Any, **options: Any) -> MetadataOptions:
@@ -190,9 +192,9 @@ class Instances(Volumes):
         return after
 
 
-def _turn(instance: Instance, before: InstanceState, state: str, *, unless: set[str]) -> None:
+def _turn(instance: Instance, before: InstanceState, state: str, *, exceptions: set[str]) -> None:
     assert isinstance(instance, Guest)  # noqa: S101 -- moto makes no others
-    instance.turn(before.name if before.name in unless else state)
+    instance.turn(before.name if before.name in exceptions else state)
 
 
 def vcpus(kind: str) -> int:

@@ -27,24 +27,24 @@ SERVICE = "ec2.amazonaws.com"
 TTL, TOKEN = "x-aws-ec2-metadata-token-ttl-seconds", "x-aws-ec2-metadata-token"
 LONGEST = 21600
 SESSION = timedelta(hours=6)
-RENEW = timedelta(hours=1)  # the same credentials are told until this long before their end
+RENEW = timedelta(hours=1)  # the same credentials are handed out until this long before their end
 
 
-def _refused(status: int, text: str) -> Reply:
+def _refusal(status: int, text: str) -> Reply:
     return Reply(
         f"<?xml version='1.0'?><html><head><title>{status} - {text}</title></head></html>\n", status, "text/html"
     )
 
 
-def _time(when: datetime) -> str:
-    return when.strftime("%Y-%m-%dT%H:%M:%SZ")
+def _time(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class Metadata:
-    """Answers by the address that asks. ``changing`` holds the models alone and saves them."""
+    """Answers by the address that asks. ``transaction`` holds the models alone and saves them."""
 
-    def __init__(self, changing: Callable[[], AbstractContextManager[None]]) -> None:
-        self._changing = changing
+    def __init__(self, transaction: Callable[[], AbstractContextManager[None]]) -> None:
+        self._transaction = transaction
         self._tokens: dict[str, tuple[str, float]] = {}
 
     def answer(self, question: Question) -> Reply | None:
@@ -53,17 +53,17 @@ class Metadata:
         if guest is None:
             return None
         if guest.metadata_options.http_endpoint == "disabled":
-            return _refused(403, "Forbidden")
+            return _refusal(403, "Forbidden")
         if question.method == "PUT":
             return self._token(guest, question)
-        if not self._admitted(guest, question.headers.get(TOKEN)):
-            return _refused(401, "Unauthorized")
-        return self._told(guest, question.path)
+        if not self._admits(guest, question.headers.get(TOKEN)):
+            return _refusal(401, "Unauthorized")
+        return self._reply(guest, question.path)
 
-    def _told(self, guest: Guest, path: str) -> Reply:
+    def _reply(self, guest: Guest, path: str) -> Reply:
         node = find(self._tree(guest), unquote(path))
         if node is None:
-            return _refused(404, "Not Found")
+            return _refusal(404, "Not Found")
         if callable(node):
             return node()
         return Reply("\n".join(listing(node)) if isinstance(node, dict) else str(node))
@@ -72,19 +72,19 @@ class Metadata:
 
     def _token(self, guest: Guest, question: Question) -> Reply:
         if question.path.rstrip("/") != "/latest/api/token":
-            return _refused(405, "Not Allowed")
+            return _refusal(405, "Not Allowed")
         if "x-forwarded-for" in question.headers:
-            return _refused(403, "Forbidden")
-        wanted = question.headers.get(TTL, "")
-        if not wanted.isdigit() or not 1 <= int(wanted) <= LONGEST:
-            return _refused(400, "Bad Request")
+            return _refusal(403, "Forbidden")
+        ttl = question.headers.get(TTL, "")
+        if not ttl.isdigit() or not 1 <= int(ttl) <= LONGEST:
+            return _refusal(400, "Bad Request")
         now = time.monotonic()
-        self._tokens = {token: known for token, known in self._tokens.items() if known[1] > now}
+        self._tokens = {token: entry for token, entry in self._tokens.items() if entry[1] > now}
         token = secrets.token_urlsafe(40)
-        self._tokens[token] = guest.id, now + int(wanted)
-        return Reply(token, headers={"X-Aws-Ec2-Metadata-Token-Ttl-Seconds": wanted})
+        self._tokens[token] = guest.id, now + int(ttl)
+        return Reply(token, headers={"X-Aws-Ec2-Metadata-Token-Ttl-Seconds": ttl})
 
-    def _admitted(self, guest: Guest, token: str | None) -> bool:
+    def _admits(self, guest: Guest, token: str | None) -> bool:
         if token is None:
             return bool(guest.metadata_options.http_tokens != "required")
         owner, ends = self._tokens.get(token, ("", 0.0))
@@ -94,7 +94,7 @@ class Metadata:
 
     def _tree(self, guest: Guest) -> Tree:
         zone = str(guest.placement.zone)
-        about: Tree = {
+        details: Tree = {
             "ami-id": str(guest.image_id),
             "hostname": str(guest.private_dns_name),
             "instance-id": guest.id,
@@ -105,14 +105,14 @@ class Metadata:
             "services": {"domain": "amazonaws.com", "partition": "aws"},
         }
         if guest.public_ip:
-            about["public-ipv4"] = str(guest.public_ip)
+            details["public-ipv4"] = str(guest.public_ip)
         profile = _profile(guest)
         if profile is not None:
-            about["iam"] = self._iam(guest, profile)
+            details["iam"] = self._iam(guest, profile)
         return {
             "latest": {
                 "dynamic": {"instance-identity": {"document": lambda: _identity(guest, zone)}},
-                "meta-data": about,
+                "meta-data": details,
             }
         }
 
@@ -133,9 +133,9 @@ class Metadata:
         if not _trusts(role):
             code, text = "AssumeRoleUnauthorizedAccess", f"EC2 cannot assume the role {role.name}."
             return Reply(json.dumps({"Code": code, "Message": text, "LastUpdated": _time(now)}, indent=2))
-        with self._changing():
+        with self._transaction():
             session = _current(guest, role, now) or _new(guest, role, now)
-        told = {
+        answer = {
             "Code": "Success",
             "LastUpdated": _time(now),
             "Type": "AWS-HMAC",
@@ -144,19 +144,28 @@ class Metadata:
             "Token": session.session_token,
             "Expiration": _time(session.expiration),
         }
-        return Reply(json.dumps(told, indent=2))
+        return Reply(json.dumps(answer, indent=2))
 
 
 def _guest(address: str) -> Guest | None:
-    alive = (one for backend in backends() for one in guests(backend) if one.state in {"pending", "running"})
-    return next((one for one in alive if str(one.private_ip) == address), None)
+    candidates = (guest for backend in backends() for guest in guests(backend) if guest.state in {"pending", "running"})
+    return next((guest for guest in candidates if str(guest.private_ip) == address), None)
 
 
 def _profile(guest: Guest) -> InstanceProfile | None:
     """The instance's profile, as IAM has it now; None for one that was deleted."""
-    known = next((one for backend in backends() for one in _associations(backend) if one.instance_id == guest.id), None)
-    found: dict[str, InstanceProfile] = iam_backends[ACCOUNT]["aws"].instance_profiles
-    return next((one for one in found.values() if known and one.arn == known.iam_instance_profile.arn), None)
+    association = next(
+        (entry for backend in backends() for entry in _associations(backend) if entry.instance_id == guest.id), None
+    )
+    profiles: dict[str, InstanceProfile] = iam_backends[ACCOUNT]["aws"].instance_profiles
+    return next(
+        (
+            profile
+            for profile in profiles.values()
+            if association and profile.arn == association.iam_instance_profile.arn
+        ),
+        None,
+    )
 
 
 def _associations(backend: Any) -> list[Any]:
@@ -201,14 +210,14 @@ def _sessions() -> Any:
 def _current(guest: Guest, role: Role, now: datetime) -> AssumedRole | None:
     """The session that was made last for this machine, while it has some time to go."""
     late = (now + RENEW).replace(tzinfo=None)  # moto's times have no zone
-    mine = (one for one in reversed(_sessions().assumed_roles) if one.session_name == guest.id)
-    return next((one for one in mine if one.role_arn == role.arn and one.expiration > late), None)
+    sessions = (session for session in reversed(_sessions().assumed_roles) if session.session_name == guest.id)
+    return next((session for session in sessions if session.role_arn == role.arn and session.expiration > late), None)
 
 
 def _new(guest: Guest, role: Role, now: datetime) -> AssumedRole:
     sessions = _sessions()
-    ended = now.replace(tzinfo=None)
-    sessions.assumed_roles[:] = [one for one in sessions.assumed_roles if one.expiration > ended]
+    moment = now.replace(tzinfo=None)
+    sessions.assumed_roles[:] = [session for session in sessions.assumed_roles if session.expiration > moment]
     seconds = int(SESSION.total_seconds())
-    made: AssumedRole = sessions.assume_role("aws-global", guest.id, role.arn, "", seconds, "")
-    return made
+    session: AssumedRole = sessions.assume_role("aws-global", guest.id, role.arn, "", seconds, "")
+    return session

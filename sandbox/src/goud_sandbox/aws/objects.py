@@ -85,7 +85,7 @@ def _lock_configuration(backend: S3Backend, bucket_name: str) -> tuple[bool, str
 def _authorize(response: S3Response, bucket_name: str | None = None, key_name: str | None = None) -> None:
     """A batch of deletions is allowed when each of them is; moto asks for the right to the bucket as such.
 
-    Looking whether a bucket is there takes the right to list it; there is no right of that name.
+    Looking whether a bucket exists takes the right to list it; there is no right of that name.
     """
     if response.data.get("Action") == "HeadBucket":
         response.data["Action"] = "ListBucket"
@@ -104,11 +104,15 @@ def _permission(bucket: FakeBucket, action: str, resource: str) -> PermissionRes
     if not bucket.policy:
         return PermissionResult.NEUTRAL
     document = json.loads(bucket.policy)
-    given = document.get("Statement") or []
-    holding = [one for one in ([given] if isinstance(given, dict) else given) if _holds(one.get("Condition"))]
-    if not holding:
+    statements = document.get("Statement") or []
+    matches = [
+        statement
+        for statement in ([statements] if isinstance(statements, dict) else statements)
+        if _holds(statement.get("Condition"))
+    ]
+    if not matches:
         return PermissionResult.NEUTRAL
-    return IAMPolicy(json.dumps(document | {"Statement": holding})).is_action_permitted(action, resource)
+    return IAMPolicy(json.dumps(document | {"Statement": matches})).is_action_permitted(action, resource)
 
 
 def _holds(condition: dict[str, Any] | None) -> bool:

@@ -19,7 +19,7 @@ from goud_sandbox.aws.volumes import EbsSnapshot, EbsVolume
 
 log = logging.getLogger(__name__)
 
-Thing = Guest | EbsVolume | EbsSnapshot
+Resource = Guest | EbsVolume | EbsSnapshot
 Settle = Callable[..., str | None]
 
 
@@ -32,14 +32,14 @@ def backends() -> list[EC2Backend]:
 def guests(backend: EC2Backend) -> Iterator[Guest]:
     """Its instances, terminated ones too."""
     for reservation in list(backend.reservations.values()):
-        yield from (one for one in reservation.instances if isinstance(one, Guest))
+        yield from (instance for instance in reservation.instances if isinstance(instance, Guest))
 
 
-def waiting(thing: Thing) -> bool:
+def is_pending(resource: Resource) -> bool:
     """Whether it has yet to become what the API promised."""
-    if isinstance(thing, Guest):
-        return thing.state in UNDER_WAY
-    return thing.status == "pending" if isinstance(thing, EbsSnapshot) else thing.under_way
+    if isinstance(resource, Guest):
+        return resource.state in UNDER_WAY
+    return resource.status == "pending" if isinstance(resource, EbsSnapshot) else resource.under_way
 
 
 class Progress:
@@ -60,13 +60,13 @@ class Progress:
     def _take_up(self) -> None:
         with self._lock():
             for backend in backends():
-                things: list[Thing] = [*guests(backend)]
-                things += [one for one in backend.volumes.values() if isinstance(one, EbsVolume)]
-                things += [one for one in backend.snapshots.values() if isinstance(one, EbsSnapshot)]
-                for thing in things:
-                    if waiting(thing) and thing.id not in self._busy:
-                        self._busy.add(thing.id)
-                        threading.Thread(target=self._run, args=(thing.id,), name=thing.id, daemon=True).start()
+                resources: list[Resource] = [*guests(backend)]
+                resources += [volume for volume in backend.volumes.values() if isinstance(volume, EbsVolume)]
+                resources += [snapshot for snapshot in backend.snapshots.values() if isinstance(snapshot, EbsSnapshot)]
+                for resource in resources:
+                    if is_pending(resource) and resource.id not in self._busy:
+                        self._busy.add(resource.id)
+                        threading.Thread(target=self._run, args=(resource.id,), name=resource.id, daemon=True).start()
 
     def _run(self, identity: str) -> None:
         try:
@@ -90,52 +90,52 @@ class Progress:
         if error:
             log.error("%s: %s", identity, error)
         with self._lock():
-            thing = find(identity)
-            if thing is not None and _promise(thing) == promise:
-                _move(thing, error)
-            return thing is not None and waiting(thing)
+            resource = find(identity)
+            if resource is not None and _promise(resource) == promise:
+                _move(resource, error)
+            return resource is not None and is_pending(resource)
 
 
-def find(identity: str) -> Thing | None:
+def find(identity: str) -> Resource | None:
     """The thing as it is now: a lie that was taken back replaces the models."""
     for backend in backends():
-        mine = {one.id: one for one in guests(backend)}
-        thing = mine.get(identity) or backend.volumes.get(identity) or backend.snapshots.get(identity)
-        if isinstance(thing, Guest | EbsVolume | EbsSnapshot):
-            return thing
+        by_identity = {guest.id: guest for guest in guests(backend)}
+        resource = by_identity.get(identity) or backend.volumes.get(identity) or backend.snapshots.get(identity)
+        if isinstance(resource, Guest | EbsVolume | EbsSnapshot):
+            return resource
     return None
 
 
-def _promise(thing: Thing) -> tuple[object, ...] | None:
+def _promise(resource: Resource) -> tuple[object, ...] | None:
     """What the thing is on its way to; None when it has arrived."""
-    if not waiting(thing):
+    if not is_pending(resource):
         return None
-    if isinstance(thing, EbsVolume):
-        change = thing.modification
-        return (thing.phase, thing.attachment is None, change and (change.stage, change.target_size))
-    return (thing.state if isinstance(thing, Guest) else thing.status,)
+    if isinstance(resource, EbsVolume):
+        change = resource.modification
+        return (resource.phase, resource.attachment is None, change and (change.stage, change.target_size))
+    return (resource.state if isinstance(resource, Guest) else resource.status,)
 
 
-def _needs(thing: Thing) -> list[str]:
+def _needs(resource: Resource) -> list[str]:
     """The room's names for what must be true."""
-    if isinstance(thing, Guest):
-        return [f"machine:{thing.id}", f"subnet:{thing.vpc_id}"]
-    if isinstance(thing, EbsSnapshot):
-        return [f"snapshot:{thing.id}"]
-    return [f"disk:{thing.id}"] + ([f"machine:{thing.attachment.instance.id}"] if thing.attachment else [])
+    if isinstance(resource, Guest):
+        return [f"machine:{resource.id}", f"subnet:{resource.vpc_id}"]
+    if isinstance(resource, EbsSnapshot):
+        return [f"snapshot:{resource.id}"]
+    return [f"disk:{resource.id}"] + ([f"machine:{resource.attachment.instance.id}"] if resource.attachment else [])
 
 
-def _move(thing: Thing, error: str | None) -> None:
-    if isinstance(thing, Guest):
-        _power(thing, error)
-    elif isinstance(thing, EbsSnapshot):
-        thing.status = "error" if error else "completed"
-    elif thing.phase == "creating":
-        thing.phase = "error" if error else "available"
+def _move(resource: Resource, error: str | None) -> None:
+    if isinstance(resource, Guest):
+        _power(resource, error)
+    elif isinstance(resource, EbsSnapshot):
+        resource.status = "error" if error else "completed"
+    elif resource.phase == "creating":
+        resource.phase = "error" if error else "available"
     else:
-        if thing.attachment and thing.attachment.status == "attaching":
-            thing.attachment.status = "attached"
-        _grow(thing, error)
+        if resource.attachment and resource.attachment.status == "attaching":
+            resource.attachment.status = "attached"
+        _grow(resource, error)
 
 
 def _grow(volume: EbsVolume, error: str | None) -> None:
@@ -153,6 +153,6 @@ def _grow(volume: EbsVolume, error: str | None) -> None:
 def _power(guest: Guest, error: str | None) -> None:
     """The end of a state that is on its way; somebody may have sent it elsewhere meanwhile."""
     if error and guest.state == "pending":
-        guest.failed(error)
+        guest.fail(error)
     elif guest.state in UNDER_WAY:
         guest.turn(UNDER_WAY[guest.state])

@@ -23,7 +23,7 @@ ALGORITHM = "AWS4-HMAC-SHA256"
 TOKEN = "X-Amz-Security-Token"  # noqa: S105 -- a header's name
 
 
-class Refused(Exception):
+class Refusal(Exception):
     """Why a call is not let in: ``key``, ``token``, ``expired`` or ``signature``."""
 
 
@@ -35,33 +35,33 @@ def verify(environ: WSGIEnvironment, body: bytes) -> None:
     )
     scope = fields.get("Credential", "").split("/")
     if len(scope) != 5:
-        raise Refused("key")
-    expected = _signature(_secret(environ, scope[0]), environ, scope[1:], fields.get("SignedHeaders", ""), body)
-    if not hmac.compare_digest(expected, fields.get("Signature", "")):
-        raise Refused("signature")
+        raise Refusal("key")
+    digest = _signature(_secret(environ, scope[0]), environ, scope[1:], fields.get("SignedHeaders", ""), body)
+    if not hmac.compare_digest(digest, fields.get("Signature", "")):
+        raise Refusal("signature")
 
 
 def _secret(environ: WSGIEnvironment, key: str) -> str:
     token = environ.get("HTTP_X_AMZ_SECURITY_TOKEN")
     try:
-        known = create_access_key(ACCOUNT, "aws", key, {TOKEN: token} if token else {})
+        access_key = create_access_key(ACCOUNT, "aws", key, {TOKEN: token} if token else {})
     except CreateAccessKeyFailure as error:
-        raise Refused("token" if error.reason == "InvalidToken" else "key") from error
+        raise Refusal("token" if error.reason == "InvalidToken" else "key") from error
     session = sts_backends[ACCOUNT]["aws"].get_assumed_role_from_access_key(key)
     # By the host's clock, which is the machines', too: they renew by what they were told.
     if session is not None and session.expiration < datetime.now(UTC).replace(tzinfo=None):
-        raise Refused("expired")
-    return str(known.create_credentials().secret_key)
+        raise Refusal("expired")
+    return str(access_key.create_credentials().secret_key)
 
 
-def _signature(secret: str, environ: WSGIEnvironment, scope: list[str], signed: str, body: bytes) -> str:
+def _signature(secret: str, environ: WSGIEnvironment, scope: list[str], header_names: str, body: bytes) -> str:
     canonical = "\n".join(
         [
             environ["REQUEST_METHOD"],
             *_location(environ, scope[2]),
-            *(f"{name}:{_header(environ, name)}" for name in signed.split(";")),
+            *(f"{name}:{_header(environ, name)}" for name in header_names.split(";")),
             "",
-            signed,
+            header_names,
             environ.get("HTTP_X_AMZ_CONTENT_SHA256") or hashlib.sha256(body).hexdigest(),
         ]
     )
@@ -75,9 +75,9 @@ def _signature(secret: str, environ: WSGIEnvironment, scope: list[str], signed: 
 
 def _location(environ: WSGIEnvironment, service: str) -> tuple[str, str]:
     """Path and query as the client signed them: S3 signs the path as it is sent, the others encode it once more."""
-    sent = urlsplit(environ.get("RAW_URI") or environ["PATH_INFO"])
-    path = sent.path or "/"
-    pairs = [part.partition("=")[::2] for part in sent.query.split("&") if part]
+    url = urlsplit(environ.get("RAW_URI") or environ["PATH_INFO"])
+    path = url.path or "/"
+    pairs = [part.partition("=")[::2] for part in url.query.split("&") if part]
     query = "&".join(f"{name}={value}" for name, value in sorted(pairs))
     return (path if service == "s3" else quote(path, safe="/~")), query
 

@@ -29,9 +29,9 @@ STORAGE = "s3"
 class _Pickler(pickle.Pickler):
     """Private keys (KMS) have no state of their own to pickle: they travel as DER."""
 
-    def reducer_override(self, thing: Any) -> Any:
-        if isinstance(thing, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey):
-            der = thing.private_bytes(
+    def reducer_override(self, candidate: Any) -> Any:
+        if isinstance(candidate, rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey):
+            der = candidate.private_bytes(
                 serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
             return revived, (der,)
@@ -92,14 +92,14 @@ class Store:
 
     @staticmethod
     def restore(state: State) -> None:
-        """Put models in place of what is there."""
+        """Put models in place of the present ones."""
         for service, accounts in state.items():
             for account, regions in accounts.items():
                 for region, backend in regions.items():
                     get_backend(service)[account][region] = backend  # type: ignore[call-overload] # the name is not a literal
 
     @contextlib.contextmanager
-    def undone(self) -> Iterator[None]:
+    def rollback(self) -> Iterator[None]:
         """Whatever happens inside is taken back; objects of the storage are not."""
         self.save("account")
         try:

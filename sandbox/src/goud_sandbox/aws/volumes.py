@@ -82,8 +82,8 @@ class EbsVolume(Volume):
     def under_way(self) -> bool:
         """Whether it has yet to become what the API promised."""
         change = self.modification
-        attaching = bool(self.attachment and self.attachment.status == "attaching")
-        return self.phase == "creating" or attaching or bool(change and change.stage in UNDER_WAY)
+        attachment_pending = bool(self.attachment and self.attachment.status == "attaching")
+        return self.phase == "creating" or attachment_pending or bool(change and change.stage in UNDER_WAY)
 
 
 class EbsSnapshot(Snapshot):
@@ -113,8 +113,8 @@ class Volumes(EC2Backend):
     def create_volume(self, *arguments: Any, **options: Any) -> Any:
         """A volume that is ``creating`` until the room has it."""
         snapshot = self.snapshots.get(options.get("snapshot_id") or "")
-        given = options.get("size")
-        size = int(given or (snapshot.volume_size if snapshot else 0))
+        option = options.get("size")
+        size = int(option or (snapshot.volume_size if snapshot else 0))
         if size and size > LARGEST_GIB:
             raise EC2ClientError("InvalidParameterValue", f"Volume of {size}GiB is too large for volume type.")
         if snapshot and size < snapshot.volume_size:
@@ -126,26 +126,26 @@ class Volumes(EC2Backend):
         if snapshot and snapshot.status != "completed":
             raise EC2ClientError("IncorrectState", f"Snapshot is in invalid state - {snapshot.status}")
         self._within_quota(size)
-        return super().create_volume(*arguments, **(options | {"size": size or given}))
+        return super().create_volume(*arguments, **(options | {"size": size or option}))
 
     def modify_volume(self, volume_id: str, target_size: int | None = None, *arguments: Any, **options: Any) -> Any:
         """Growth and changes of type; refused in EBS's words when too small, too soon or too much."""
         volume = self.get_volume(volume_id)
-        wanted = int(target_size) if target_size else None
-        if wanted is not None and wanted < volume.size:
+        new_size = int(target_size) if target_size else None
+        if new_size is not None and new_size < volume.size:
             raise EC2ClientError("InvalidParameterValue", "New size cannot be smaller than existing size")
-        if wanted is not None and wanted > LARGEST_GIB:
-            raise EC2ClientError("InvalidParameterValue", f"Volume of {wanted}GiB is too large for volume type.")
+        if new_size is not None and new_size > LARGEST_GIB:
+            raise EC2ClientError("InvalidParameterValue", f"Volume of {new_size}GiB is too large for volume type.")
         if volume.status not in {"available", "in-use"}:
             raise EC2ClientError("IncorrectState", f"Volume {volume_id} is in state {volume.status}.")
         self._cool(volume)
-        self._within_quota((wanted or volume.size) - volume.size)
-        told = volume.size
-        super().modify_volume(volume_id, wanted, *arguments, **options)
-        volume.size = told  # the new size shows when the device has it
+        self._within_quota((new_size or volume.size) - volume.size)
+        api_size = volume.size
+        super().modify_volume(volume_id, new_size, *arguments, **options)
+        volume.size = api_size  # the new size shows when the device has it
         volume.modifications = volume.modifications[-1:]  # the API tells only the latest
-        if wanted and not current.lie_device(volume_id):
-            volume.device_gib = wanted  # type: ignore[attr-defined] # every volume is an EbsVolume
+        if new_size and not current.lie_device(volume_id):
+            volume.device_gib = new_size  # type: ignore[attr-defined] # every volume is an EbsVolume
         return volume
 
     @staticmethod
@@ -165,11 +165,11 @@ class Volumes(EC2Backend):
 
     def _within_quota(self, more_gib: int) -> None:
         limit = current.settings.quota_ebs_gb
-        used = sum(int(volume.size) for volume in self.volumes.values())
-        if more_gib > 0 and used + more_gib > limit:
+        total = sum(int(volume.size) for volume in self.volumes.values())
+        if more_gib > 0 and total + more_gib > limit:
             raise EC2ClientError(
                 "VolumeLimitExceeded",
-                f"You have exceeded your maximum storage quota of {limit} GiB in this region: {used} GiB are in use.",
+                f"You have exceeded your maximum storage quota of {limit} GiB in this region: {total} GiB are in use.",
             )
 
     def attach_volume(
@@ -196,8 +196,10 @@ class Volumes(EC2Backend):
 
     def detach_volume(self, volume_id: str, instance_id: str, device_path: str) -> VolumeAttachment:
         """Take it out; the machine and the device may be left out of the call."""
-        held = self.get_volume(volume_id).attachment
-        return super().detach_volume(volume_id, instance_id or (held.instance.id if held else ""), device_path)
+        attachment = self.get_volume(volume_id).attachment
+        return super().detach_volume(
+            volume_id, instance_id or (attachment.instance.id if attachment else ""), device_path
+        )
 
     def delete_snapshot(self, snapshot_id: str) -> Snapshot:
         """What AWS Backup made goes with its recovery point only."""
@@ -213,9 +215,9 @@ class Volumes(EC2Backend):
         self, source_snapshot_id: str, source_region: str, description: str, kms_key_id: str | None
     ) -> Any:
         """A snapshot of a snapshot."""
-        copied = super().copy_snapshot(source_snapshot_id, source_region, description, kms_key_id)
-        copied.source = source_snapshot_id  # type: ignore[attr-defined] # every snapshot is an EbsSnapshot
-        return copied
+        snapshot = super().copy_snapshot(source_snapshot_id, source_region, description, kms_key_id)
+        snapshot.source = source_snapshot_id  # type: ignore[attr-defined] # every snapshot is an EbsSnapshot
+        return snapshot
 
 
 def install() -> None:

@@ -59,7 +59,7 @@ class Google:
         """What the machine room should make true."""
         return desired(self.base)
 
-    def powered_off(self, machine: str) -> None:
+    def on_power_off(self, machine: str) -> None:
         """A machine went down by itself: its instance is TERMINATED."""
         for instance in self.base.all("instances"):
             if room_machine(instance) == machine and instance["status"] in ALIVE:
@@ -73,7 +73,7 @@ class Google:
         app.include_router(storage.router(self.storage))
         app.middleware("http")(self._before)
         app.add_exception_handler(ApiError, _refusal)
-        app.add_exception_handler(HTTPException, _unknown)
+        app.add_exception_handler(HTTPException, _unknown_route)
         app.add_exception_handler(RequestValidationError, _malformed)
         return app
 
@@ -107,21 +107,21 @@ class Google:
         project = f"projects/{self.base.settings.project}"
         for binding in self.iam.policy(project)["bindings"]:
             role = str(binding["role"])
-            reading = method == "GET" and role in {"roles/viewer", f"roles/{service}.viewer"}
+            is_reader = method == "GET" and role in {"roles/viewer", f"roles/{service}.viewer"}
             if f"serviceAccount:{caller}" in binding["members"] and (
-                reading or role in iam.EVERYTHING - {"roles/storage.admin"} or role == f"roles/{service}.admin"
+                is_reader or role in iam.EVERYTHING - {"roles/storage.admin"} or role == f"roles/{service}.admin"
             ):
                 return
         raise ApiError(403, "forbidden", f"{caller} may not {method} {path}.")
 
     def _pretend(self, method: str, path: str) -> Document:
-        found = COMPUTE.match(path)
-        if not found:
+        match = COMPUTE.match(path)
+        if not match:
             return {}
-        kind, _, place = found["place"].partition("/")
+        kind, _, place = match["place"].partition("/")
         scope = Scope(self.base.settings.project, kind, place)
         verb = {"POST": path.rsplit("/", 1)[-1], "DELETE": "delete"}.get(method, "update")
-        key = found["key"].removesuffix(f"/{verb}")
+        key = match["key"].removesuffix(f"/{verb}")
         return self.operations.pretend(scope, "resizeDisk" if verb == "resize" else verb, key)
 
 
@@ -137,11 +137,11 @@ async def _refusal(request: Request, error: Exception) -> Response:
     return _answer(error)
 
 
-async def _unknown(request: Request, error: Exception) -> Response:
+async def _unknown_route(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 -- registered for this class only
     log.warning("not part of the sandbox: %s %s", request.method, request.url)
-    where = f"{request.method} {request.url.path}"
-    return _answer(ApiError(error.status_code, "notFound", f"{where} is not part of the sandbox."))
+    call = f"{request.method} {request.url.path}"
+    return _answer(ApiError(error.status_code, "notFound", f"{call} is not part of the sandbox."))
 
 
 async def _malformed(_: Request, error: Exception) -> Response:

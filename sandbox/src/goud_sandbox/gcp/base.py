@@ -116,7 +116,7 @@ class Base:
             if key.rsplit("/", 2)[-2] == collection
         ]
 
-    def listed(self, scope: Scope, collection: str) -> list[Document]:
+    def listing(self, scope: Scope, collection: str) -> list[Document]:
         """The resources of one place."""
         return [document for _, document in self.documents.items(RESOURCES, f"{scope.path}/{collection}/")]
 
@@ -144,11 +144,11 @@ class Base:
         """404 for projects, regions and zones that do not exist."""
         if scope.project != self.settings.project:
             raise not_found(f"projects/{scope.project}")
-        known: Iterable[str] = catalog.zones() if scope.kind == "zones" else catalog.REGIONS
-        if scope.place and scope.place not in known:
+        places: Iterable[str] = catalog.zones() if scope.kind == "zones" else catalog.REGIONS
+        if scope.place and scope.place not in places:
             raise not_found(scope.path)
 
-    def labelled(self, document: Document) -> Document:
+    def with_label_fingerprint(self, document: Document) -> Document:
         """The document with the fingerprint of its labels."""
         return {**document, "labelFingerprint": fingerprint(document.get("labels", {}))}
 

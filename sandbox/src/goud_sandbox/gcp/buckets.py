@@ -38,29 +38,29 @@ def unmet() -> ApiError:
 
 
 def check(query: Query, prefix: str, present: int | None) -> None:
-    """``if<prefix>Match`` and ``if<prefix>NotMatch`` against the present number; None is "nothing there" (0)."""
-    found = present or 0
+    """``if<prefix>Match`` and ``if<prefix>NotMatch`` against the present number; None (nothing exists) counts as 0."""
+    number = present or 0
     match, other = query.get(f"if{prefix}Match"), query.get(f"if{prefix}NotMatch")
-    if match is not None and int(match) != found:
+    if match is not None and int(match) != number:
         raise unmet()
-    if other is not None and int(other) == found:
+    if other is not None and int(other) == number:
         raise ApiError(304, "notModified", "Not Modified")
 
 
-def merged(before: Document, patch: Document) -> Document:
+def merge(before: Document, patch: Document) -> Document:
     """JSON merge patch: null removes, objects merge, the rest replaces."""
     after = dict(before)
     for key, value in patch.items():
         if value is None:
             after.pop(key, None)
         elif isinstance(value, dict) and isinstance(after.get(key), dict):
-            after[key] = merged(after[key], value)
+            after[key] = merge(after[key], value)
         else:
             after[key] = value
     return after
 
 
-def parsed(time: str) -> datetime:
+def moment(time: str) -> datetime:
     """A time as Google writes it."""
     return datetime.fromisoformat(time.replace("Z", "+00:00"))
 
@@ -80,13 +80,13 @@ class Buckets:
 
     def get(self, name: str) -> Document:
         """The bucket, or 404."""
-        found = self.documents.get(BUCKETS, name)
-        if found is None:
+        bucket = self.documents.get(BUCKETS, name)
+        if bucket is None:
             raise ApiError(404, "notFound", "The specified bucket does not exist.")
-        return found
+        return bucket
 
     def all(self, prefix: str = "") -> list[Document]:
-        """Every bucket whose name starts so."""
+        """Every bucket whose name starts with ``prefix``."""
         return [bucket for _, bucket in self.documents.items(BUCKETS, prefix)]
 
     def create(self, body: Document) -> Document:
@@ -124,9 +124,9 @@ class Buckets:
         with self.documents.lock:
             before = self.get(name)
             check(query, "Metageneration", int(before["metageneration"]))
-            given = {key: value for key, value in body.items() if key not in FIXED}
-            kept = {key: value for key, value in before.items() if key in FIXED}
-            after = kept | given if replace else merged(before, given)
+            changes = {key: value for key, value in body.items() if key not in FIXED}
+            fixed = {key: value for key, value in before.items() if key in FIXED}
+            after = fixed | changes if replace else merge(before, changes)
             self._keep_lock(before, after)
             self._retention(after)
             after |= {"metageneration": str(int(before["metageneration"]) + 1), "updated": now()}
@@ -168,9 +168,9 @@ class Buckets:
             raise ApiError(409, "conflict", "The bucket you tried to delete is not empty.")
         self.documents.delete(BUCKETS, name)
 
-    def retained_until(self, bucket: Document, created: str) -> datetime | None:
+    def retention_end(self, bucket: Document, creation_time: str) -> datetime | None:
         """When the retention policy lets an object go that was created then; None without a policy."""
         policy = bucket.get("retentionPolicy")
         if not policy:
             return None
-        return datetime.fromtimestamp(parsed(created).timestamp() + int(policy["retentionPeriod"]), UTC)
+        return datetime.fromtimestamp(moment(creation_time).timestamp() + int(policy["retentionPeriod"]), UTC)

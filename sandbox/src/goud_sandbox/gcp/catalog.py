@@ -75,15 +75,15 @@ def size(machine_type: str) -> tuple[int, int] | None:
 
 def machine_type(project: str, place: str, name: str) -> Document:
     """One machine type; 404 when there is none."""
-    about = size(name)
-    if about is None:
+    shape = size(name)
+    if shape is None:
         raise not_found(f"projects/{project}/zones/{place}/machineTypes/{name}")
     return {
         "kind": "compute#machineType",
         "id": str(3000 + sum(name.encode())),
         "name": name,
-        "guestCpus": about[0],
-        "memoryMb": about[1],
+        "guestCpus": shape[0],
+        "memoryMb": shape[1],
         "zone": place,
         "selfLink": f"{ROOT}projects/{project}/zones/{place}/machineTypes/{name}",
     }
@@ -126,10 +126,10 @@ def image() -> Document:
 def find_image(link: str) -> Document:
     """The image of a link to a name or to a family; 404 when it is not ours."""
     tail = link.rsplit("/compute/v1/", maxsplit=1)[-1].strip("/")
-    wanted = {
+    links = {
         f"projects/{IMAGE_PROJECT}/global/images/{IMAGE_NAME}",
         f"projects/{IMAGE_PROJECT}/global/images/family/{IMAGE_FAMILY}",
     }
-    if tail not in wanted:
+    if tail not in links:
         raise not_found(tail)
     return image()

@@ -19,7 +19,7 @@ from goud_sandbox.gcp.networks import Addresses, Firewalls, Networks, Subnetwork
 from goud_sandbox.gcp.operations import Operations, Plan
 from goud_sandbox.gcp.power import PoweredInstances
 
-Where = Callable[[Request], Scope]
+ScopeOf = Callable[[Request], Scope]
 JsonBody = Annotated[dict[str, Any] | None, Body()]
 
 
@@ -32,7 +32,7 @@ class Compute:
         self.disks = Disks(base, operations)
         self.addresses = Addresses(base, operations)
         self.instances = PoweredInstances(base, operations, self.disks, self.addresses)
-        every: list[Collection] = [
+        collections: list[Collection] = [
             Networks(base, operations),
             Subnetworks(base, operations),
             Firewalls(base, operations),
@@ -42,15 +42,15 @@ class Compute:
             ResourcePolicies(base, operations),
             self.instances,
         ]
-        self.collections = {one.name: one for one in every}
+        self.collections = {collection.name: collection for collection in collections}
 
     def collection(self, scope: Scope, name: str) -> Collection:
         """The collection of that place, or 404 with a word on what the sandbox lacks."""
         self.base.check_scope(scope)
-        found = self.collections.get(name)
-        if found is None or found.scope != scope.kind:
+        collection = self.collections.get(name)
+        if collection is None or collection.scope != scope.kind:
             raise ApiError(404, "notFound", f"{scope.kind}/{name} is not part of the sandbox.")
-        return found
+        return collection
 
     def project(self, project: str) -> Document:
         """The project with its common metadata."""
@@ -67,7 +67,7 @@ class Compute:
     def usage(self, region: str) -> list[Document]:
         """Quotas of a region and what is used of them."""
         settings = self.base.settings
-        cpus = sum(self.instances.cpus(one) for one in self.base.all("instances"))
+        cpus = sum(self.instances.cpus(instance) for instance in self.base.all("instances"))
         return [
             {"metric": "CPUS", "limit": float(settings.quota_cpus), "usage": float(cpus)},
             {
@@ -82,29 +82,29 @@ class Compute:
         if scope.kind == "zones" and name == "machineTypes":
             return catalog.machine_types(scope.project, scope.place)
         if scope.kind == "zones" and name == "diskTypes":
-            return [catalog.disk_type(scope.project, scope.place, one) for one in catalog.DISK_TYPES]
+            return [catalog.disk_type(scope.project, scope.place, disk_type) for disk_type in catalog.DISK_TYPES]
         return None
 
 
 def _list(kind: str, items: list[Document], request: Request) -> Document:
-    shown, token = page([public(item) for item in items], request.query_params)
-    answer: Document = {"kind": kind, "id": new_id(), "items": shown, "selfLink": str(request.url)}
+    documents, token = page([public(item) for item in items], request.query_params)
+    answer: Document = {"kind": kind, "id": new_id(), "items": documents, "selfLink": str(request.url)}
     return answer | ({"nextPageToken": token} if token else {})
 
 
-def _aggregated(compute: Compute, project: str, name: str, request: Request) -> Document:
+def _aggregation(compute: Compute, project: str, name: str, request: Request) -> Document:
     compute.base.check_scope(Scope(project, "global"))
     collection = compute.collections.get(name)
     if collection is None:
         raise not_found(f"projects/{project}/aggregated/{name}")
-    shown, token = page([public(item) for item in compute.base.all(name)], request.query_params)
-    places = [f"regions/{one}" for one in catalog.REGIONS] if collection.scope == "regions" else []
-    places += [f"zones/{one}" for one in catalog.zones()] if collection.scope == "zones" else []
+    documents, token = page([public(item) for item in compute.base.all(name)], request.query_params)
+    places = [f"regions/{region}" for region in catalog.REGIONS] if collection.scope == "regions" else []
+    places += [f"zones/{zone}" for zone in catalog.zones()] if collection.scope == "zones" else []
     items: dict[str, Document] = {}
     for place in places:
-        inside = [item for item in shown if f"/{place}/" in item["selfLink"]]
-        nothing = {"warning": {"code": "NO_RESULTS_ON_PAGE", "message": f"There are no results for scope '{place}'"}}
-        items[place] = {name: inside} if inside else nothing
+        matches = [item for item in documents if f"/{place}/" in item["selfLink"]]
+        empty = {"warning": {"code": "NO_RESULTS_ON_PAGE", "message": f"There are no results for scope '{place}'"}}
+        items[place] = {name: matches} if matches else empty
     return {"kind": f"{collection.kind}AggregatedList", "items": items} | ({"nextPageToken": token} if token else {})
 
 
@@ -115,9 +115,9 @@ def router(compute: Compute) -> APIRouter:
     _catalog_routes(routes, compute)
     for kind in ("global", "regions", "zones"):
         prefix = "/{project}/global" if kind == "global" else f"/{{project}}/{kind}/{{place}}"
-        _operation_routes(routes, compute, prefix, _where(kind))
-        _resource_routes(routes, compute, prefix, _where(kind))
-        _action_routes(routes, compute, prefix, _where(kind))
+        _operation_routes(routes, compute, prefix, _scope_of(kind))
+        _resource_routes(routes, compute, prefix, _scope_of(kind))
+        _action_routes(routes, compute, prefix, _scope_of(kind))
     return routes
 
 
@@ -155,8 +155,8 @@ def _catalog_routes(routes: APIRouter, compute: Compute) -> None:
         return catalog.region(project, place, compute.usage(place))
 
     @routes.get("/{project}/aggregated/{name}")
-    def aggregated(project: str, name: str, request: Request) -> Document:
-        return _aggregated(compute, project, name, request)
+    def aggregation(project: str, name: str, request: Request) -> Document:
+        return _aggregation(compute, project, name, request)
 
     @routes.get("/{project}/global/images/family/{family}")
     def image_family(project: str, family: str) -> Document:
@@ -171,38 +171,38 @@ def _catalog_routes(routes: APIRouter, compute: Compute) -> None:
         return _list("compute#imageList", [catalog.image()] if project == catalog.IMAGE_PROJECT else [], request)
 
 
-def _operation_routes(routes: APIRouter, compute: Compute, prefix: str, where: Where) -> None:
+def _operation_routes(routes: APIRouter, compute: Compute, prefix: str, scope_of: ScopeOf) -> None:
     @routes.get(prefix + "/operations")
     def operations(request: Request) -> Document:
-        return _list("compute#operationList", compute.operations.listed(where(request)), request)
+        return _list("compute#operationList", compute.operations.listing(scope_of(request)), request)
 
     @routes.get(prefix + "/operations/{name}")
     def operation(name: str, request: Request) -> Document:
-        return compute.operations.get(where(request), name)
+        return compute.operations.get(scope_of(request), name)
 
     @routes.post(prefix + "/operations/{name}/wait")
     def wait(name: str, request: Request) -> Document:
-        return compute.operations.wait(where(request), name)
+        return compute.operations.wait(scope_of(request), name)
 
 
-def _resource_routes(routes: APIRouter, compute: Compute, prefix: str, where: Where) -> None:
+def _resource_routes(routes: APIRouter, compute: Compute, prefix: str, scope_of: ScopeOf) -> None:
     @routes.get(prefix + "/{collection}")
     def listing(collection: str, request: Request) -> Document:
-        scope = where(request)
+        scope = scope_of(request)
         constant = compute.constant(scope, collection)
         if constant is not None:
             return _list(f"compute#{collection[:-1]}List", constant, request)
-        found = compute.collection(scope, collection)
-        return _list(f"{found.kind}List", compute.base.listed(scope, collection), request)
+        resources = compute.collection(scope, collection)
+        return _list(f"{resources.kind}List", compute.base.listing(scope, collection), request)
 
     @routes.post(prefix + "/{collection}")
     def insert(collection: str, request: Request, body: JsonBody = None) -> Document:
-        scope = where(request)
+        scope = scope_of(request)
         return compute.collection(scope, collection).insert(scope, body or {}, request.query_params)
 
     @routes.get(prefix + "/{collection}/{name}")
     def get(collection: str, name: str, request: Request) -> Document:
-        scope = where(request)
+        scope = scope_of(request)
         if scope.kind == "zones" and collection == "machineTypes":
             return catalog.machine_type(scope.project, scope.place, name)
         if scope.kind == "zones" and collection == "diskTypes":
@@ -211,37 +211,37 @@ def _resource_routes(routes: APIRouter, compute: Compute, prefix: str, where: Wh
 
     @routes.delete(prefix + "/{collection}/{name}")
     def delete(collection: str, name: str, request: Request) -> Document:
-        scope = where(request)
+        scope = scope_of(request)
         return compute.collection(scope, collection).delete(scope, name)
 
     @routes.patch(prefix + "/{collection}/{name}")
     def patch(collection: str, name: str, request: Request, body: JsonBody = None) -> Document:
-        scope = where(request)
+        scope = scope_of(request)
         return compute.collection(scope, collection).patch(scope, name, body or {})
 
 
-def _action_routes(routes: APIRouter, compute: Compute, prefix: str, where: Where) -> None:
+def _action_routes(routes: APIRouter, compute: Compute, prefix: str, scope_of: ScopeOf) -> None:
     @routes.get(prefix + "/{collection}/{name}/{action}")
     def read(collection: str, name: str, action: str, request: Request) -> Document:
-        scope = where(request)
-        found = compute.collection(scope, collection)
-        return _action(found, found.reads, scope, name, action)(scope, name, {}, request.query_params)
+        scope = scope_of(request)
+        resources = compute.collection(scope, collection)
+        return _action(resources, resources.reads, scope, name, action)(scope, name, {}, request.query_params)
 
     @routes.post(prefix + "/{collection}/{name}/{action}")
     def act(collection: str, name: str, action: str, request: Request, body: JsonBody = None) -> Document:
-        scope = where(request)
-        found = compute.collection(scope, collection)
-        return _action(found, found.actions, scope, name, action)(scope, name, body or {}, request.query_params)
+        scope = scope_of(request)
+        resources = compute.collection(scope, collection)
+        return _action(resources, resources.actions, scope, name, action)(scope, name, body or {}, request.query_params)
 
 
-def _where(kind: str) -> Where:
-    def where(request: Request) -> Scope:
+def _scope_of(kind: str) -> ScopeOf:
+    def scope_of(request: Request) -> Scope:
         return Scope(request.path_params["project"], kind, request.path_params.get("place", ""))
 
-    return where
+    return scope_of
 
 
-def _action(found: Collection, table: dict[str, Action], scope: Scope, name: str, action: str) -> Action:
+def _action(resources: Collection, table: dict[str, Action], scope: Scope, name: str, action: str) -> Action:
     if action not in table:
-        raise ApiError(404, "notFound", f"{found.key(scope, name)}/{action} is not part of the sandbox.")
+        raise ApiError(404, "notFound", f"{resources.key(scope, name)}/{action} is not part of the sandbox.")
     return table[action]

@@ -32,16 +32,16 @@ def object_name(bucket: str, name: str) -> str:
 
 def holds(condition: Document | None, resource: str) -> bool:
     """Whether the condition lets its binding apply to the resource; no condition always does."""
-    return condition is None or parsed(str(condition.get("expression", "")))(resource)
+    return condition is None or predicate(str(condition.get("expression", "")))(resource)
 
 
-def parsed(expression: str) -> Test:
+def predicate(expression: str) -> Test:
     """The expression as a function; 400 for what is not understood: a condition that is guessed protects nothing."""
-    either = [[_term(term, expression) for term in part.split("&&")] for part in expression.split("||")]
-    return lambda resource: any(all(term(resource) for term in part) for part in either)
+    alternatives = [[_term(term, expression) for term in part.split("&&")] for part in expression.split("||")]
+    return lambda resource: any(all(term(resource) for term in part) for part in alternatives)
 
 
-def _term(text: str, whole: str) -> Test:
+def _term(text: str, expression: str) -> Test:
     call, compare = CALL.fullmatch(text), COMPARE.fullmatch(text)
     if call:
         method, value = call["method"], call["single"] or call["double"] or ""
@@ -49,18 +49,20 @@ def _term(text: str, whole: str) -> Test:
     if compare:
         field, equal, value = compare["field"], compare["operator"] == "==", compare["single"] or compare["double"]
         return lambda resource: ((_kind(resource) if field == "type" else resource) == (value or "")) is equal
-    raise ApiError(400, "invalid", f"The sandbox does not understand the condition {whole!r} (at {text.strip()!r}).")
+    raise ApiError(
+        400, "invalid", f"The sandbox does not understand the condition {expression!r} (at {text.strip()!r})."
+    )
 
 
 def _kind(resource: str) -> str:
     return OBJECT if "/objects/" in resource else BUCKET
 
 
-def checked(policy: Document, *, uniform: bool) -> None:
+def check(policy: Document, *, uniform: bool) -> None:
     """400 for a policy whose conditions Google would refuse."""
-    conditions = [one["condition"] for one in policy.get("bindings", []) if one.get("condition")]
+    conditions = [binding["condition"] for binding in policy.get("bindings", []) if binding.get("condition")]
     for condition in conditions:
-        parsed(str(condition.get("expression", "")))
+        predicate(str(condition.get("expression", "")))
         if not condition.get("title"):
             raise ApiError(400, "invalid", "A condition must have a title.")
     if conditions and int(policy.get("version") or 1) != 3:
@@ -69,15 +71,15 @@ def checked(policy: Document, *, uniform: bool) -> None:
         raise ApiError(400, "invalid", "Conditions need a bucket with uniform bucket-level access.")
 
 
-def shown(policy: Document, version: int) -> Document:
+def view(policy: Document, version: int) -> Document:
     """The policy for a caller who knows that version: before 3, conditions show only as a role that nobody has."""
-    if version >= 3 or not any(one.get("condition") for one in policy["bindings"]):
+    if version >= 3 or not any(binding.get("condition") for binding in policy["bindings"]):
         return policy
     bindings = [
-        {"role": f"{one['role']}_withcond_{_digest(one['condition'])}", "members": one["members"]}
-        if one.get("condition")
-        else one
-        for one in policy["bindings"]
+        {"role": f"{binding['role']}_withcond_{_digest(binding['condition'])}", "members": binding["members"]}
+        if binding.get("condition")
+        else binding
+        for binding in policy["bindings"]
     ]
     return policy | {"version": 1, "bindings": bindings}
 

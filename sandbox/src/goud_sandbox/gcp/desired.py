@@ -20,19 +20,26 @@ def desired(base: Base) -> Desired:
     with base.documents.lock:
         instances = [document for document in base.all("instances") if document.get("disks")]
         disks = {document["selfLink"]: document for document in base.all("disks")}
-        pulled = {key for key, _ in base.documents.items(PULLED)}
+        pulled_disks = {key for key, _ in base.documents.items(PULLED)}
         subnets = {document["selfLink"]: document for document in base.all("subnetworks")}
         snapshots = {document["selfLink"]: document for document in base.all("snapshots")}
         project = base.find(f"projects/{base.settings.project}") or {}
         return Desired(
-            subnets=tuple(Subnet(room_subnet(one), one["ipCidrRange"]) for one in subnets.values()),
-            disks=tuple(_disk(one, snapshots) for one in disks.values() if not is_boot(one)),
+            subnets=tuple(Subnet(room_subnet(subnet), subnet["ipCidrRange"]) for subnet in subnets.values()),
+            disks=tuple(_disk(disk, snapshots) for disk in disks.values() if not is_boot(disk)),
             snapshots=tuple(Snapshot(room_snapshot(s), s["_room"]) for s in snapshots.values() if s.get("_room")),
             machines=tuple(
-                _machine(one, disks, subnets, pulled=pulled, project=project, project_name=base.settings.project)
-                for one in instances
+                _machine(
+                    instance,
+                    disks,
+                    subnets,
+                    pulled_disks=pulled_disks,
+                    project=project,
+                    project_name=base.settings.project,
+                )
+                for instance in instances
             ),
-            rules=tuple(rule for one in base.all("firewalls") for rule in _rules(one, instances)),
+            rules=tuple(rule for firewall in base.all("firewalls") for rule in _rules(firewall, instances)),
             cut_off=frozenset(key for key, fault in base.documents.items(FAULTS) if fault.get("partitioned")),
         )
 
@@ -48,7 +55,7 @@ def _machine(
     disks: dict[str, Document],
     subnets: dict[str, Document],
     *,
-    pulled: set[str],
+    pulled_disks: set[str],
     project: Document,
     project_name: str,
 ) -> Machine:
@@ -70,7 +77,7 @@ def _machine(
             for line in document["disks"]
             if line["source"] in disks
             and not is_boot(disks[line["source"]])
-            and room_disk(disks[line["source"]]) not in pulled
+            and room_disk(disks[line["source"]]) not in pulled_disks
         ),
         startup_script=metadata.get("startup-script", ""),
         incarnation=document["id"],
@@ -99,18 +106,18 @@ def _users(metadata: dict[str, str], project: Document) -> dict[str, tuple[str, 
 def _rules(document: Document, instances: list[Document]) -> list[Rule]:
     if document.get("disabled"):
         return []
-    members = [one for one in instances if one["networkInterfaces"][0]["network"] == document["network"]]
+    members = [instance for instance in instances if instance["networkInterfaces"][0]["network"] == document["network"]]
     inward = document["direction"] == "INGRESS"
-    targets = [one for one in members if _chosen(one, document, "target")]
+    targets = [instance for instance in members if _applies(instance, document, "target")]
     peers = list(document.get("sourceRanges" if inward else "destinationRanges", []))
     if inward and (document.get("sourceTags") or document.get("sourceServiceAccounts")):
-        peers += [_address(one) + "/32" for one in members if _chosen(one, document, "source")]
+        peers += [_address(instance) + "/32" for instance in members if _applies(instance, document, "source")]
     return [
         Rule(
             priority=int(document["priority"]),
             allow=bool(document.get("allowed")),
             direction="in" if inward else "out",
-            machines=tuple(_address(one) for one in targets),
+            machines=tuple(_address(instance) for instance in targets),
             peers=tuple(peers),
             protocol=entry["IPProtocol"],
             ports=tuple(str(port) for port in entry.get("ports", [])),
@@ -123,10 +130,10 @@ def _address(instance: Document) -> str:
     return str(instance["networkInterfaces"][0]["networkIP"])
 
 
-def _chosen(instance: Document, rule: Document, side: str) -> bool:
+def _applies(instance: Document, rule: Document, side: str) -> bool:
     """Whether the rule's tags or service accounts name the instance; no names on the target side mean all."""
     tags, accounts = rule.get(f"{side}Tags") or [], rule.get(f"{side}ServiceAccounts") or []
     if not tags and not accounts:
         return side == "target"
-    mine = {account["email"] for account in instance.get("serviceAccounts") or []}
-    return bool(set(tags) & set(instance["tags"].get("items", [])) or set(accounts) & mine)
+    emails = {account["email"] for account in instance.get("serviceAccounts") or []}
+    return bool(set(tags) & set(instance["tags"].get("items", [])) or set(accounts) & emails)

@@ -66,16 +66,16 @@ class Disks(Collection):
         self.check_quota(scope, document["type"], int(document["sizeGb"]))
         for policy in document.get("resourcePolicies", []):
             self.base.need(self.base.key(policy))
-        self.base.save(self.base.labelled(document))
+        self.base.save(self.base.with_label_fingerprint(document))
         key = self.key(scope, document["name"])
-        return Plan(end=[(key, {"status": "READY"})], undo=[(key, None)], things=[f"disk:{room_disk(document)}"])
+        return Plan(end=[(key, {"status": "READY"})], undo=[(key, None)], names=[f"disk:{room_disk(document)}"])
 
     def _source(self, document: Document, query: Query) -> Document | None:
         image = document.get("sourceImage") or query.get("sourceImage")
         if image:
-            found = catalog.find_image(str(image))
-            document["sourceImage"], document["sourceImageId"] = found["selfLink"], found["id"]
-            return found
+            public_image = catalog.find_image(str(image))
+            document["sourceImage"], document["sourceImageId"] = public_image["selfLink"], public_image["id"]
+            return public_image
         if not document.get("sourceSnapshot"):
             return None
         link = str(document["sourceSnapshot"])
@@ -147,9 +147,7 @@ class Disks(Collection):
             values["_deviceSizeGb"] = document.get("_deviceSizeGb") or str(before)
         else:
             values["_deviceSizeGb"] = None
-        plan = Plan(
-            begin=[(key, values)], undo=[(key, {"sizeGb": str(before)})], things=[f"disk:{room_disk(document)}"]
-        )
+        plan = Plan(begin=[(key, values)], undo=[(key, {"sizeGb": str(before)})], names=[f"disk:{room_disk(document)}"])
         return self.operations.start(scope, "resizeDisk", key, plan)
 
     def create_snapshot(self, scope: Scope, name: str, body: Document, _: Query) -> Document:
@@ -160,10 +158,10 @@ class Disks(Collection):
             key = f"{world.path}/snapshots/{body.get('name', '')}"
             if self.base.find(key):
                 raise already_exists(key)
-            wanted: Document = {
+            fields: Document = {
                 field: body[field] for field in ("name", "description", "labels", "storageLocations") if field in body
             }
-            document = self.base.new(world, "snapshots", "compute#snapshot", wanted)
+            document = self.base.new(world, "snapshots", "compute#snapshot", fields)
             document |= {
                 "status": "CREATING",
                 "diskSizeGb": disk["sizeGb"],
@@ -174,11 +172,11 @@ class Disks(Collection):
                 "_room": None if is_boot(disk) else room_disk(disk),
             }
             document.setdefault("storageLocations", [scope.region])
-            self.base.save(self.base.labelled(document))
+            self.base.save(self.base.with_label_fingerprint(document))
         plan = Plan(
             end=[(key, {"status": "READY", "storageBytesStatus": "UP_TO_DATE"})],
             undo=[(key, None)],
-            things=[f"snapshot:{room_snapshot(document)}"],
+            names=[f"snapshot:{room_snapshot(document)}"],
         )
         return self.operations.start(scope, "createSnapshot", self.key(scope, name), plan) | {
             "targetLink": ROOT + self.key(scope, name)
@@ -196,8 +194,8 @@ class Disks(Collection):
 
     def remove_policies(self, scope: Scope, name: str, body: Document, _: Query) -> Document:
         """Take the disk from snapshot schedules."""
-        gone = {self.base.key(link) for link in body.get("resourcePolicies", [])}
-        rest = [link for link in self.need(scope, name).get("resourcePolicies", []) if self.base.key(link) not in gone]
+        keys = {self.base.key(link) for link in body.get("resourcePolicies", [])}
+        rest = [link for link in self.need(scope, name).get("resourcePolicies", []) if self.base.key(link) not in keys]
         return self.update(scope, name, {"resourcePolicies": rest}, "removeResourcePolicies")
 
 
@@ -229,9 +227,9 @@ class ResourcePolicies(Collection):
         """Save."""
         document["status"] = "READY"
         schedule = document.get("snapshotSchedulePolicy", {}).get("schedule", {})
-        for one in schedule.values():
-            if isinstance(one, dict):
-                one.setdefault("duration", "PT14400S")
+        for entry in schedule.values():
+            if isinstance(entry, dict):
+                entry.setdefault("duration", "PT14400S")
         document["fingerprint"] = fingerprint(document)
         self.base.save(document)
         return Plan()

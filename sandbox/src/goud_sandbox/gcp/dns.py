@@ -23,10 +23,10 @@ class Dns:
 
     def zone(self, project: str, name: str) -> Document:
         """The zone, or 404."""
-        found = self.documents.get(ZONES, f"{project}/{name}")
-        if found is None:
+        zone = self.documents.get(ZONES, f"{project}/{name}")
+        if zone is None:
             raise ApiError(404, "notFound", f"The 'parameters.managedZone' resource named '{name}' does not exist.")
-        return found
+        return zone
 
     def create(self, project: str, body: Document) -> Document:
         """A zone with its SOA and NS records."""
@@ -62,24 +62,24 @@ class Dns:
         self.documents.delete(ZONES, f"{project}/{name}")
 
     def change(self, project: str, name: str, body: Document) -> Document:
-        """Deletions must match what is there, additions must be new; both or nothing."""
+        """Deletions must match existing records, additions must be new; both or nothing."""
         with self.documents.lock:
             zone = self.zone(project, name)
             records: list[Document] = list(zone["_records"])
-            for gone in body.get("deletions") or []:
-                same = [one for one in records if _essence(one) == _essence(gone)]
+            for deletion in body.get("deletions") or []:
+                same = [record for record in records if _essence(record) == _essence(deletion)]
                 if not same:
                     raise ApiError(
                         404,
                         "notFound",
-                        f"The 'entity.change.deletions' resource named '{_named(gone)}' does not exist.",
+                        f"The 'entity.change.deletions' resource named '{_label(deletion)}' does not exist.",
                     )
                 records.remove(same[0])
-            for new in body.get("additions") or []:
-                if any((one["name"], one["type"]) == (new["name"], new["type"]) for one in records):
-                    message = f"The resource 'entity.change.additions' named '{_named(new)}' already exists"
+            for addition in body.get("additions") or []:
+                if any((record["name"], record["type"]) == (addition["name"], addition["type"]) for record in records):
+                    message = f"The resource 'entity.change.additions' named '{_label(addition)}' already exists"
                     raise ApiError(409, "alreadyExists", message)
-                records.append({**new, "kind": "dns#resourceRecordSet"})
+                records.append({**addition, "kind": "dns#resourceRecordSet"})
             zone["_records"] = records
             self.documents.put(ZONES, f"{project}/{name}", zone)
         identity = new_id()
@@ -93,7 +93,7 @@ def _essence(record: Document) -> tuple[Any, ...]:
     return record["name"], record["type"], int(record.get("ttl", 0)), tuple(record.get("rrdatas", []))
 
 
-def _named(record: Document) -> str:
+def _label(record: Document) -> str:
     return f"{record.get('name')} ({record.get('type')})"
 
 
@@ -108,10 +108,10 @@ def router(dns: Dns) -> APIRouter:
 def _zone_routes(routes: APIRouter, dns: Dns) -> None:
     @routes.get("")
     def zones(project: str, request: Request) -> Document:
-        wanted = request.query_params.get("dnsName")
-        found = [public(zone) for _, zone in dns.documents.items(ZONES, f"{project}/")]
-        found = [zone for zone in found if wanted in {None, zone["dnsName"]}]
-        return {"kind": "dns#managedZonesListResponse", "managedZones": found}
+        domain = request.query_params.get("dnsName")
+        zones = [public(zone) for _, zone in dns.documents.items(ZONES, f"{project}/")]
+        zones = [zone for zone in zones if domain in {None, zone["dnsName"]}]
+        return {"kind": "dns#managedZonesListResponse", "managedZones": zones}
 
     @routes.post("")
     def create(project: str, body: JsonBody = None) -> Document:
@@ -138,19 +138,19 @@ def _record_routes(routes: APIRouter, dns: Dns) -> None:
     @routes.get("/{name}/rrsets")
     def records(project: str, name: str, request: Request) -> Document:
         query = request.query_params
-        found = [
-            one
-            for one in dns.zone(project, name)["_records"]
-            if query.get("name") in {None, one["name"]} and query.get("type") in {None, one["type"]}
+        matches = [
+            record
+            for record in dns.zone(project, name)["_records"]
+            if query.get("name") in {None, record["name"]} and query.get("type") in {None, record["type"]}
         ]
-        return {"kind": "dns#resourceRecordSetsListResponse", "rrsets": found}
+        return {"kind": "dns#resourceRecordSetsListResponse", "rrsets": matches}
 
     @routes.get("/{name}/rrsets/{record}/{kind}")
     def record(project: str, name: str, record: str, kind: str) -> Document:
-        for one in dns.zone(project, name)["_records"]:
-            if (one["name"], one["type"]) == (record, kind):
-                found: Document = one
-                return found
+        for entry in dns.zone(project, name)["_records"]:
+            if (entry["name"], entry["type"]) == (record, kind):
+                document: Document = entry
+                return document
         raise ApiError(404, "notFound", f"The 'parameters.name' resource named '{record} ({kind})' does not exist.")
 
     @routes.post("/{name}/changes")
@@ -159,7 +159,7 @@ def _record_routes(routes: APIRouter, dns: Dns) -> None:
 
     @routes.get("/{name}/changes/{identity}")
     def get_change(project: str, name: str, identity: str) -> Document:
-        found = dns.documents.get(CHANGES, f"{project}/{name}/{identity}")
-        if found is None:
+        change = dns.documents.get(CHANGES, f"{project}/{name}/{identity}")
+        if change is None:
             raise ApiError(404, "notFound", f"The 'parameters.changeId' resource named '{identity}' does not exist.")
-        return found
+        return change

@@ -48,15 +48,15 @@ def already_exists(key: str) -> ApiError:
     return ApiError(409, "alreadyExists", f"The resource '{key}' already exists")
 
 
-def invalid(field: str, value: object, why: str) -> ApiError:
+def invalid(field: str, value: object, reason: str) -> ApiError:
     """400 for one field."""
-    return ApiError(400, "invalid", f"Invalid value for field '{field}': '{value}'. {why}")
+    return ApiError(400, "invalid", f"Invalid value for field '{field}': '{value}'. {reason}")
 
 
-def in_use(what: str, key: str, by: str) -> ApiError:
+def in_use(kind: str, key: str, holder: str) -> ApiError:
     """400 for deleting or attaching something that another resource holds."""
     return ApiError(
-        400, "resourceInUseByAnotherResource", f"The {what} resource '{key}' is already being used by '{by}'"
+        400, "resourceInUseByAnotherResource", f"The {kind} resource '{key}' is already being used by '{holder}'"
     )
 
 
@@ -65,8 +65,8 @@ def quota(metric: str, limit: float, region: str) -> ApiError:
     return ApiError(403, "quotaExceeded", f"Quota '{metric}' exceeded. Limit: {limit:.1f} in region {region}.")
 
 
-def stale(what: str) -> ApiError:
+def stale(subject: str) -> ApiError:
     """412 for a fingerprint that is not the resource's present one."""
     return ApiError(
-        412, "conditionNotMet", f"{what} fingerprint either invalid or resource {what.lower()} have changed"
+        412, "conditionNotMet", f"{subject} fingerprint either invalid or resource {subject.lower()} have changed"
     )

@@ -16,30 +16,30 @@ TERM = re.compile(
 
 
 def value(document: Document, path: str) -> Any:
-    """The field at a dotted path; None when it is not there."""
-    found: Any = document
+    """The field at a dotted path; None when it is missing."""
+    node: Any = document
     for part in path.split("."):
-        if not isinstance(found, dict) or part not in found:
+        if not isinstance(node, dict) or part not in node:
             return None
-        found = found[part]
-    return found
+        node = node[part]
+    return node
 
 
-def _holds(document: Document, field: str, operator: str, wanted: str) -> bool:
-    found = value(document, field)
-    text = str(found).lower() if isinstance(found, bool) else str(found)
+def _holds(document: Document, field: str, operator: str, operand: str) -> bool:
+    content = value(document, field)
+    text = str(content).lower() if isinstance(content, bool) else str(content)
     if operator == ":":
-        return found is not None and (wanted == "*" or wanted in text)
+        return content is not None and (operand == "*" or operand in text)
     if operator in {"eq", "ne"}:
-        same = found is not None and re.fullmatch(wanted, text) is not None
+        same = content is not None and re.fullmatch(operand, text) is not None
     else:
-        same = found is not None and _equal(text, wanted)
+        same = content is not None and _equal(text, operand)
     return same if operator in {"=", "eq"} else not same
 
 
-def _equal(text: str, wanted: str) -> bool:
+def _equal(text: str, pattern: str) -> bool:
     """``*`` in the value stands for anything."""
-    return re.fullmatch(".*".join(re.escape(part) for part in wanted.split("*")), text) is not None
+    return re.fullmatch(".*".join(re.escape(part) for part in pattern.split("*")), text) is not None
 
 
 def parse(expression: str) -> list[Term]:
@@ -59,10 +59,10 @@ def parse(expression: str) -> list[Term]:
 def page(items: list[Document], query: Query) -> tuple[list[Document], str | None]:
     """The documents of one page, filtered, and the token of the next."""
     terms = parse(query.get("filter", ""))
-    found = [item for item in items if all(_holds(item, *term) for term in terms)]
+    matches = [item for item in items if all(_holds(item, *term) for term in terms)]
     try:
         start, size = int(query.get("pageToken", "0")), int(query.get("maxResults", "500"))
     except ValueError:
         raise ApiError(400, "invalid", "Invalid page token or maxResults.") from None
-    rest = str(start + size) if len(found) > start + size else None
-    return found[start : start + size], rest
+    rest = str(start + size) if len(matches) > start + size else None
+    return matches[start : start + size], rest

@@ -55,20 +55,20 @@ class Iam:
         self.documents = documents
         self._operator_token = operator_token
 
-    def known(self, token: str) -> bool:
+    def is_valid(self, token: str) -> bool:
         """Whether somebody could still use the token."""
-        found = self.documents.get(TOKENS, _digest(token))
-        return found is not None and bool(found["expires"] >= time.time())
+        entry = self.documents.get(TOKENS, _digest(token))
+        return entry is not None and bool(entry["expires"] >= time.time())
 
     def caller(self, authorization: str | None) -> str:
         """Who the bearer token belongs to: ``operator`` or a service account; 401 otherwise."""
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() == "bearer" and secrets.compare_digest(token, self._operator_token):
             return OPERATOR
-        known = self.documents.get(TOKENS, _digest(token))
-        if scheme.lower() != "bearer" or known is None or known["expires"] < time.time():
+        entry = self.documents.get(TOKENS, _digest(token))
+        if scheme.lower() != "bearer" or entry is None or entry["expires"] < time.time():
             raise ApiError(401, "authError", "Request had invalid authentication credentials.")
-        return str(known["email"])
+        return str(entry["email"])
 
     def permissions(self, role: str) -> set[str] | None:
         """Permissions of a role; None means all of them."""
@@ -93,8 +93,8 @@ class Iam:
                     continue
                 if allowed is None or permission in allowed:
                     return
-        what = policies[0].removeprefix("buckets/")
-        raise ApiError(403, "forbidden", f"{caller} does not have {permission} access to {what}.")
+        resource = policies[0].removeprefix("buckets/")
+        raise ApiError(403, "forbidden", f"{caller} does not have {permission} access to {resource}.")
 
     def policy(self, resource: str) -> Document:
         """The policy of a resource."""
@@ -113,13 +113,13 @@ class Iam:
 
     def account(self, project: str, name: str) -> Document:
         """A service account by address or number, or 404."""
-        for _, found in self.documents.items(ACCOUNTS):
-            if name in {found["email"], found["uniqueId"]} and project in {"-", found["projectId"]}:
-                return found
+        for _, account in self.documents.items(ACCOUNTS):
+            if name in {account["email"], account["uniqueId"]} and project in {"-", account["projectId"]}:
+                return account
         raise ApiError(404, "notFound", f"Unknown service account: {name}")
 
     def new_account(self, project: str, body: Document) -> Document:
-        """Make a service account; 409 when it is there."""
+        """Make a service account; 409 when it exists."""
         address = email(project, str(body.get("accountId", "")))
         if self.documents.get(ACCOUNTS, address):
             raise ApiError(
@@ -166,10 +166,10 @@ class Iam:
 
     def role(self, project: str, name: str) -> Document:
         """A custom role, deleted or not; 404 when there never was one."""
-        found = self.documents.get(ROLES, f"projects/{project}/roles/{name}")
-        if found is None:
+        role = self.documents.get(ROLES, f"projects/{project}/roles/{name}")
+        if role is None:
             raise ApiError(404, "notFound", f"The role named projects/{project}/roles/{name} was not found.")
-        return found
+        return role
 
     def exchange(self, assertion: str) -> Document:
         """A signed assertion for an access token."""
@@ -191,8 +191,8 @@ class Iam:
     def issue(self, address: str) -> tuple[str, float]:
         """A new access token of a service account, and when it ends (Unix time). Those that ended are forgotten."""
         now = time.time()
-        for digest, one in self.documents.items(TOKENS):
-            if one["expires"] < now:
+        for digest, entry in self.documents.items(TOKENS):
+            if entry["expires"] < now:
                 self.documents.delete(TOKENS, digest)
         token = f"ya29.sandbox-{secrets.token_urlsafe(24)}"
         self.documents.put(TOKENS, _digest(token), {"email": address, "expires": now + TOKEN_SECONDS})
@@ -220,8 +220,8 @@ def _account_routes(routes: APIRouter, iam: Iam) -> None:
 
     @routes.get(prefix)
     def accounts(project: str) -> Document:
-        found = [one for _, one in iam.documents.items(ACCOUNTS) if one["projectId"] == project]
-        return {"accounts": found} if found else {}
+        accounts = [account for _, account in iam.documents.items(ACCOUNTS) if account["projectId"] == project]
+        return {"accounts": accounts} if accounts else {}
 
     @routes.post(prefix)
     def create(project: str, body: JsonBody = None) -> Document:
@@ -234,8 +234,8 @@ def _account_routes(routes: APIRouter, iam: Iam) -> None:
     @routes.put(prefix + "/{name}")
     def update(project: str, name: str, body: JsonBody = None) -> Document:
         account = iam.account(project, name)
-        given = (body or {}).get("serviceAccount") or body or {}
-        account["displayName"] = given.get("displayName", account["displayName"])
+        fields = (body or {}).get("serviceAccount") or body or {}
+        account["displayName"] = fields.get("displayName", account["displayName"])
         iam.documents.put(ACCOUNTS, account["email"], account)
         return account
 
@@ -244,8 +244,8 @@ def _account_routes(routes: APIRouter, iam: Iam) -> None:
         account = iam.account(project, name)
         iam.documents.delete(ACCOUNTS, account["email"])
         for collection in (KEYS, TOKENS):
-            for key, one in iam.documents.items(collection):
-                if one["email"] == account["email"]:
+            for key, entry in iam.documents.items(collection):
+                if entry["email"] == account["email"]:
                     iam.documents.delete(collection, key)
         return {}
 
@@ -259,10 +259,10 @@ def _key_routes(routes: APIRouter, iam: Iam) -> None:
 
     @routes.get(prefix + "/{name}/keys/{key}")
     def get_key(project: str, name: str, key: str) -> Document:
-        found = iam.documents.get(KEYS, key)
-        if found is None or found["email"] != iam.account(project, name)["email"]:
+        entry = iam.documents.get(KEYS, key)
+        if entry is None or entry["email"] != iam.account(project, name)["email"]:
             raise ApiError(404, "notFound", f"Unknown service account key: {key}")
-        return {"name": found["name"]}
+        return {"name": entry["name"]}
 
     @routes.delete(prefix + "/{name}/keys/{key}")
     def delete_key(project: str, name: str, key: str) -> Document:

@@ -29,7 +29,7 @@ def set_metadata(metadata: Document | None) -> Document:
     items = list((metadata or {}).get("items") or [])
     keys = [item["key"] for item in items]
     if len(keys) != len(set(keys)):
-        raise invalid("metadata.items", keys, "Every key may be there once.")
+        raise invalid("metadata.items", keys, "Every key may occur once.")
     return {"kind": "compute#metadata", "fingerprint": fingerprint(items), **({"items": items} if items else {})}
 
 
@@ -77,26 +77,26 @@ class Instances(Collection):
         }
         for field, value in (("canIpForward", False), ("deletionProtection", False), ("startRestricted", False)):
             document.setdefault(field, value)
-        things, undo = self._save(scope, document, specs)
+        names, undo = self._save(scope, document, specs)
         key = self.key(scope, document["name"])
-        return Plan(end=[(key, {"status": "RUNNING"})], undo=[(key, None), *undo], things=things)
+        return Plan(end=[(key, {"status": "RUNNING"})], undo=[(key, None), *undo], names=names)
 
     def machine_type(self, scope: Scope, document: Document) -> str:
         """The link of a type that exists and that the quota has room for."""
         name = str(document.get("machineType", "")).rsplit("/", 1)[-1]
-        about = catalog.size(name)
-        if about is None:
+        shape = catalog.size(name)
+        if shape is None:
             raise invalid("resource.machineType", name, "The machine type does not exist in the zone.")
-        used = sum(self.cpus(other) for other in self.base.all("instances") if other["name"] != document["name"])
-        if used + about[0] > self.base.settings.quota_cpus:
+        total = sum(self.cpus(other) for other in self.base.all("instances") if other["name"] != document["name"])
+        if total + shape[0] > self.base.settings.quota_cpus:
             raise quota("CPUS", self.base.settings.quota_cpus, scope.region)
         return str(catalog.machine_type(scope.project, scope.place, name)["selfLink"])
 
     @staticmethod
     def cpus(document: Document) -> int:
         """Virtual CPUs of an instance that runs; a stopped one needs none."""
-        about = catalog.size(document["machineType"].rsplit("/", 1)[-1])
-        return about[0] if about and document["status"] in ALIVE else 0
+        shape = catalog.size(document["machineType"].rsplit("/", 1)[-1])
+        return shape[0] if shape and document["status"] in ALIVE else 0
 
     def _disks(self, scope: Scope, document: Document) -> list[Document]:
         specs: list[Document] = list(document.get("disks") or [])
@@ -123,9 +123,9 @@ class Instances(Collection):
         return disk
 
     def _save(self, scope: Scope, document: Document, specs: list[Document]) -> tuple[list[str], list[Change]]:
-        things = [f"machine:{room_machine(document)}", "firewall:"]
+        names = [f"machine:{room_machine(document)}", "firewall:"]
         undo: list[Change] = []
-        attached = []
+        attachments = []
         for index, spec in enumerate(specs):
             if spec.get("source"):
                 disk = self.base.need(self.base.key(str(spec["source"])))
@@ -133,23 +133,23 @@ class Instances(Collection):
                 disk = self._new_disk(scope, document, spec, index)
                 undo.append((self.base.key(disk["selfLink"]), None))
             if not is_boot(disk):
-                things.append(f"disk:{room_disk(disk)}")
-            attached.append(self.attachment(disk, spec, index))
-            self.base.change(self.base.key(disk["selfLink"]), self.held_by(document["selfLink"]))
+                names.append(f"disk:{room_disk(disk)}")
+            attachments.append(self.attachment(disk, spec, index))
+            self.base.change(self.base.key(disk["selfLink"]), self.holder_fields(document["selfLink"]))
             if spec.get("source"):
                 undo.append((self.base.key(disk["selfLink"]), {"users": []}))
-        document["disks"] = attached
-        self.base.save(self.base.labelled(document))
+        document["disks"] = attachments
+        self.base.save(self.base.with_label_fingerprint(document))
         for change in self._hold_addresses(document, [document["selfLink"]]):
             self.base.change(change[0], change[1] or {})
         undo += self._hold_addresses(document, [])
-        return things, undo
+        return names, undo
 
     def _new_disk(self, scope: Scope, document: Document, spec: Document, index: int) -> Document:
-        wanted: Document = dict(spec.get("initializeParams") or {})
-        name = wanted.get("diskName") or (document["name"] if index == 0 else f"{document['name']}-{index}")
-        body = {"name": name, "type": wanted.get("diskType"), "sourceImage": wanted.get("sourceImage")}
-        body |= {"sizeGb": wanted.get("diskSizeGb"), "labels": wanted.get("labels", {})}
+        parameters: Document = dict(spec.get("initializeParams") or {})
+        name = parameters.get("diskName") or (document["name"] if index == 0 else f"{document['name']}-{index}")
+        body = {"name": name, "type": parameters.get("diskType"), "sourceImage": parameters.get("sourceImage")}
+        body |= {"sizeGb": parameters.get("diskSizeGb"), "labels": parameters.get("labels", {})}
         disk = self.base.new(scope, "disks", "compute#disk", {k: v for k, v in body.items() if v is not None})
         if self.base.find(self.base.key(disk["selfLink"])):
             raise ApiError(409, "alreadyExists", f"The resource '{self.base.key(disk['selfLink'])}' already exists")
@@ -158,7 +158,7 @@ class Instances(Collection):
         return disk
 
     @staticmethod
-    def held_by(instance: str) -> Document:
+    def holder_fields(instance: str) -> Document:
         """The fields of a disk that goes into a machine."""
         return {"users": [instance], "lastAttachTimestamp": now()}
 
@@ -181,10 +181,10 @@ class Instances(Collection):
     # network interfaces ----------------------------------------------------------------------------------------
 
     def _interfaces(self, scope: Scope, document: Document) -> list[Document]:
-        wanted: list[Document] = list(document.get("networkInterfaces") or [])
-        if len(wanted) != 1:
-            raise invalid("resource.networkInterfaces", len(wanted), "The sandbox's machines have exactly one.")
-        interface = wanted[0]
+        interfaces: list[Document] = list(document.get("networkInterfaces") or [])
+        if len(interfaces) != 1:
+            raise invalid("resource.networkInterfaces", len(interfaces), "The sandbox's machines have exactly one.")
+        interface = interfaces[0]
         subnetwork = self._subnetwork(scope, interface)
         address = self.addresses.internal(subnetwork, interface.get("networkIP"))
         result: Document = {
@@ -215,28 +215,28 @@ class Instances(Collection):
 
     def access_config(self, scope: Scope, config: dict[str, Any]) -> Document:
         """An external address: the reserved one that was named, or a free one."""
-        wanted = config.get("natIP")
-        if wanted:
-            reserved = next((a for a in self.base.all("addresses") if a["address"] == wanted), None)
-            if reserved is None:
-                raise invalid("natIP", wanted, "The address is not reserved in this project.")
-            if reserved.get("users"):
-                raise in_use("address", self.base.key(reserved["selfLink"]), self.base.key(reserved["users"][0]))
+        address = config.get("natIP")
+        if address:
+            reservation = next((a for a in self.base.all("addresses") if a["address"] == address), None)
+            if reservation is None:
+                raise invalid("natIP", address, "The address is not reserved in this project.")
+            if reservation.get("users"):
+                raise in_use("address", self.base.key(reservation["selfLink"]), self.base.key(reservation["users"][0]))
         return {
             "kind": "compute#accessConfig",
             "type": "ONE_TO_ONE_NAT",
             "name": config.get("name") or "External NAT",
-            "natIP": wanted or self.addresses.external(scope.region),
+            "natIP": address or self.addresses.external(scope.region),
             "networkTier": config.get("networkTier") or "PREMIUM",
         }
 
     def _hold_addresses(self, document: Document, users: list[str]) -> list[Change]:
-        mine = {c["natIP"] for i in document["networkInterfaces"] for c in i.get("accessConfigs", [])}
-        mine |= {interface["networkIP"] for interface in document["networkInterfaces"]}
+        addresses = {c["natIP"] for i in document["networkInterfaces"] for c in i.get("accessConfigs", [])}
+        addresses |= {interface["networkIP"] for interface in document["networkInterfaces"]}
         return [
             (self.base.key(address["selfLink"]), {"users": users, "status": "IN_USE" if users else "RESERVED"})
             for address in self.base.all("addresses")
-            if address["address"] in mine
+            if address["address"] in addresses
         ]
 
     # delete ----------------------------------------------------------------------------------------------------
@@ -254,4 +254,4 @@ class Instances(Collection):
             disk_key = self.base.key(disk["source"])
             begin.append((disk_key, None if disk["autoDelete"] else {"users": [], "lastDetachTimestamp": now()}))
         begin += self._hold_addresses(document, [])
-        return Plan(begin=begin, things=[f"machine:{room_machine(document)}"])
+        return Plan(begin=begin, names=[f"machine:{room_machine(document)}"])

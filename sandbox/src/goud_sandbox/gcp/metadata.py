@@ -45,9 +45,9 @@ class Metadata:
             return _html(403, "Requests with the header X-Forwarded-For are refused.")
         if question.headers.get("metadata-flavor", "").lower() != "google":
             return _html(403, "Missing required header: Metadata-Flavor: Google")
-        return self._told(self._tree(instance), question)
+        return self._reply(self._tree(instance), question)
 
-    def _told(self, tree: Tree, question: Question) -> Reply:
+    def _reply(self, tree: Tree, question: Question) -> Reply:
         if not f"{question.path}/".startswith(f"{ROOT}/"):
             return _html(404, "Not Found")
         path = question.path.removeprefix(ROOT)
@@ -59,14 +59,20 @@ class Metadata:
         if isinstance(node, dict) and not path.endswith("/"):
             query = "&".join(f"{key}={value}" for key, value in question.query.items())
             return Reply("", 301, headers=FLAVOR | {"Location": f"{ROOT}{path}/" + (f"?{query}" if query else "")})
-        whole = question.query.get("recursive", "").lower() == "true"
-        if (whole or question.query.get("alt") == "json") and question.query.get("alt") != "text":
+        recursive = question.query.get("recursive", "").lower() == "true"
+        if (recursive or question.query.get("alt") == "json") and question.query.get("alt") != "text":
             return Reply(json.dumps(_document(node)), kind="application/json", headers=FLAVOR)
         return Reply(_text(node), kind="application/text", headers=FLAVOR)
 
     def _instance(self, address: str) -> Document | None:
-        mine = (one for one in self._base.all("instances") if one["status"] in ALIVE and one.get("networkInterfaces"))
-        return next((one for one in mine if one["networkInterfaces"][0]["networkIP"] == address), None)
+        instances = (
+            instance
+            for instance in self._base.all("instances")
+            if instance["status"] in ALIVE and instance.get("networkInterfaces")
+        )
+        return next(
+            (instance for instance in instances if instance["networkInterfaces"][0]["networkIP"] == address), None
+        )
 
     # the tree --------------------------------------------------------------------------------------------------
 
@@ -75,7 +81,7 @@ class Metadata:
         number, zone = project_number(project), str(instance["zone"]).rsplit("/", 1)[-1]
         interface = instance["networkInterfaces"][0]
         attributes = {item["key"]: str(item["value"]) for item in instance["metadata"].get("items", [])}
-        about: Tree = {
+        details: Tree = {
             "attributes": dict(attributes),
             "hostname": f"{name}.{zone}.c.{project}.internal",
             "id": int(instance["id"]),
@@ -86,33 +92,33 @@ class Metadata:
             "zone": f"projects/{number}/zones/{zone}",
         }
         return {
-            "instance": about,
+            "instance": details,
             "project": {"numeric-project-id": int(number), "project-id": project},
             "universe": {"universe-domain": "googleapis.com"},
         }
 
     def _accounts(self, instance: Document) -> Tree:
-        found: Tree = {}
+        accounts: Tree = {}
         for account in instance.get("serviceAccounts") or []:
             address = str(account["email"])
-            about: Tree = {
+            details: Tree = {
                 "aliases": ("default",),
                 "email": address,
                 "scopes": tuple(account.get("scopes") or ()),
                 "token": lambda address=address: self._token(address),  # type: ignore[misc] # a default binds it now
             }
-            found |= {"default": about, address: about}
-        return found
+            accounts |= {"default": details, address: details}
+        return accounts
 
     def _token(self, address: str) -> Reply:
         if self._base.documents.get(ACCOUNTS, address) is None:
             return _html(404, f"The service account {address} was not found.")
         token, ends = self._tokens.get(address, ("", 0.0))
-        if ends - time.time() <= RENEW_SECONDS or not self._iam.known(token):
+        if ends - time.time() <= RENEW_SECONDS or not self._iam.is_valid(token):
             token, ends = self._iam.issue(address)
             self._tokens[address] = token, ends
-        told = {"access_token": token, "expires_in": int(ends - time.time()), "token_type": "Bearer"}
-        return Reply(json.dumps(told), kind="application/json", headers=FLAVOR)
+        answer = {"access_token": token, "expires_in": int(ends - time.time()), "token_type": "Bearer"}
+        return Reply(json.dumps(answer), kind="application/json", headers=FLAVOR)
 
 
 def _text(node: Node) -> str:
@@ -128,7 +134,7 @@ def _document(node: Node, *, verbatim: bool = False) -> Any:
     if not isinstance(node, dict):
         return list(node) if isinstance(node, tuple) else node
     return {
-        name if verbatim or "@" in name else WORDS.sub(lambda found: found[1].upper(), name): _document(
+        name if verbatim or "@" in name else WORDS.sub(lambda match: match[1].upper(), name): _document(
             child, verbatim=name == "attributes"
         )
         for name, child in node.items()

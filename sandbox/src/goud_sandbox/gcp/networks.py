@@ -93,8 +93,8 @@ class Subnetworks(Collection):
         range_ = network(document.get("ipCidrRange"), "resource.ipCidrRange")
         for other in self.base.all("subnetworks"):
             if network(other["ipCidrRange"], "ipCidrRange").overlaps(range_):
-                taken = f"IP range overlaps with existing subnet '{self.base.key(other['selfLink'])}'."
-                raise invalid("resource.ipCidrRange", range_, taken)
+                message = f"IP range overlaps with existing subnet '{self.base.key(other['selfLink'])}'."
+                raise invalid("resource.ipCidrRange", range_, message)
         document |= {
             "network": parent["selfLink"],
             "gatewayAddress": str(range_[1]),
@@ -109,7 +109,7 @@ class Subnetworks(Collection):
         link = [*parent.get("subnetworks", []), document["selfLink"]]
         self.base.change(self.base.key(parent["selfLink"]), {"subnetworks": link})
         key = self.key(scope, document["name"])
-        return Plan(things=[f"subnet:{room_subnet(document)}"], undo=[(key, None)])
+        return Plan(names=[f"subnet:{room_subnet(document)}"], undo=[(key, None)])
 
     @override
     def unmake(self, scope: Scope, document: Document) -> Plan:
@@ -154,7 +154,7 @@ class Firewalls(Collection):
     def make(self, scope: Scope, document: Document, query: Query) -> Plan:
         """Fill in Google's defaults and save."""
         self.base.save(self._complete(document))
-        return Plan(things=["firewall:"])
+        return Plan(names=["firewall:"])
 
     @override
     def patch(self, scope: Scope, name: str, body: Document) -> Document:
@@ -163,7 +163,7 @@ class Firewalls(Collection):
         values = {key: value for key, value in body.items() if key not in {"kind", "name", "selfLink", "id"}}
         after = self._complete(before | values)
         self.base.save(after)
-        return self.operations.start(scope, "patch", self.key(scope, name), Plan(things=["firewall:"]))
+        return self.operations.start(scope, "patch", self.key(scope, name), Plan(names=["firewall:"]))
 
     def _complete(self, document: Document) -> Document:
         document["network"] = self.base.need(self.base.key(str(document.get("network"))))["selfLink"]
@@ -214,34 +214,34 @@ class Addresses(Collection):
     def unmake(self, scope: Scope, document: Document) -> Plan:
         """An address that a machine has stays."""
         if document.get("users"):
-            by = self.base.key(document["users"][0])
-            raise in_use("address", self.key(scope, document["name"]), by)
+            holder = self.base.key(document["users"][0])
+            raise in_use("address", self.key(scope, document["name"]), holder)
         return super().unmake(scope, document)
 
     def external(self, region: str) -> str:
         """The lowest loopback address nobody has."""
         prefix = self.base.settings.loopback
-        taken = {document["address"] for document in self.base.all("addresses")}
+        addresses = {document["address"] for document in self.base.all("addresses")}
         for interface in _interfaces(self.base.all("instances")):
-            taken |= {config.get("natIP", "") for config in interface.get("accessConfigs", [])}
+            addresses |= {config.get("natIP", "") for config in interface.get("accessConfigs", [])}
         for last in range(1, 255):
-            if f"{prefix}.{last}" not in taken:
+            if f"{prefix}.{last}" not in addresses:
                 return f"{prefix}.{last}"
         raise quota("IN_USE_ADDRESSES", 254, region)
 
-    def internal(self, subnetwork: Document, wanted: str | None) -> str:
-        """``wanted`` when it is in the range and free, else the lowest free address."""
+    def internal(self, subnetwork: Document, address: str | None) -> str:
+        """``address`` when it is in the range and free, else the lowest free address."""
         range_ = network(subnetwork["ipCidrRange"], "ipCidrRange")
-        taken = {document["address"] for document in self.base.all("addresses")}
-        taken |= {interface.get("networkIP", "") for interface in _interfaces(self.base.all("instances"))}
-        if wanted:
-            if ipaddress.IPv4Address(wanted) not in list(range_.hosts())[1:]:
-                raise invalid("networkIP", wanted, f"Must be in the range {range_}.")
-            if wanted in taken:
-                raise ApiError(400, "resourceInUseByAnotherResource", f"IP '{wanted}' is already being used.")
-            return wanted
+        addresses = {document["address"] for document in self.base.all("addresses")}
+        addresses |= {interface.get("networkIP", "") for interface in _interfaces(self.base.all("instances"))}
+        if address:
+            if ipaddress.IPv4Address(address) not in list(range_.hosts())[1:]:
+                raise invalid("networkIP", address, f"Must be in the range {range_}.")
+            if address in addresses:
+                raise ApiError(400, "resourceInUseByAnotherResource", f"IP '{address}' is already being used.")
+            return address
         for host in list(range_.hosts())[1:-1]:
-            if str(host) not in taken:
+            if str(host) not in addresses:
                 return str(host)
         raise ApiError(400, "ipSpaceExhausted", f"IP space of '{self.base.key(subnetwork['selfLink'])}' is exhausted.")
 

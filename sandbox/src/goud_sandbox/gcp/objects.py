@@ -63,35 +63,39 @@ class Objects:
 
     def live(self, bucket: str, name: str) -> Document | None:
         """The live generation, if there is one."""
-        return next((one for one in self.versions(bucket, name) if one["_live"]), None)
+        return next((document for document in self.versions(bucket, name) if document["_live"]), None)
 
     def get(self, bucket: str, name: str, query: Query) -> Document:
         """The live generation or the named one, after the preconditions; 404 when there is none."""
         self.buckets.get(bucket)
-        wanted = query.get("generation")
-        if wanted:
-            found = next((one for one in self.versions(bucket, name) if one["generation"] == wanted), None)
+        generation = query.get("generation")
+        if generation:
+            document = next(
+                (document for document in self.versions(bucket, name) if document["generation"] == generation), None
+            )
         else:
-            found = self.live(bucket, name)
-        if found is None:
+            document = self.live(bucket, name)
+        if document is None:
             raise ApiError(404, "notFound", f"No such object: {bucket}/{name}")
-        check(query, "Generation", int(found["generation"]))
-        check(query, "Metageneration", int(found["metageneration"]))
-        return found
+        check(query, "Generation", int(document["generation"]))
+        check(query, "Metageneration", int(document["metageneration"]))
+        return document
 
     def path(self, document: Document) -> Path:
         """The file with the bytes."""
         return self.folder / str(document["generation"])
 
-    def listed(self, bucket: str, query: Query) -> list[Document]:
+    def listing(self, bucket: str, query: Query) -> list[Document]:
         """Objects by name, live ones unless ``versions`` is asked for."""
         self.buckets.get(bucket)
-        everything = query.get("versions", "").lower() == "true"
+        all_versions = query.get("versions", "").lower() == "true"
         first, last = query.get("startOffset", ""), query.get("endOffset", "")
         return [
-            one
-            for _, one in self.documents.items(OBJECTS, f"{bucket}\n{query.get('prefix', '')}")
-            if (one["_live"] or everything) and one["name"] >= first and (not last or one["name"] < last)
+            document
+            for _, document in self.documents.items(OBJECTS, f"{bucket}\n{query.get('prefix', '')}")
+            if (document["_live"] or all_versions)
+            and document["name"] >= first
+            and (not last or document["name"] < last)
         ]
 
     # writing ---------------------------------------------------------------------------------------------------
@@ -141,8 +145,8 @@ class Objects:
             "etag": base64.b64encode(generation.encode()).decode(),
             "_live": True,
         }
-        until = self.buckets.retained_until(bucket, time)
-        return document | ({"retentionExpirationTime": until.isoformat()} if until else {})
+        retention_end = self.buckets.retention_end(bucket, time)
+        return document | ({"retentionExpirationTime": retention_end.isoformat()} if retention_end else {})
 
     def _retire(self, bucket: Document, before: Document) -> None:
         """The live generation becomes a noncurrent one, or goes, as the bucket's versioning says."""
@@ -153,17 +157,17 @@ class Objects:
             self._erase(bucket, before)
 
     def _erase(self, bucket: Document, document: Document) -> None:
-        where = f"{bucket['name']}/{document['name']}"
+        resource = f"{bucket['name']}/{document['name']}"
         if document.get("temporaryHold") or document.get("eventBasedHold"):
-            message = f"Object '{where}' is under active hold and cannot be deleted, overwritten or archived."
+            message = f"Object '{resource}' is under active hold and cannot be deleted, overwritten or archived."
             raise ApiError(403, "objectUnderActiveHold", message)
-        until = self.buckets.retained_until(bucket, document["timeCreated"])
-        if until and until > datetime.now(UTC):
+        retention_end = self.buckets.retention_end(bucket, document["timeCreated"])
+        if retention_end and retention_end > datetime.now(UTC):
             raise ApiError(
                 403,
                 "retentionPolicyNotMet",
-                f"Object '{where}' is subject to bucket's retention policy and cannot be deleted, overwritten or "
-                f"archived until {until.isoformat()}",
+                f"Object '{resource}' is subject to bucket's retention policy and cannot be deleted, overwritten or "
+                f"archived until {retention_end.isoformat()}",
             )
         self.documents.delete(OBJECTS, self._key(document))
         self.path(document).unlink(missing_ok=True)
@@ -184,8 +188,8 @@ class Objects:
             document = self.get(bucket, name, query)
             for key, value in body.items():
                 if key == "metadata" and isinstance(value, dict):
-                    both = {**document.get("metadata", {}), **value}
-                    document["metadata"] = {k: v for k, v in both.items() if v is not None}
+                    metadata = {**document.get("metadata", {}), **value}
+                    document["metadata"] = {k: v for k, v in metadata.items() if v is not None}
                 elif key in SETTABLE:
                     document[key] = value
             document = {key: value for key, value in document.items() if value is not None}
@@ -210,8 +214,8 @@ class Objects:
         temporary = self.folder / f"compose-{new_id()}"
         with temporary.open("wb") as target:
             for part in parts:
-                wanted = {"generation": str(part["generation"])} if part.get("generation") else {}
-                with self.path(self.get(bucket, part["name"], wanted)).open("rb") as file:
+                version = {"generation": str(part["generation"])} if part.get("generation") else {}
+                with self.path(self.get(bucket, part["name"], version)).open("rb") as file:
                     shutil.copyfileobj(file, target, CHUNK)
         document = self.write(bucket, (body.get("destination") or {}) | {"name": name}, temporary, query)
         document = {key: value for key, value in document.items() if key != "md5Hash"} | {"componentCount": len(parts)}

@@ -28,13 +28,13 @@ Settle = Callable[..., str | None]
 class Plan:
     """What an operation does: ``begin`` before the room is asked, ``end`` after it succeeded, ``undo`` when it failed.
 
-    ``things`` are the room's names whose errors are this operation's errors.
+    ``names`` are those of the room whose errors are this operation's errors.
     """
 
     begin: list[Change] = field(default_factory=list)
     end: list[Change] = field(default_factory=list)
     undo: list[Change] = field(default_factory=list)
-    things: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
 
 
 class Operations:
@@ -48,17 +48,17 @@ class Operations:
     def start(self, scope: Scope, kind: str, target: str, plan: Plan) -> Document:
         """Register the operation and let it run; the document a client gets."""
         operation = self._new(scope, kind, target)
-        operation["_plan"] = [plan.begin, plan.end, plan.undo, plan.things]
+        operation["_plan"] = [plan.begin, plan.end, plan.undo, plan.names]
         self._save(operation)
         self._launch(operation)
-        return self.shown(operation)
+        return self.answer(operation)
 
     def pretend(self, scope: Scope, kind: str, target: str) -> Document:
         """A lie: an operation that is done and did nothing."""
         operation = self._new(scope, kind, target)
         operation.update(status="DONE", progress=100, startTime=now(), endTime=now())
         self._save(operation)
-        return self.shown(operation)
+        return self.answer(operation)
 
     def get(self, scope: Scope, name: str) -> Document:
         """The operation, or 404."""
@@ -66,7 +66,7 @@ class Operations:
         operation = self._base.documents.get(OPERATIONS, key)
         if operation is None:
             raise not_found(key)
-        return self.shown(operation)
+        return self.answer(operation)
 
     def wait(self, scope: Scope, name: str, seconds: float = 120.0) -> Document:
         """The operation when it is done, or as it is after ``seconds``."""
@@ -77,9 +77,9 @@ class Operations:
                 return operation
             time.sleep(0.05)
 
-    def listed(self, scope: Scope) -> list[Document]:
+    def listing(self, scope: Scope) -> list[Document]:
         """Operations of one place."""
-        return [self.shown(op) for _, op in self._base.documents.items(OPERATIONS, f"{scope.path}/operations/")]
+        return [self.answer(op) for _, op in self._base.documents.items(OPERATIONS, f"{scope.path}/operations/")]
 
     def resume(self) -> None:
         """After a restart: go on with whatever was not done."""
@@ -88,7 +88,7 @@ class Operations:
                 self._launch(operation)
 
     @staticmethod
-    def shown(operation: Document) -> Document:
+    def answer(operation: Document) -> Document:
         """The document without the plan."""
         return {key: value for key, value in operation.items() if not key.startswith("_")}
 
@@ -122,19 +122,19 @@ class Operations:
         threading.Thread(target=self._run, args=(dict(operation),), name=operation["name"], daemon=True).start()
 
     def _run(self, operation: Document) -> None:
-        begin, end, undo, things = operation["_plan"]
+        begin, end, undo, names = operation["_plan"]
         pause = self._base.settings.operation_seconds / 2
         time.sleep(pause)
         operation.update(status="RUNNING", startTime=now(), progress=10)
         self._save(operation)
         self._apply(begin)
-        error = self._settle(*things)
+        error = self._settle(*names)
         time.sleep(pause + self.slow_seconds)
         self._apply(undo if error else end)
         if error:
             log.error("%s of %s failed: %s", operation["operationType"], operation["targetLink"], error)
             self._settle()
-            operation.update(_failed(error))
+            operation.update(_failure(error))
         operation.update(status="DONE", progress=100, endTime=now())
         self._save(operation)
 
@@ -147,7 +147,7 @@ class Operations:
                     self._base.change(key, values)
 
 
-def _failed(error: str) -> Document:
+def _failure(error: str) -> Document:
     return {
         "error": {"errors": [{"code": "INTERNAL_ERROR", "message": error}]},
         "httpErrorStatusCode": 500,

@@ -50,8 +50,8 @@ class PoweredInstances(Instances):
             return self.operations.start(scope, "start", key, Plan())
         self.machine_type(scope, document)
         self.base.change(key, {"status": "STAGING", "lastStartTimestamp": now()})
-        thing = f"machine:{room_machine(document)}"
-        plan = Plan(end=[(key, {"status": "RUNNING"})], undo=[(key, {"status": "TERMINATED"})], things=[thing])
+        target = f"machine:{room_machine(document)}"
+        plan = Plan(end=[(key, {"status": "RUNNING"})], undo=[(key, {"status": "TERMINATED"})], names=[target])
         return self.operations.start(scope, "start", key, plan)
 
     def stop(self, scope: Scope, name: str, _: Document, __: Query) -> Document:
@@ -60,9 +60,9 @@ class PoweredInstances(Instances):
         if document["status"] == "TERMINATED":
             return self.operations.start(scope, "stop", key, Plan())
         self.base.change(key, {"status": "STOPPING"})
-        thing = f"machine:{room_machine(document)}"
+        target = f"machine:{room_machine(document)}"
         end = {"status": "TERMINATED", "lastStopTimestamp": now()}
-        plan = Plan(end=[(key, end)], undo=[(key, {"status": "RUNNING"})], things=[thing])
+        plan = Plan(end=[(key, end)], undo=[(key, {"status": "RUNNING"})], names=[target])
         return self.operations.start(scope, "stop", key, plan)
 
     def reset(self, scope: Scope, name: str, _: Document, __: Query) -> Document:
@@ -71,11 +71,11 @@ class PoweredInstances(Instances):
         if document["status"] != "RUNNING":
             raise ApiError(400, "resourceNotReady", f"The resource '{key}' is not ready")
         self.kill(room_machine(document))
-        return self.operations.start(scope, "reset", key, Plan(things=[f"machine:{room_machine(document)}"]))
+        return self.operations.start(scope, "reset", key, Plan(names=[f"machine:{room_machine(document)}"]))
 
-    def _needs_stopped(self, scope: Scope, name: str, what: str) -> None:
+    def _needs_stopped(self, scope: Scope, name: str, field: str) -> None:
         if self.need(scope, name)["status"] != "TERMINATED":
-            raise ApiError(400, "resourceInUse", f"{what} can only be changed while the instance is TERMINATED.")
+            raise ApiError(400, "resourceInUse", f"{field} can only be changed while the instance is TERMINATED.")
 
     # fields ----------------------------------------------------------------------------------------------------
 
@@ -99,9 +99,9 @@ class PoweredInstances(Instances):
 
     def set_deletion_protection(self, scope: Scope, name: str, _: Document, query: Query) -> Document:
         """``?deletionProtection=``; the parameter left out means true."""
-        wanted = query.get("deletionProtection", "true").lower() == "true"
+        protection = query.get("deletionProtection", "true").lower() == "true"
         self.need(scope, name)
-        return self.update(scope, name, {"deletionProtection": wanted}, "setDeletionProtection")
+        return self.update(scope, name, {"deletionProtection": protection}, "setDeletionProtection")
 
     def set_scheduling(self, scope: Scope, name: str, body: Document, _: Query) -> Document:
         """Kept; the sandbox has no host maintenance."""
@@ -117,9 +117,9 @@ class PoweredInstances(Instances):
     def set_shielded(self, scope: Scope, name: str, body: Document, _: Query) -> Document:
         """Only while stopped."""
         self._needs_stopped(scope, name, "The shielded instance configuration")
-        given = {key: value for key, value in body.items() if key in SHIELDED and value is not None}
-        merged = self.need(scope, name)["shieldedInstanceConfig"] | given
-        return self.update(scope, name, {"shieldedInstanceConfig": merged}, "updateShieldedInstanceConfig")
+        changes = {key: value for key, value in body.items() if key in SHIELDED and value is not None}
+        config = self.need(scope, name)["shieldedInstanceConfig"] | changes
+        return self.update(scope, name, {"shieldedInstanceConfig": config}, "updateShieldedInstanceConfig")
 
     # disks -----------------------------------------------------------------------------------------------------
 
@@ -129,27 +129,27 @@ class PoweredInstances(Instances):
         disk_key = self.base.key(str(body.get("source", "")))
         with self.base.documents.lock:
             disk = self.free(disk_key, scope)
-            taken = {one["index"] for one in document["disks"]}
-            index = next(number for number in range(len(taken) + 1) if number not in taken)
+            indexes = {attachment["index"] for attachment in document["disks"]}
+            index = next(number for number in range(len(indexes) + 1) if number not in indexes)
             line = self.attachment(disk, body | {"boot": False}, index)
-            if line["deviceName"] in {one["deviceName"] for one in document["disks"]}:
+            if line["deviceName"] in {attachment["deviceName"] for attachment in document["disks"]}:
                 raise invalid("deviceName", line["deviceName"], "The device name is already in use on the instance.")
-            self.base.change(disk_key, self.held_by(document["selfLink"]))
+            self.base.change(disk_key, self.holder_fields(document["selfLink"]))
             self.base.change(key, {"disks": [*document["disks"], line]})
-        things = [f"machine:{room_machine(document)}", *([] if is_boot(disk) else [f"disk:{room_disk(disk)}"])]
+        names = [f"machine:{room_machine(document)}", *([] if is_boot(disk) else [f"disk:{room_disk(disk)}"])]
         undo: list[Change] = [(disk_key, {"users": []}), (key, {"disks": document["disks"]})]
-        return self.operations.start(scope, "attachDisk", key, Plan(things=things, undo=undo))
+        return self.operations.start(scope, "attachDisk", key, Plan(names=names, undo=undo))
 
     def detach_disk(self, scope: Scope, name: str, _: Document, query: Query) -> Document:
         """Pull a disk out, mounted or not: the real cloud does not ask either."""
         document, key = self.need(scope, name), self.key(scope, name)
         device = query.get("deviceName", "")
-        line = next((one for one in document["disks"] if one["deviceName"] == device), None)
+        line = next((attachment for attachment in document["disks"] if attachment["deviceName"] == device), None)
         if line is None:
             raise invalid("deviceName", device, f"No attached disk found with device name '{device}'.")
         if line["boot"] and document["status"] != "TERMINATED":
             raise ApiError(400, "resourceInUse", "The boot disk can only be detached while the instance is TERMINATED.")
-        rest = [one for one in document["disks"] if one is not line]
+        rest = [attachment for attachment in document["disks"] if attachment is not line]
         begin: list[Change] = [
             (key, {"disks": rest}),
             (self.base.key(line["source"]), {"users": [], "lastDetachTimestamp": now()}),
@@ -159,7 +159,7 @@ class PoweredInstances(Instances):
     def set_auto_delete(self, scope: Scope, name: str, _: Document, query: Query) -> Document:
         """``?deviceName=…&autoDelete=``."""
         document, device = self.need(scope, name), query.get("deviceName", "")
-        lines = [dict(one) for one in document["disks"]]
+        lines = [dict(attachment) for attachment in document["disks"]]
         for line in lines:
             if line["deviceName"] == device:
                 line["autoDelete"] = query.get("autoDelete", "").lower() == "true"
@@ -192,16 +192,16 @@ class PoweredInstances(Instances):
         if items.get("enable-guest-attributes") != "true":
             raise ApiError(403, "forbidden", f"Guest attributes are not enabled on '{self.key(scope, name)}'.")
         path = query.get("queryPath", "hostkeys/").strip("/")
-        found = [
+        entries = [
             {"namespace": "hostkeys", "key": kind, "value": value}
             for kind, value in sorted(self.host_keys(room_machine(document)).items())
             if path in {"hostkeys", f"hostkeys/{kind}"}
         ]
-        if not found:
+        if not entries:
             raise ApiError(404, "notFound", f"The resource '{path}' of type 'Guest Attribute' was not found.")
         return {
             "kind": "compute#guestAttributes",
             "selfLink": f"{ROOT}{self.key(scope, name)}/guestAttributes/",
             "queryPath": f"{path}/",
-            "queryValue": {"items": found},
+            "queryValue": {"items": entries},
         }

@@ -75,9 +75,9 @@ def _bucket_routes(routes: APIRouter, storage: Storage) -> None:
 
     @routes.get("/storage/v1/b/{bucket}")
     def get(bucket: str, request: Request) -> Document:
-        found = buckets.get(bucket)
+        document = buckets.get(bucket)
         buckets.allow(_caller(request), "storage.buckets.get", bucket)
-        return found
+        return document
 
     @routes.patch("/storage/v1/b/{bucket}")
     @routes.put("/storage/v1/b/{bucket}")
@@ -102,26 +102,26 @@ def _policy_routes(routes: APIRouter, storage: Storage) -> None:
         storage.buckets.get(bucket)
         storage.buckets.allow(_caller(request), "storage.buckets.getIamPolicy", bucket)
         version = int(request.query_params.get("optionsRequestedPolicyVersion") or 1)
-        policy = conditions.shown(storage.iam.policy(f"buckets/{bucket}"), version)
+        policy = conditions.view(storage.iam.policy(f"buckets/{bucket}"), version)
         return {"kind": "storage#policy", "resourceId": conditions.bucket_name(bucket)} | policy
 
     @routes.put("/storage/v1/b/{bucket}/iam")
     def put(bucket: str, request: Request, body: JsonBody = None) -> Document:
         access = storage.buckets.get(bucket)["iamConfiguration"]["uniformBucketLevelAccess"]
         storage.buckets.allow(_caller(request), "storage.buckets.setIamPolicy", bucket)
-        conditions.checked(body or {}, uniform=bool(access.get("enabled")))
+        conditions.check(body or {}, uniform=bool(access.get("enabled")))
         return {"kind": "storage#policy"} | storage.iam.set_policy(f"buckets/{bucket}", body or {})
 
     @routes.get("/storage/v1/b/{bucket}/iam/testPermissions")
     def test(bucket: str, request: Request) -> Document:
-        held = []
+        permissions = []
         for permission in request.query_params.getlist("permissions"):
             try:
                 storage.buckets.allow(_caller(request), permission, bucket)
             except ApiError:
                 continue
-            held.append(permission)
-        return {"kind": "storage#testIamPermissionsResponse", "permissions": held}
+            permissions.append(permission)
+        return {"kind": "storage#testIamPermissionsResponse", "permissions": permissions}
 
 
 def _copy_routes(routes: APIRouter, storage: Storage) -> None:
@@ -139,8 +139,8 @@ def _copy_routes(routes: APIRouter, storage: Storage) -> None:
         storage.buckets.allow(_caller(request), "storage.objects.get", bucket, name)
         storage.may_write(_caller(request), other, target)
         query = dict(request.query_params)
-        wanted = {"generation": query["sourceGeneration"]} if "sourceGeneration" in query else {}
-        source = storage.objects.get(bucket, name, wanted)
+        version = {"generation": query["sourceGeneration"]} if "sourceGeneration" in query else {}
+        source = storage.objects.get(bucket, name, version)
         document = public(storage.objects.copy(source, other, target, body or {}, query))
         if "/copyTo/" in request.url.path:
             return document
@@ -155,7 +155,7 @@ def _object_routes(routes: APIRouter, storage: Storage) -> None:
     @routes.get("/storage/v1/b/{bucket}/o")
     def listing(bucket: str, request: Request) -> Document:
         storage.buckets.allow(_caller(request), "storage.objects.list", bucket)
-        return _page(objects.listed(bucket, request.query_params), request)
+        return _page(objects.listing(bucket, request.query_params), request)
 
     @routes.get("/download/storage/v1/b/{bucket}/o/{name:path}")
     @routes.get("/storage/v1/b/{bucket}/o/{name:path}")
@@ -178,16 +178,16 @@ def _object_routes(routes: APIRouter, storage: Storage) -> None:
         objects.delete(bucket, name, request.query_params)
 
 
-def _page(found: list[Document], request: Request) -> Document:
+def _page(documents: list[Document], request: Request) -> Document:
     query = request.query_params
     delimiter, prefix = query.get("delimiter", ""), query.get("prefix", "")
     items, prefixes = [], set()
-    for one in found:
-        cut = one["name"].find(delimiter, len(prefix)) if delimiter else -1
+    for document in documents:
+        cut = document["name"].find(delimiter, len(prefix)) if delimiter else -1
         if cut >= 0:
-            prefixes.add(one["name"][: cut + len(delimiter)])
+            prefixes.add(document["name"][: cut + len(delimiter)])
         else:
-            items.append(public(one))
+            items.append(public(document))
     start, size = int(query.get("pageToken") or 0), int(query.get("maxResults") or 1000)
     answer: Document = {"kind": "storage#objects", "items": items[start : start + size]}
     if prefixes and not start:
@@ -266,7 +266,7 @@ def _upload_routes(routes: APIRouter, storage: Storage) -> None:
         return await run_in_threadpool(_finish, storage, bucket, (_caller(request), metadata, query), path)
 
     @routes.put("/upload/storage/v1/b/{bucket}/o")
-    async def go_on(bucket: str, request: Request) -> Response:
+    async def resume(bucket: str, request: Request) -> Response:
         return await _resume(storage, bucket, request)
 
 
@@ -303,27 +303,27 @@ async def _resume(storage: Storage, bucket: str, request: Request) -> Response:
     if upload is None:
         raise ApiError(410, "gone", "The upload is over or was never begun.")
     path = Path(upload["path"])
-    have = _size(path)
+    size = _size(path)
     header = request.headers.get("content-range", "")
     match = re.fullmatch(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)", header) if header else None
     if header and not match:
         raise ApiError(400, "badRequest", f"Invalid Content-Range: {header}")
-    if match and match[1] is not None and int(match[1]) != have:
-        return _incomplete(have)
+    if match and match[1] is not None and int(match[1]) != size:
+        return _incomplete(size)
     if not match or match[1] is not None:
         await _save(path, request.stream(), "ab")
-    have = _size(path)
-    if match and (match[3] == "*" or int(match[3]) > have):
-        return _incomplete(have)
+    size = _size(path)
+    if match and (match[3] == "*" or int(match[3]) > size):
+        return _incomplete(size)
     storage.documents.delete(UPLOADS, identity)
-    given = (_caller(request), upload["metadata"], upload["query"])
-    return await run_in_threadpool(_finish, storage, bucket, given, path)
+    arguments = (_caller(request), upload["metadata"], upload["query"])
+    return await run_in_threadpool(_finish, storage, bucket, arguments, path)
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size
 
 
-def _incomplete(have: int) -> Response:
-    headers = {"Range": f"bytes=0-{have - 1}"} if have else {}
+def _incomplete(size: int) -> Response:
+    headers = {"Range": f"bytes=0-{size - 1}"} if size else {}
     return Response(status_code=308, headers=headers)

@@ -27,10 +27,11 @@ IMAGE = "goud-sandbox-machine"
 RELAY = "/usr/local/lib/goud-cloud/relay.py"
 DOCKER_VOLUME = "/var/lib/docker"
 SECURITY = ["seccomp=unconfined", "apparmor=unconfined"]
+DISKS, MACHINE = "/disks", "/var/lib/goud-cloud"  # what a keeper and a machine mount of the sandbox's folder
 
 
 @dataclass(frozen=True)
-class Seen:
+class MachineState:
     """A machine as Docker sees it. ``exit_code`` tells a reboot (129) from a power-off (130) once it is down."""
 
     id: str
@@ -101,6 +102,22 @@ class Engine:
         finally:
             shutil.rmtree(folder)
 
+    # whose it is -----------------------------------------------------------------------------------------------
+
+    def other_folder(self) -> Path | None:
+        """The folder of another sandbox that has this one's name on this engine; None when there is no such sandbox.
+
+        Containers tell it by what they mount, as those of a cluster do (docs/decisions/0027).
+        """
+        root = self._home.root.resolve()
+        label = f"{LABEL}={self._settings.name}"
+        for container in self.client.containers.list(all=True, filters={"label": label}):
+            folders = {mount.get("Destination"): Path(mount.get("Source", "/")) for mount in container.attrs["Mounts"]}
+            folder = folders.get(DISKS) or (folders[MACHINE].parent if MACHINE in folders else None)
+            if folder is not None and folder.parent.resolve() != root:
+                return folder.parent
+        return None
+
     # containers ------------------------------------------------------------------------------------------------
 
     def _create(self, name: str, host: dict[str, Any], **options: Any) -> Container:
@@ -114,8 +131,8 @@ class Engine:
             **host,
         )
         host_config |= {"MaskedPaths": [], "ReadonlyPaths": []}  # what the client calls systempaths=unconfined
-        created = api.create_container(self.image(), name=name, host_config=host_config, detach=True, **options)
-        return self.client.containers.get(created["Id"])
+        answer = api.create_container(self.image(), name=name, host_config=host_config, detach=True, **options)
+        return self.client.containers.get(answer["Id"])
 
     def keeper(self) -> Container:
         """The container with the host's network and process ids that handles loop devices and the firewall."""
@@ -125,21 +142,21 @@ class Engine:
         except NotFound:
             for folder in (self._home.disks, self._home.relays):
                 folder.mkdir(parents=True, exist_ok=True)
-            binds = [f"{self._home.disks}:/disks:rw", f"{self._home.relays}:/relays:ro", "/dev:/dev:rw"]
+            binds = [f"{self._home.disks}:{DISKS}:rw", f"{self._home.relays}:/relays:ro", "/dev:/dev:rw"]
             host = {"binds": binds, "network_mode": "host", "pid_mode": "host", "init": True}
             container = self._create(name, host, command=["python3", RELAY], labels=self.labels, stop_signal="SIGKILL")
         if container.status != "running":
             container.start()
         return container
 
-    def machines(self) -> dict[str, Seen]:
+    def machines(self) -> dict[str, MachineState]:
         """Machines by id, running or not."""
-        found: dict[str, Seen] = {}
+        machines: dict[str, MachineState] = {}
         label = f"{LABEL}={self._settings.name}"
         for container in self.client.containers.list(all=True, filters={"label": [label, f"{LABEL}.machine"]}):
             labels, state = container.labels, container.attrs["State"]
             identity = labels[f"{LABEL}.machine"]
-            found[identity] = Seen(
+            machines[identity] = MachineState(
                 identity,
                 bool(state["Running"]),
                 int(state["ExitCode"]),
@@ -147,7 +164,7 @@ class Engine:
                 labels[f"{LABEL}.subnet"],
                 labels[f"{LABEL}.external"],
             )
-        return found
+        return machines
 
     def container(self, identity: str) -> Container:
         """The machine's container."""
@@ -161,7 +178,7 @@ class Engine:
         host = {
             "binds": [
                 "/sys/fs/cgroup:/sys/fs/cgroup:rw",
-                f"{self._home.machines / machine.id}:/var/lib/goud-cloud:ro",
+                f"{self._home.machines / machine.id}:{MACHINE}:ro",
                 f"{volume}:{DOCKER_VOLUME}:rw",
             ],
             "cgroupns": "host",
@@ -214,8 +231,8 @@ class Engine:
 
     def subnets(self) -> set[str]:
         """Ids of the bridges that exist."""
-        found = self.client.networks.list(filters={"label": f"{LABEL}={self._settings.name}"})
-        return {str(network.name).removeprefix(self.prefix) for network in found}
+        networks = self.client.networks.list(filters={"label": f"{LABEL}={self._settings.name}"})
+        return {str(network.name).removeprefix(self.prefix) for network in networks}
 
     def create_subnet(self, subnet: Subnet) -> None:
         """Make the bridge for a range; its own address is the first."""
@@ -235,10 +252,10 @@ class Engine:
 
     def remove_everything(self) -> None:
         """Containers, volumes and networks of this sandbox; the image stays."""
-        mine: dict[str, str | list[str] | bool] = {"label": f"{LABEL}={self._settings.name}"}
-        for container in self.client.containers.list(all=True, filters=mine):
+        filters: dict[str, str | list[str] | bool] = {"label": f"{LABEL}={self._settings.name}"}
+        for container in self.client.containers.list(all=True, filters=filters):
             container.remove(force=True, v=True)
-        for volume in self.client.volumes.list(filters=mine):
+        for volume in self.client.volumes.list(filters=filters):
             volume.remove(force=True)
-        for network in self.client.networks.list(filters=mine):
+        for network in self.client.networks.list(filters=filters):
             network.remove()

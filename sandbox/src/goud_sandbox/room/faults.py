@@ -5,7 +5,7 @@ from __future__ import annotations
 from docker.errors import DockerException, NotFound
 
 from goud_sandbox.documents import Document, Documents
-from goud_sandbox.errors import NoSuchThing, SandboxError
+from goud_sandbox.errors import SandboxError, UnknownTarget
 from goud_sandbox.room.engine import Engine
 from goud_sandbox.room.keeper import Keeper
 from goud_sandbox.room.reconcile import Room
@@ -27,19 +27,19 @@ class Faults:
 
     def kill(self, machine: str) -> None:
         """SIGKILL to everything in the machine. It stays down until its provider starts it."""
-        self._known(machine)
+        self._check_machine(machine)
         self._engine.container(machine).kill()
         self._room.settle()
 
     def reset(self, machine: str) -> None:
         """Kill it and let it boot again."""
-        self._known(machine)
-        self._room.started(machine, forget=True)
+        self._check_machine(machine)
+        self._room.note_start(machine, forget=True)
         self._engine.container(machine).kill()
 
     def partition(self, machine: str, *, cut: bool) -> None:
         """Take the machine's network away, established connections included, or give it back."""
-        self._known(machine)
+        self._check_machine(machine)
         if cut:
             self._documents.put(MACHINES, machine, {"partitioned": True})
         else:
@@ -48,21 +48,21 @@ class Faults:
         if error:
             raise SandboxError(f"the firewall did not take it: {error}")
 
-    def _known(self, machine: str) -> None:
-        if machine not in self._room.seen:
-            known = ", ".join(sorted(self._room.seen)) or "none"
-            raise NoSuchThing(f"there is no machine {machine!r} in the room; the machines are: {known}")
+    def _check_machine(self, machine: str) -> None:
+        if machine not in self._room.machines:
+            machines = ", ".join(sorted(self._room.machines)) or "none"
+            raise UnknownTarget(f"there is no machine {machine!r} in the room; the machines are: {machines}")
 
     # disks -----------------------------------------------------------------------------------------------------
 
     def corrupt(self, disk: str, offset: int, length: int) -> None:
         """Random bytes over a range of the device."""
-        self._known_disk(disk)
+        self._disk_minor(disk)
         self._keeper.corrupt(disk, offset, length)
 
     def pull(self, disk: str, *, out: bool) -> None:
         """Take the disk out of its machine behind the API's back, or put it back."""
-        self._known_disk(disk)
+        self._disk_minor(disk)
         if out:
             self._documents.put(PULLED, disk, {"pulled": True})
         else:
@@ -73,7 +73,7 @@ class Faults:
 
     def fill(self, disk: str, leave_bytes: int) -> Document:
         """Write a file until the mounted file system has no more than ``leave_bytes`` left; its path."""
-        machine, mount = self._mounted(disk)
+        machine, mount = self._mount_point(disk)
         path = f"{mount}/{FILLER}"
         script = (
             "import os,sys;p,leave=sys.argv[1],int(sys.argv[2]);f=open(p,'ab')\n"
@@ -91,13 +91,13 @@ class Faults:
 
     def unfill(self, disk: str) -> None:
         """Remove what ``fill`` wrote."""
-        machine, mount = self._mounted(disk)
+        machine, mount = self._mount_point(disk)
         self._engine.within(machine, "rm", "-f", f"{mount}/{FILLER}")
 
-    def _mounted(self, disk: str) -> tuple[str, str]:
-        image = self._known_disk(disk)
-        for machine, seen in self._room.seen.items():
-            if not seen.running or image is None:
+    def _mount_point(self, disk: str) -> tuple[str, str]:
+        image = self._disk_minor(disk)
+        for machine, state in self._room.machines.items():
+            if not state.running or image is None:
                 continue
             try:
                 pid = int(self._engine.container(machine).attrs["State"]["Pid"])
@@ -106,10 +106,10 @@ class Faults:
             mounts = self._keeper.mounts(pid, image)
             if mounts:
                 return machine, mounts[0]
-        raise NoSuchThing(f"disk {disk} is not mounted in any machine: mount it first")
+        raise UnknownTarget(f"disk {disk} is not mounted in any machine: mount it first")
 
-    def _known_disk(self, disk: str) -> int | None:
+    def _disk_minor(self, disk: str) -> int | None:
         disks = self._keeper.disks()
         if disk not in disks:
-            raise NoSuchThing(f"there is no disk {disk!r} in the room; the disks are: {', '.join(disks) or 'none'}")
+            raise UnknownTarget(f"there is no disk {disk!r} in the room; the disks are: {', '.join(disks) or 'none'}")
         return disks[disk].minor

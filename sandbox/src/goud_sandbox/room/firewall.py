@@ -42,7 +42,7 @@ def service(rule: Rule) -> list[str]:
     return [f"meta l4proto {rule.protocol}"]
 
 
-def outside(rule: Rule) -> bool:
+def includes_operator(rule: Rule) -> bool:
     """Whether the rule's ranges hold the operator's address."""
     return any(OPERATOR in ipaddress.ip_network(peer, strict=False) for peer in rule.peers)
 
@@ -50,28 +50,32 @@ def outside(rule: Rule) -> bool:
 def lines(rule: Rule, gateways: tuple[str, ...]) -> list[str]:
     """nft rules for one rule, without its chain."""
     verdict = "accept" if rule.allow else "drop"
-    here, there = ("daddr", "saddr") if rule.direction == "in" else ("saddr", "daddr")
+    own_field, peer_field = ("daddr", "saddr") if rule.direction == "in" else ("saddr", "daddr")
     peers = tuple(str(ipaddress.ip_network(peer, strict=False)) for peer in rule.peers)
-    if outside(rule) and gateways and rule.direction == "in":
+    if includes_operator(rule) and gateways and rule.direction == "in":
         peers += gateways
     if not rule.machines or not peers:
         return []
-    other = "" if "0.0.0.0/0" in peers else f"ip {there} {addresses(peers)}"
+    peer_match = "" if "0.0.0.0/0" in peers else f"ip {peer_field} {addresses(peers)}"
     return [
-        " ".join(part for part in (f"ip {here} {addresses(rule.machines)}", other, match, "counter", verdict) if part)
+        " ".join(
+            part
+            for part in (f"ip {own_field} {addresses(rule.machines)}", peer_match, match, "counter", verdict)
+            if part
+        )
         for match in service(rule)
     ]
 
 
-def ordered(rules: Iterable[Rule], direction: str) -> list[Rule]:
+def order(rules: Iterable[Rule], direction: str) -> list[Rule]:
     return sorted((rule for rule in rules if rule.direction == direction), key=lambda rule: (rule.priority, rule.allow))
 
 
-def led(doors: Iterable[Door], subnets: Iterable[Subnet]) -> list[str]:
+def door_rules(doors: Iterable[Door], subnets: Iterable[Subnet]) -> list[str]:
     """nft rules that lead each bridge's machines through the doors."""
     return [
         f"ip saddr {subnet.cidr} ip daddr {door.address} tcp dport {door.port} "
-        f"dnat ip to {gateway(subnet)}:{door.inside}"
+        f"dnat ip to {gateway(subnet)}:{door.bridge_port}"
         for subnet in subnets
         for door in doors
     ]
@@ -80,27 +84,27 @@ def led(doors: Iterable[Door], subnets: Iterable[Subnet]) -> list[str]:
 def render(table: str, desired: Desired, doors: tuple[Door, ...] = ()) -> str:
     """The whole table as nft input that replaces the one before in one transaction."""
     gateways = tuple(gateway(subnet) for subnet in desired.subnets)
-    everyone = [machine.address for machine in desired.machines]
-    cut = [machine.address for machine in desired.machines if machine.id in desired.cut_off]
+    machines = [machine.address for machine in desired.machines]
+    cut_off = [machine.address for machine in desired.machines if machine.id in desired.cut_off]
     head = f"table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n"
-    if not everyone:
+    if not machines:
         return head + "}\n"
-    partition = [f"ip saddr {addresses(cut)} drop", f"ip daddr {addresses(cut)} drop"] if cut else []
-    inward = [line for rule in ordered(desired.rules, "in") for line in lines(rule, gateways)]
-    outward = [line for rule in ordered(desired.rules, "out") for line in lines(rule, gateways)]
-    known = [*partition, "ct state established,related accept"]
-    local = f"ip saddr {addresses(everyone)} ip daddr {LINK_LOCAL} counter reject"
+    partition = [f"ip saddr {addresses(cut_off)} drop", f"ip daddr {addresses(cut_off)} drop"] if cut_off else []
+    inward = [line for rule in order(desired.rules, "in") for line in lines(rule, gateways)]
+    outward = [line for rule in order(desired.rules, "out") for line in lines(rule, gateways)]
+    preamble = [*partition, "ct state established,related accept"]
+    local = f"ip saddr {addresses(machines)} ip daddr {LINK_LOCAL} counter reject"
     chains = {
-        "doors": ["type nat hook prerouting priority dstnat; policy accept;", *led(doors, desired.subnets)],
-        "forward": ["type filter hook forward priority -10; policy accept;", *known, local, *JUMPS],
-        "output": ["type filter hook output priority -10; policy accept;", *known, "jump machine_in"],
+        "doors": ["type nat hook prerouting priority dstnat; policy accept;", *door_rules(doors, desired.subnets)],
+        "forward": ["type filter hook forward priority -10; policy accept;", *preamble, local, *JUMPS],
+        "output": ["type filter hook output priority -10; policy accept;", *preamble, "jump machine_in"],
         "input": ["type filter hook input priority -10; policy accept;", *partition],
-        "machine_in": [*inward, f"ip daddr {addresses(everyone)} counter drop"],
+        "machine_in": [*inward, f"ip daddr {addresses(machines)} counter drop"],
         "machine_out": [line.replace(" accept", " return") for line in outward],
     }
-    body = "".join(f"  chain {name} {{\n{_indented(content)}  }}\n" for name, content in chains.items())
+    body = "".join(f"  chain {name} {{\n{_indent(content)}  }}\n" for name, content in chains.items())
     return head + body + "}\n"
 
 
-def _indented(content: list[str]) -> str:
+def _indent(content: list[str]) -> str:
     return "".join(f"    {line}\n" for line in content)

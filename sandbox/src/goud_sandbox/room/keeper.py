@@ -24,7 +24,7 @@ class Image:
 
 
 class Keeper:
-    """Disks on loop devices and the firewall. Every method returns when the effect is there, or raises KeeperError."""
+    """Disks on loop devices and the firewall. Every method returns when it has taken effect, or raises KeeperError."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -47,8 +47,8 @@ class Keeper:
     def disks(self) -> dict[str, Image]:
         """Disks and snapshots by id."""
         return {
-            name: Image(int(about["bytes"]), about["minor"], about["capacity"])
-            for name, about in self._call("listing").items()
+            name: Image(int(document["bytes"]), document["minor"], document["capacity"])
+            for name, document in self._call("listing").items()
         }
 
     def create(self, disk: str, size: int) -> None:

@@ -69,11 +69,11 @@ class Machine:
 
 @dataclass(frozen=True)
 class Door:
-    """A link-local address and port at which machines find a service; ``inside`` is its port at their bridge."""
+    """A link-local address and port at which machines find a service; ``bridge_port`` is its port at their bridge."""
 
     address: str
     port: int
-    inside: int
+    bridge_port: int
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Desired:
     rules: tuple[Rule, ...] = ()
     cut_off: frozenset[str] = frozenset()
 
-    def joined(self, other: Desired) -> Desired:
+    def union(self, other: Desired) -> Desired:
         """Both providers' wishes in one."""
         return Desired(
             self.subnets + other.subnets,

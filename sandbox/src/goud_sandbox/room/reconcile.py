@@ -1,4 +1,4 @@
-"""The reconciler: compares what the providers want with what is there, and closes the gap, again and again.
+"""The reconciler: compares what the providers want with what exists, and closes the gap, again and again.
 
 One pass goes in the order in which things depend on each other; an error stops only what needs the failed thing and is
 kept by the thing's name, so that an API's operation can report it.
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from docker.errors import DockerException
 
 from goud_sandbox.errors import KeeperError
-from goud_sandbox.room.engine import Engine, Seen
+from goud_sandbox.room.engine import Engine, MachineState
 from goud_sandbox.room.firewall import gateway, render
 from goud_sandbox.room.keeper import Image, Keeper
 from goud_sandbox.room.model import Desired, Door, Machine
@@ -31,7 +31,7 @@ FULL_PASS_SECONDS = 20.0
 
 
 class Room:
-    """Makes ``wanted()`` true. ``errors`` maps ``<kind>:<id>`` to the sentence of the last failure."""
+    """Makes ``desired()`` true. ``errors`` maps ``<kind>:<id>`` to the sentence of the last failure."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Room:
         keeper: Keeper,
         home: Home,
         table: str,
-        wanted: Callable[[], Desired],
+        desired: Callable[[], Desired],
         *,
         doors: tuple[Door, ...] = (),
     ) -> None:
@@ -47,32 +47,32 @@ class Room:
         self._keeper = keeper
         self._home = home
         self._table = table
-        self._wanted = wanted
+        self._desired = desired
         self._doors = doors
         self._condition = threading.Condition()
-        self._requested = 0
-        self._finished = 0
+        self._requests = 0
+        self._completions = 0
         self._stopping = False
         self._last_rules = ""
-        self.looked = threading.Event()
+        self.first_pass = threading.Event()
         self.errors: dict[str, str] = {}
-        self.seen: dict[str, Seen] = {}
-        self.reachable: dict[str, str] = {}
+        self.machines: dict[str, MachineState] = {}
+        self.addresses: dict[str, str] = {}
         self.bridges: frozenset[str] = frozenset()
         self.disks: dict[str, Image] = {}
-        self.powered_off: Callable[[str], None] = lambda _: None
+        self.on_power_off: Callable[[str], None] = lambda _: None
 
     # passes ----------------------------------------------------------------------------------------------------
 
-    def settle(self, *things: str) -> str | None:
-        """Wait for a pass that starts now or later; the error of the first of ``things`` that has one."""
+    def settle(self, *names: str) -> str | None:
+        """Wait for a pass that starts now or later; the error of the first of ``names`` that has one."""
         with self._condition:
-            self._requested += 1
-            ticket = self._requested
+            self._requests += 1
+            ticket = self._requests
             self._condition.notify_all()
-            while self._finished < ticket and not self._stopping:
+            while self._completions < ticket and not self._stopping:
                 self._condition.wait(1.0)
-        return next((self.errors[thing] for thing in things if thing in self.errors), None)
+        return next((self.errors[name] for name in names if name in self.errors), None)
 
     def run(self) -> None:
         """Reconcile until ``stop``."""
@@ -80,13 +80,13 @@ class Room:
         before: Desired | None = None
         while not self._stopping:
             with self._condition:
-                if self._finished >= self._requested:
+                if self._completions >= self._requests:
                     self._condition.wait(IDLE_SECONDS)
-                ticket = self._requested
-            asked = self._finished < ticket
+                ticket = self._requests
+            pending = self._completions < ticket
             try:
-                desired = self._wanted()
-                if asked or desired != before or time.monotonic() - last_full > FULL_PASS_SECONDS or self.errors:
+                desired = self._desired()
+                if pending or desired != before or time.monotonic() - last_full > FULL_PASS_SECONDS or self.errors:
                     self.reconcile(desired)
                     last_full, before = time.monotonic(), desired
                 else:
@@ -94,9 +94,9 @@ class Room:
             except (DockerException, KeeperError, OSError) as error:
                 log.exception("a pass failed")
                 self.errors["room:"] = str(error)
-            self.looked.set()
+            self.first_pass.set()
             with self._condition:
-                self._finished = ticket
+                self._completions = ticket
                 self._condition.notify_all()
 
     def stop(self) -> None:
@@ -106,19 +106,19 @@ class Room:
             self._condition.notify_all()
 
     @contextlib.contextmanager
-    def _guard(self, thing: str) -> Iterator[None]:
+    def _guard(self, name: str) -> Iterator[None]:
         try:
             yield
         except (DockerException, KeeperError, OSError) as error:
-            log.exception("%s", thing)
-            self.errors[thing] = str(error)
+            log.exception("%s", name)
+            self.errors[name] = str(error)
         else:
-            self.errors.pop(thing, None)
+            self.errors.pop(name, None)
 
     def reconcile(self, desired: Desired) -> None:
         """One full pass."""
         self.errors.clear()
-        self.seen = self._engine.machines()
+        self.machines = self._engine.machines()
         self.disks = self._keeper.disks()
         self._remove_machines(desired)
         self._make_subnets(desired)
@@ -131,38 +131,38 @@ class Room:
             self._firewall(desired)
         self._relay(desired)
         self._remove_rest(desired)
-        self.seen = self._engine.machines()
+        self.machines = self._engine.machines()
 
     def _watch(self, desired: Desired) -> None:
         """The cheap look between passes: machines that went down by themselves."""
-        self.seen = self._engine.machines()
+        self.machines = self._engine.machines()
         for machine in desired.machines:
-            seen = self.seen.get(machine.id)
-            if machine.running and seen and not seen.running:
-                self._fallen(machine, seen)
+            state = self.machines.get(machine.id)
+            if machine.running and state and not state.running:
+                self._handle_exit(machine, state)
 
-    def _fallen(self, machine: Machine, seen: Seen) -> None:
-        if seen.exit_code == REBOOTED:
+    def _handle_exit(self, machine: Machine, state: MachineState) -> None:
+        if state.exit_code == REBOOTED:
             log.info("machine %s rebooted", machine.id)
             self._start(machine)
         else:
-            log.info("machine %s went down with exit code %d", machine.id, seen.exit_code)
+            log.info("machine %s went down with exit code %d", machine.id, state.exit_code)
             self._mark(machine, running=False)
-            self.powered_off(machine.id)
+            self.on_power_off(machine.id)
 
     # machines --------------------------------------------------------------------------------------------------
 
     def _machine(self, machine: Machine) -> None:
-        seen = self.seen.get(machine.id)
-        if seen is None:
+        state = self.machines.get(machine.id)
+        if state is None:
             self._write_metadata(machine, {})
             self._engine.create(machine)
-        if machine.running and (seen is None or not seen.running):
-            if seen is not None and self._was_running(machine):
-                self._fallen(machine, seen)
+        if machine.running and (state is None or not state.running):
+            if state is not None and self._was_running(machine):
+                self._handle_exit(machine, state)
             else:
                 self._start(machine)
-        elif not machine.running and seen is not None and seen.running:
+        elif not machine.running and state is not None and state.running:
             self._engine.container(machine.id).stop(timeout=STOP_SECONDS)
             self._mark(machine, running=False)
         else:
@@ -174,16 +174,16 @@ class Room:
         self._mark(machine, running=True)
 
     def _devices(self, machine: Machine) -> None:
-        minors = {a.disk: self._keeper.attach(a.disk) for a in machine.attachments if self._missing(a.disk)}
+        minors = {a.disk: self._keeper.attach(a.disk) for a in machine.attachments if self._needs_device(a.disk)}
         for attachment in machine.attachments:
-            known = self.disks.get(attachment.disk)
-            if attachment.disk not in minors and known and known.minor is not None:
-                minors[attachment.disk] = known.minor
+            image = self.disks.get(attachment.disk)
+            if attachment.disk not in minors and image and image.minor is not None:
+                minors[attachment.disk] = image.minor
         self._write_metadata(machine, minors)
 
-    def _missing(self, disk: str) -> bool:
-        known = self.disks.get(disk)
-        return known is None or known.minor is None
+    def _needs_device(self, disk: str) -> bool:
+        image = self.disks.get(disk)
+        return image is None or image.minor is None
 
     def _write_metadata(self, machine: Machine, minors: dict[str, int]) -> None:
         """What the guest agent reads; replaced in one step, and only when it changed."""
@@ -218,21 +218,21 @@ class Room:
     def _was_running(self, machine: Machine) -> bool:
         return (self._home.machines / machine.id / "started").exists()
 
-    def started(self, machine: str, *, forget: bool) -> None:
+    def note_start(self, machine: str, *, forget: bool) -> None:
         """A provider starts a machine that fell: it is not to be taken for one that fell just now."""
         if forget:
             (self._home.machines / machine / "started").unlink(missing_ok=True)
 
     def _remove_machines(self, desired: Desired) -> None:
         keep = {machine.id: machine.incarnation for machine in desired.machines}
-        for identity, seen in list(self.seen.items()):
-            if keep.get(identity) != seen.incarnation:
+        for identity, state in list(self.machines.items()):
+            if keep.get(identity) != state.incarnation:
                 with self._guard(f"machine:{identity}"):
                     self._engine.remove(identity)
                     folder = self._home.machines / identity
                     for name in ("machine.json", "started"):
                         (folder / name).unlink(missing_ok=True)
-                    del self.seen[identity]
+                    del self.machines[identity]
 
     # networks and firewall -------------------------------------------------------------------------------------
 
@@ -242,7 +242,9 @@ class Room:
             if subnet.id not in present:
                 with self._guard(f"subnet:{subnet.id}"):
                     self._engine.create_subnet(subnet)
-        self.bridges = frozenset(gateway(one) for one in desired.subnets if f"subnet:{one.id}" not in self.errors)
+        self.bridges = frozenset(
+            gateway(subnet) for subnet in desired.subnets if f"subnet:{subnet.id}" not in self.errors
+        )
 
     def _firewall(self, desired: Desired) -> None:
         rules = render(self._table, desired, self._doors)
@@ -252,12 +254,12 @@ class Room:
 
     def _relay(self, desired: Desired) -> None:
         """Addresses that machines got after they were made: Docker publishes only those a container is made with."""
-        self.reachable = {machine.id: machine.external or "" for machine in desired.machines}
-        made_with = {identity: seen.external for identity, seen in self._engine.machines().items()}
+        self.addresses = {machine.id: machine.external or "" for machine in desired.machines}
+        bindings = {identity: state.external for identity, state in self._engine.machines().items()}
         entries = [
             (machine.external, port, machine.address, port)
             for machine in desired.machines
-            if machine.running and machine.external and made_with.get(machine.id) != machine.external
+            if machine.running and machine.external and bindings.get(machine.id) != machine.external
             for port in self._engine.ports
         ]
         text, path = json.dumps(entries), self._home.relays / "relays.json"
@@ -272,24 +274,24 @@ class Room:
     def _make_images(self, desired: Desired) -> None:
         for disk in desired.disks:
             with self._guard(f"disk:{disk.id}"):
-                present = self.disks.get(disk.id)
-                if present is None and disk.source:
+                image = self.disks.get(disk.id)
+                if image is None and disk.source:
                     self._keeper.copy(disk.source, disk.id, disk.size)
-                elif present is None:
+                elif image is None:
                     self._keeper.create(disk.id, disk.size)
-                elif present.size < disk.size:
+                elif image.size < disk.size:
                     self._keeper.grow(disk.id, disk.size)
                     continue
                 self.disks.setdefault(disk.id, Image(disk.size, None, None))
         for snapshot in desired.snapshots:
             if snapshot.id not in self.disks:
-                with self._guard(f"snapshot:{snapshot.id}"), self._frozen(snapshot.disk, desired):
+                with self._guard(f"snapshot:{snapshot.id}"), self._freeze(snapshot.disk, desired):
                     self._keeper.copy(snapshot.disk, snapshot.id)
 
     @contextlib.contextmanager
-    def _frozen(self, disk: str, desired: Desired) -> Iterator[None]:
+    def _freeze(self, disk: str, desired: Desired) -> Iterator[None]:
         """Hold writes to the disk while it is copied, so that the copy is one moment in time."""
-        frozen: list[tuple[int, str]] = []
+        freezes: list[tuple[int, str]] = []
         minor = self.disks[disk].minor if disk in self.disks else None
         holder = next((m.id for m in desired.machines if disk in {a.disk for a in m.attachments}), None)
         try:
@@ -297,20 +299,20 @@ class Room:
                 pid = int(self._engine.container(holder).attrs["State"]["Pid"])
                 for mount in self._keeper.mounts(pid, minor)[:1]:  # one freeze holds the file system, wherever mounted
                     self._keeper.freeze(pid, mount)
-                    frozen.append((pid, mount))
+                    freezes.append((pid, mount))
             yield
         finally:
-            for pid, mount in frozen:
+            for pid, mount in freezes:
                 self._keeper.thaw(pid, mount)
 
     def _is_up(self, machine: str) -> bool:
-        seen = self.seen.get(machine)
-        return seen is not None and seen.running
+        state = self.machines.get(machine)
+        return state is not None and state.running
 
     def _detach(self, desired: Desired) -> None:
-        wanted = {attachment.disk for machine in desired.machines for attachment in machine.attachments}
+        disks = {attachment.disk for machine in desired.machines for attachment in machine.attachments}
         for identity, image in list(self.disks.items()):
-            if image.minor is not None and identity not in wanted:
+            if image.minor is not None and identity not in disks:
                 with self._guard(f"disk:{identity}"):
                     self._keeper.detach(identity)
                     self.disks[identity] = Image(image.size, None, None)

@@ -50,7 +50,7 @@ def drop_links(folder: Path, keep: set[str]) -> None:
 
 
 def node(minor: int) -> Path:
-    """Make the block device node unless it is there."""
+    """Make the block device node unless it exists."""
     path = Path(f"/dev/loop{minor}")
     if not path.exists():
         os.mknod(path, 0o660 | stat.S_IFBLK, os.makedev(LOOP_MAJOR, minor))
@@ -69,13 +69,13 @@ class Devices:
 
     def __init__(self) -> None:
         self.nodes: set[Path] = set()
-        self.probed: dict[Path, tuple[bytes, str | None]] = {}
+        self.probes: dict[Path, tuple[bytes, str | None]] = {}
 
-    def sync(self, wanted: list[dict[str, Any]]) -> None:
+    def sync(self, devices: list[dict[str, Any]]) -> None:
         ids: set[str] = set()
         uuids: set[str] = set()
         nodes: set[Path] = set()
-        for device in wanted:
+        for device in devices:
             path = node(int(device["minor"]))
             nodes.add(path)
             for name in device["links"]:
@@ -87,9 +87,9 @@ class Devices:
                 uuids.add(uuid)
         drop_links(BY_ID, ids)
         drop_links(BY_UUID, uuids)
-        for gone in self.nodes - nodes:
-            gone.unlink(missing_ok=True)
-            self.probed.pop(gone, None)
+        for path in self.nodes - nodes:
+            path.unlink(missing_ok=True)
+            self.probes.pop(path, None)
         self.nodes = nodes
 
     def uuid(self, path: Path) -> str | None:
@@ -98,10 +98,10 @@ class Devices:
                 head = handle.read(4096)
         except OSError:  # no medium yet, or taken away: no file system either way
             return None
-        known = self.probed.get(path)
-        if known is None or known[0] != head:
-            self.probed[path] = (head, uuid_of(path))
-        return self.probed[path][1]
+        probe = self.probes.get(path)
+        if probe is None or probe[0] != head:
+            self.probes[path] = (head, uuid_of(path))
+        return self.probes[path][1]
 
 
 def ensure_user(name: str) -> pwd.struct_passwd:
@@ -156,25 +156,25 @@ def host_keys() -> None:
 def main() -> None:
     host_keys()
     devices = Devices()
-    seen = ""
-    known: set[str] = set()
+    last_text = ""
+    users: set[str] = set()
     ready = False
     while True:
         text = MACHINE.read_text()
-        wanted = json.loads(text)
-        devices.sync(wanted["devices"])
-        if text != seen:
-            for name, keys in wanted["users"].items():
+        document = json.loads(text)
+        devices.sync(document["devices"])
+        if text != last_text:
+            for name, keys in document["users"].items():
                 sync_user(name, keys)
-            for name in known - set(wanted["users"]):
+            for name in users - set(document["users"]):
                 forget_keys(name)
-            known = set(wanted["users"])
-            seen = text
+            users = set(document["users"])
+            last_text = text
         if not ready:
             notify_ready()
             ready = True
-        run_script(wanted.get("startup_script", ""), Path("/run/cloud-startup-script"))
-        run_script(wanted.get("first_boot_script", ""), Path("/var/lib/cloud/cloud-user-script"))
+        run_script(document.get("startup_script", ""), Path("/run/cloud-startup-script"))
+        run_script(document.get("first_boot_script", ""), Path("/var/lib/cloud/cloud-user-script"))
         time.sleep(INTERVAL_SECONDS)
 
 

@@ -16,14 +16,14 @@ DEFAULT_TIMEOUT = "90"
 
 
 def device(spec: str) -> str | None:
-    """The path a line names; None for what is no block device."""
+    """The path a line names; None for what is not a block device."""
     tag, equals, value = spec.partition("=")
     if equals and tag in TAGS:
         return f"/dev/disk/{TAGS[tag]}/{value.strip(chr(34))}"
     return spec if spec.startswith("/dev/") else None
 
 
-def escaped(path: str) -> str:
+def unit_name(path: str) -> str:
     """The unit name of a path."""
     command = ["systemd-escape", "--path", path]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -31,32 +31,32 @@ def escaped(path: str) -> str:
 
 def timeout(options: list[str]) -> str:
     """Seconds (or a span of systemd's) to wait for the device."""
-    given = [option.partition("=")[2] for option in options if option.startswith("x-systemd.device-timeout=")]
-    return given[-1] if given else DEFAULT_TIMEOUT
+    values = [option.partition("=")[2] for option in options if option.startswith("x-systemd.device-timeout=")]
+    return values[-1] if values else DEFAULT_TIMEOUT
 
 
-def write(folder: Path, what: str, where: str, kind: str, options: list[str]) -> None:
+def write(folder: Path, source: str, mount_point: str, kind: str, options: list[str]) -> None:
     """The mount unit, the service it waits for, and who wants it."""
-    name = escaped(where)
-    wait = f"wait-for-{escaped(what)}.service"
+    name = unit_name(mount_point)
+    wait = f"wait-for-{unit_name(source)}.service"
     plain = [option for option in options if not option.startswith("x-systemd.")]
     (folder / wait).write_text(
-        f"[Unit]\nDescription=Wait for {what}\nDefaultDependencies=no\nAfter=guest-agent.service\n"
+        f"[Unit]\nDescription=Wait for {source}\nDefaultDependencies=no\nAfter=guest-agent.service\n"
         "[Service]\nType=oneshot\n"
         f"TimeoutStartSec={timeout(options)}\n"
-        f"ExecStart=/bin/sh -c 'until test -b {what}; do sleep 0.2; done'\n"
+        f"ExecStart=/bin/sh -c 'until test -b {source}; do sleep 0.2; done'\n"
     )
     nofail = "nofail" in options
     order = "" if nofail else "Before=local-fs.target\n"
     (folder / f"{name}.mount").write_text(
         f"# From /etc/fstab\n[Unit]\nSourcePath=/etc/fstab\nAfter=local-fs-pre.target {wait}\nRequires={wait}\n{order}"
-        f"[Mount]\nWhat={what}\nWhere={where}\nType={kind}\nOptions={','.join(plain)}\n"
+        f"[Mount]\nWhat={source}\nWhere={mount_point}\nType={kind}\nOptions={','.join(plain)}\n"
     )
     if "noauto" in options:
         return
-    wanted = folder / f"local-fs.target.{'wants' if nofail else 'requires'}"
-    wanted.mkdir(exist_ok=True)
-    target = wanted / f"{name}.mount"
+    dependencies = folder / f"local-fs.target.{'wants' if nofail else 'requires'}"
+    dependencies.mkdir(exist_ok=True)
+    target = dependencies / f"{name}.mount"
     if not target.is_symlink():
         target.symlink_to(folder / f"{name}.mount")
 
@@ -65,9 +65,9 @@ def main() -> None:
     folder = Path(sys.argv[1])
     for line in Path("/etc/fstab").read_text().splitlines():
         fields = line.split("#", 1)[0].split()
-        what = device(fields[0]) if len(fields) >= 4 else None
-        if what and fields[1].startswith("/") and fields[1] != "/" and fields[2] != "swap":
-            write(folder, what, fields[1], fields[2], fields[3].split(","))
+        source = device(fields[0]) if len(fields) >= 4 else None
+        if source and fields[1].startswith("/") and fields[1] != "/" and fields[2] != "swap":
+            write(folder, source, fields[1], fields[2], fields[3].split(","))
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ SECTOR = 512
 
 def image(name: str) -> Path:
     if not name or "/" in name or name.startswith("."):
-        raise ValueError(f"{name!r} is no name for a disk")
+        raise ValueError(f"{name!r} is not a name for a disk")
     return DISKS / f"{name}.img"
 
 
@@ -66,27 +66,27 @@ def minors() -> list[int]:
     return [int(path.name[4:]) for path in Path("/sys/block").glob("loop*") if (path / "loop").is_dir()]
 
 
-def encoded(device: int) -> int:
+def device_number(device: int) -> int:
     major, minor = os.major(device), os.minor(device)
     return (minor & 0xFF) | (major << 8) | ((minor & ~0xFF) << 12)
 
 
-def attached() -> dict[tuple[int, int], list[int]]:
-    found: dict[tuple[int, int], list[int]] = {}
+def loop_minors() -> dict[tuple[int, int], list[int]]:
+    table: dict[tuple[int, int], list[int]] = {}
     for minor in minors():
         info = status(minor)
-        if info and not info[SIZE_LIMIT]:  # one with a limit was pulled out and only waits for its last user
-            found.setdefault((int(str(info[0])), int(str(info[1]))), []).append(minor)
-    return found
+        if info and not info[SIZE_LIMIT]:  # a device with a limit was pulled out and only waits for its last user
+            table.setdefault((int(str(info[0])), int(str(info[1]))), []).append(minor)
+    return table
 
 
 def identity(path: Path) -> tuple[int, int]:
-    about = path.stat()
-    return encoded(about.st_dev), about.st_ino
+    metadata = path.stat()
+    return device_number(metadata.st_dev), metadata.st_ino
 
 
 def minor_of(name: str) -> int | None:
-    return next(iter(attached().get(identity(image(name)), [])), None)
+    return next(iter(loop_minors().get(identity(image(name)), [])), None)
 
 
 def capacity(minor: int) -> int:
@@ -116,8 +116,8 @@ def copy(source: str, target: str, size: str = "0") -> dict[str, int]:
     if int(size) > partial.stat().st_size:
         os.truncate(partial, int(size))
     partial.rename(image(target))
-    about = image(target).stat()
-    return {"bytes": about.st_size, "stored": about.st_blocks * SECTOR}
+    metadata = image(target).stat()
+    return {"bytes": metadata.st_size, "stored": metadata.st_blocks * SECTOR}
 
 
 def delete(name: str) -> dict[str, bool]:
@@ -151,7 +151,7 @@ def limit(minor: int, size: int) -> None:
 
 def detach(name: str) -> dict[str, bool]:
     """Pull the disk out: a mounted one gets I/O errors from here on, as with a real cloud."""
-    for minor in attached().get(identity(image(name)), []):
+    for minor in loop_minors().get(identity(image(name)), []):
         flush(minor)
         limit(minor, SECTOR)
         with node(minor).open("rb") as device:
@@ -164,17 +164,17 @@ def grow(name: str, size: str) -> dict[str, int]:
     if int(size) < path.stat().st_size:
         raise ValueError(f"disk {name} holds {path.stat().st_size} bytes and cannot shrink to {size}")
     os.truncate(path, int(size))
-    for minor in attached().get(identity(path), []):
+    for minor in loop_minors().get(identity(path), []):
         with node(minor).open("rb+") as device:
             fcntl.ioctl(device, LOOP_SET_CAPACITY)
     return {"bytes": path.stat().st_size}
 
 
 def listing() -> dict[str, dict[str, int | None]]:
-    held = attached()
+    attachments = loop_minors()
     disks: dict[str, dict[str, int | None]] = {}
     for path in sorted(DISKS.glob("*.img")):
-        minor = next(iter(held.get(identity(path), [])), None)
+        minor = next(iter(attachments.get(identity(path), [])), None)
         disks[path.stem] = {
             "bytes": path.stat().st_size,
             "minor": minor,
@@ -210,9 +210,9 @@ def thaw(pid: str, mount: str) -> dict[str, bool]:
 
 def mounts(pid: str, minor: str) -> list[str]:
     """Where the process's mount namespace has the device mounted."""
-    wanted = f"{LOOP_MAJOR}:{minor}"
+    device = f"{LOOP_MAJOR}:{minor}"
     lines = Path(f"/proc/{pid}/mountinfo").read_text().splitlines()
-    return [line.split()[4] for line in lines if line.split()[2] == wanted]
+    return [line.split()[4] for line in lines if line.split()[2] == device]
 
 
 def firewall() -> dict[str, bool]:
@@ -223,9 +223,9 @@ def firewall() -> dict[str, bool]:
     if bridge.read_text().strip() != "1":
         bridge.write_text("1")
     rules = sys.stdin.read()
-    done = subprocess.run(["nft", "-f", "-"], input=rules, text=True, capture_output=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"nft refused the rules: {done.stderr.strip()}")
+    process = subprocess.run(["nft", "-f", "-"], input=rules, text=True, capture_output=True, check=False)
+    if process.returncode:
+        raise RuntimeError(f"nft refused the rules: {process.stderr.strip()}")
     return {"loaded": True}
 
 

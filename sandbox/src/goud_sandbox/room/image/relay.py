@@ -19,12 +19,12 @@ CONNECT_SECONDS = 10
 Relay = tuple[str, int, str, int]
 
 
-def wanted() -> set[Relay]:
+def read_relays() -> set[Relay]:
     try:
         entries = json.loads(RELAYS.read_text())
     except (OSError, ValueError):  # none yet, or being written
         return set()
-    return {(str(here), int(port), str(there), int(to)) for here, port, there, to in entries}
+    return {(str(address), int(port), str(target), int(target_port)) for address, port, target, target_port in entries}
 
 
 async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -40,24 +40,24 @@ async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 async def serve(relay: Relay, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         async with asyncio.timeout(CONNECT_SECONDS):
-            there_reader, there_writer = await asyncio.open_connection(relay[2], relay[3])
+            upstream_reader, upstream_writer = await asyncio.open_connection(relay[2], relay[3])
     except (OSError, TimeoutError):
-        writer.transport.abort()  # nobody listens there: a refused connection, as far as it can be one
+        writer.transport.abort()  # nobody listens there: a refused connection, as far as that is possible
         return
     try:
-        await asyncio.gather(pump(reader, there_writer), pump(there_reader, writer))
+        await asyncio.gather(pump(reader, upstream_writer), pump(upstream_reader, writer))
     finally:
         writer.close()
-        there_writer.close()
+        upstream_writer.close()
 
 
 async def main() -> None:
     servers: dict[Relay, asyncio.Server] = {}
     while True:
-        now = wanted()
-        for gone in set(servers) - now:
-            servers.pop(gone).close()
-        for relay in now - set(servers):
+        relays = read_relays()
+        for relay in set(servers) - relays:
+            servers.pop(relay).close()
+        for relay in relays - set(servers):
             try:
                 servers[relay] = await asyncio.start_server(functools.partial(serve, relay), relay[0], relay[1])
             except OSError as error:
