@@ -1,4 +1,4 @@
-"""Refuse a run that cannot mean what was asked: wrong core, empty groups, unknown, removed or ill-typed variables."""
+"""Refuse a run that cannot mean what was asked: wrong core, groups or limit, unknown or ill-typed variables."""
 
 from __future__ import annotations
 
@@ -9,22 +9,26 @@ from pathlib import Path
 from typing import Any
 
 from ansible import constants
+from ansible.inventory.manager import split_host_pattern
 from ansible.plugins.action import ActionBase
+from ansible.plugins.loader import lookup_loader
 from ansible.release import __version__ as core_version
 from ansible.utils.vars import load_extra_vars
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
 import goud_lock
+import goud_reach
 import goud_variables
 
-_ARGUMENTS = {"groups", "lock", "minimum_core", "meta", "removed"}
+_ARGUMENTS = {"groups", "lock", "minimum_core", "meta", "needs", "removed"}
 
 
 class ActionModule(ActionBase):
     """`goud_boilerplate: {groups: [...], minimum_core: "2.19"}`; runs on the controller, also in check mode.
 
     Optional: `lock`, a file that this run holds until its end, so that no second changing run meets it; `meta`, a list
-    of the verbs' meta files (default: all beside the playbooks); `removed`, a file that maps removed variables to what
+    of the verbs' meta files (default: all beside the playbooks); `needs`, in a play of `localhost:all`, the hosts and
+    groups that a --limit may not leave out, besides localhost; `removed`, a file that maps removed variables to what
     replaces them (default: removed_variables.yml beside the playbooks).
     """
 
@@ -40,6 +44,8 @@ class ActionModule(ActionBase):
         problem = goud_variables.core_problem(core_version, str(arguments.get("minimum_core", "2.19")))
         problems += [problem] if problem else []
         problems += self._empty_groups(list(arguments.get("groups", [])), variables)
+        if "needs" in arguments and variables.get("ansible_limit"):
+            problems += self._limit(str(variables["ansible_limit"]), arguments, variables)
         try:
             problems += self._variables(arguments, variables)
         except (OSError, goud_variables.SpecificationError) as error:
@@ -72,6 +78,21 @@ class ActionModule(ActionBase):
             if not inventory.get(group)
         ]
 
+    def _limit(self, limit: str, arguments: Mapping[str, Any], variables: Mapping[str, Any]) -> list[str]:
+        hostnames = lookup_loader.get("ansible.builtin.inventory_hostnames", loader=self._loader, templar=self._templar)
+        words = [word.lstrip("!&") for word in split_host_pattern(limit) if not word.startswith("@")]
+        return [
+            f"of --limit {limit}, '{word}' matches no host: correct it. Nothing was touched"
+            for word in words
+            if word not in constants.LOCALHOST and not hostnames.run([word], variables=variables)
+        ] or goud_reach.problems(
+            limit,
+            variables["ansible_play_hosts_all"],
+            arguments["needs"],
+            arguments.get("groups", []),
+            variables["groups"],
+        )
+
     def _variables(self, arguments: Mapping[str, Any], variables: Mapping[str, Any]) -> list[str]:
         root = Path(constants.CONFIG_FILE).parent if constants.CONFIG_FILE else Path.cwd()
         playbooks = root / "ansible" / "playbooks"
@@ -80,20 +101,22 @@ class ActionModule(ActionBase):
             root / str(arguments["removed"]) if "removed" in arguments else playbooks / "removed_variables.yml"
         )
         removed = goud_variables.read_yaml(removed_file) if "removed" in arguments or removed_file.exists() else {}
-        known = goud_variables.known_variables(root / "roles", metas)
+        catalogue = goud_variables.known_variables(root / "roles", metas)
         extra = load_extra_vars(self._loader)
         return [
-            *goud_variables.unknown_extra(extra, known, removed),
-            *goud_variables.unknown_inventory(_inventory_names(variables) - set(extra), known, removed),
-            *goud_variables.wrong_values({name: self._templar.template(value) for name, value in extra.items()}, known),
+            *goud_variables.unknown_extra(extra, catalogue, removed),
+            *goud_variables.unknown_inventory(_inventory_names(variables) - set(extra), catalogue, removed),
+            *goud_variables.wrong_values(
+                {name: self._templar.template(value) for name, value in extra.items()}, catalogue
+            ),
         ]
 
 
 def _inventory_names(variables: Mapping[str, Any]) -> set[str]:
     """Return the names of all hosts' variables that come from the inventory, not from a task of this run."""
     hostvars = variables["hostvars"]
-    made = hostvars._variable_manager._nonpersistent_fact_cache  # the core has no public way to tell facts apart
+    facts = hostvars._variable_manager._nonpersistent_fact_cache  # the core has no public way to tell facts apart
     names: set[str] = set()
     for host in variables.get("groups", {}).get("all", []):
-        names |= set(hostvars.raw_get(host)) - set(made.get(host, {}))
+        names |= set(hostvars.raw_get(host)) - set(facts.get(host, {}))
     return {name for name in names if not name.startswith(("_", "ansible_"))}

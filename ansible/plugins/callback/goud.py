@@ -67,8 +67,8 @@ class CallbackModule(CallbackBase):
         self._started = time.monotonic()
         self._title = ""
         self._play = ""
-        self._running: dict[str, None] = {}
-        self._failed: set[str] = set()
+        self._running_hosts: dict[str, None] = {}
+        self._failed_hosts: set[str] = set()
         self._messages: list[tuple[frozenset[str], str]] = []
 
     # -- plumbing ---------------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ class CallbackModule(CallbackBase):
     def _begin_step(self, task: Task) -> None:
         self._finish_step()
         name = str(task.get_name()).strip()
-        self._running.clear()
+        self._running_hosts.clear()
         self._step = goud_progress.Step(name, quiet=goud_progress.is_quiet(str(task.action)))
         self._transient(f"{self._elapsed()}   {name} …")
 
@@ -156,7 +156,7 @@ class CallbackModule(CallbackBase):
 
     def v2_runner_on_start(self, host: Host, task: Task) -> None:
         """Show which node is being worked on."""
-        self._running[host.get_name()] = None
+        self._running_hosts[host.get_name()] = None
         self._transient(f"{self._elapsed()}   {host.get_name()} · {str(task.get_name()).strip()} …")
 
     def v2_runner_on_ok(self, result: CallbackTaskResult) -> None:
@@ -213,10 +213,10 @@ class CallbackModule(CallbackBase):
 
     def v2_runner_retry(self, result: CallbackTaskResult) -> None:
         """Say on a terminal that a wait goes on, and how long it may."""
-        left = int(result.result.get("retries", 0)) - int(result.result.get("attempts", 0))
-        text = f"{self.host_label(result)} · {str(result.task.get_name()).strip()}: waiting, {left} tries left"
+        tries = int(result.result.get("retries", 0)) - int(result.result.get("attempts", 0))
+        text = f"{self.host_label(result)} · {str(result.task.get_name()).strip()}: waiting, {tries} tries left"
         self._transient(f"{self._elapsed()}   {text}")
-        if self._display.verbosity > 0 or left % 10 == 0:
+        if self._display.verbosity > 0 or tries % 10 == 0:
             self._say(f"{self._elapsed()}   {text}", color=constants.COLOR_DEBUG)
 
     def v2_on_file_diff(self, result: CallbackTaskResult) -> None:
@@ -233,27 +233,27 @@ class CallbackModule(CallbackBase):
         host = result.host.get_name()
         counts = self._run.hosts.setdefault(host, {})
         counts[outcome] = counts.get(outcome, 0) + 1
-        self._running.pop(host, None)
+        self._running_hosts.pop(host, None)
         if self._step is not None:
             self._step.add(outcome, self.host_label(result))
 
-    def _fail(self, result: CallbackTaskResult, what: str, *, record: bool = True) -> None:
+    def _fail(self, result: CallbackTaskResult, outcome: str, *, record: bool = True) -> None:
         content = result.result
         host, task = self.host_label(result), str(result.task.get_name()).strip()
         place = goud_progress.relative(str(result.task.get_path() or ""), Path.cwd())
         message = goud_progress.failure(content)
         if record:
             self._run.failures.append({"host": host, "task": task, "place": place, "message": message})
-        same = goud_progress.shown_before(message, self._messages)
+        origin = goud_progress.shown_before(message, self._messages)
         self._messages.append((goud_progress.sentences(message), f"{host} · {task}"))
-        if same and self._display.verbosity == 0:
-            passed_on = goud_progress.is_quiet(str(result.task.action)) and host in self._failed
+        if origin and self._display.verbosity == 0:
+            passed_on = goud_progress.is_quiet(str(result.task.action)) and host in self._failed_hosts
             if not passed_on:  # by a rescue, to end the play with what the host's own line has said already
-                self._say(f"{self._elapsed()} ✗ {host} · {task}: {what}, as {same}", color=constants.COLOR_ERROR)
-            self._failed.add(host)
+                self._say(f"{self._elapsed()} ✗ {host} · {task}: {outcome}, as {origin}", color=constants.COLOR_ERROR)
+            self._failed_hosts.add(host)
             return
-        self._failed.add(host)
-        self._say(f"{self._elapsed()} ✗ {host} · {task}: {what}  [{place}]", color=constants.COLOR_ERROR)
+        self._failed_hosts.add(host)
+        self._say(f"{self._elapsed()} ✗ {host} · {task}: {outcome}  [{place}]", color=constants.COLOR_ERROR)
         if goud_progress.needs_trace(message) or self._display.verbosity > 0:
             self._handle_warnings_and_exception(result)  # the core's own error names file, line and cause
         else:
@@ -285,13 +285,21 @@ class CallbackModule(CallbackBase):
         for host in sorted(stats.processed):
             counts = stats.summarize(host)
             self._run.hosts[host] = {("failed" if key == "failures" else key): value for key, value in counts.items()}
+        if self._run.hosts or self._run.tables:
+            self._conclude()
+            return
+        self._run.begun = False
+        failure = {"host": "controller", "task": self._run.verb, "place": "", "message": goud_progress.NOTHING_DONE}
+        self._run.failures.append(failure)
+        self._say(goud_progress.NOTHING_DONE, color=constants.COLOR_ERROR)
         self._conclude()
+        sys.exit(2)  # the core's status would be 0
 
     def _end_early(self, process: int) -> None:
         """At the end of the process: a run that was interrupted says where, and leaves its report, too."""
         if self._concluded or os.getpid() != process:
             return
-        step, hosts = self._step.name if self._step else "", ", ".join(self._running)
+        step, hosts = self._step.name if self._step else "", ", ".join(self._running_hosts)
         self._finish_step()
         self._run.interrupted = True
         message = goud_progress.interruption(step, hosts)

@@ -1,8 +1,9 @@
-"""What playbooks need to know of files on the controller: their text, a key's public half, a chain's identity."""
+"""What playbooks need to know of files on the controller: text, a key's public half, a chain's identity, images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from ansible.errors import AnsibleFilterError
 from goud_node.chain import genesis
 from goud_node.chain.keys import SigningKey
 from goud_node.errors import GoudError
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "module_utils"))
+import goud_owner
 
 
 def goud_file(path: str, placeholder: str) -> str:
@@ -46,8 +50,15 @@ def goud_chain_id(path: str) -> str:
         raise AnsibleFilterError(str(error)) from error
 
 
+def goud_other_images(reading: Mapping[str, Any], cluster: str) -> dict[str, list[str]]:
+    """Images that other clusters on an engine (as docker_host_info reads it) start with; `silent`: those unknown."""
+    images, silent = goud_owner.other_images(cluster, reading["containers"], reading["volumes"])
+    return {"images": sorted(images), "silent": silent}
+
+
 class FilterModule:
     """Registers the filters above."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"goud_file": goud_file, "goud_public_key": goud_public_key, "goud_chain_id": goud_chain_id}
+        names = (goud_chain_id, goud_file, goud_other_images, goud_public_key)
+        return {function.__name__: function for function in names}

@@ -51,13 +51,11 @@ options:
 """
 
 
-def resolve(
-    wanted: Mapping[str, Mapping[str, Any]], environment: Mapping[str, str]
-) -> tuple[dict[str, str], list[str]]:
-    """The values of the wanted variables, and one line for each that is missing."""
+def resolve(rules: Mapping[str, Mapping[str, Any]], environment: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """The values of the variables, and one line for each that is missing."""
     values: dict[str, str] = {}
     missing = []
-    for name, rule in wanted.items():
+    for name, rule in rules.items():
         candidates = (environment.get(other) for other in (name, *rule.get("or", [])))
         values[name] = next((value for value in candidates if value), str(rule.get("default", "")))
         condition: Mapping[str, str] = rule.get("when", {})

@@ -43,19 +43,19 @@ def sentence(method: str, url: str, status: int, document: Any) -> str:
     """What an error answer says, with the next step where one is known."""
     error = document.get("error", {}) if isinstance(document, Mapping) else {}
     message = error.get("message") if isinstance(error, Mapping) else str(error)
-    reasons = {str(one.get("reason")) for one in error.get("errors", [])} if isinstance(error, Mapping) else set()
+    reasons = {str(entry.get("reason")) for entry in error.get("errors", [])} if isinstance(error, Mapping) else set()
     what = url.split("//", 1)[-1].split("?", 1)[0].split("/", 1)[-1]
-    told = str(message or f"no reason was given (HTTP {status})").rstrip(".")
-    advice = f". {ADVICE[status]}" if status in ADVICE and "quota" not in told.lower() else ""
-    if "quotaExceeded" in reasons or "quota" in told.lower():
+    text = str(message or f"no reason was given (HTTP {status})").rstrip(".")
+    advice = f". {ADVICE[status]}" if status in ADVICE and "quota" not in text.lower() else ""
+    if "quotaExceeded" in reasons or "quota" in text.lower():
         advice = ". Ask for a larger quota in the console (IAM & Admin, Quotas), or ask for less"
-    return f"Google refused {method} {what}: {told}{advice}."
+    return f"Google refused {method} {what}: {text}{advice}."
 
 
 def call(
     session: Session, method: str, url: str, body: Any = None, *, absent: bool = False, **more: Any
 ) -> dict[str, Any] | None:
-    """One call; its document, or None for what is not there when `absent` is a fine answer. Raises Refused."""
+    """One call; its document, or None for what does not exist when `absent` is a fine answer. Raises Refused."""
     answer = session.request(method, url, json=body, timeout=60, **more)
     if answer.status_code == 404 and absent:
         return None
@@ -65,12 +65,12 @@ def call(
         document = {"error": {"message": answer.text[:200]}}
     if answer.status_code >= 400:
         raise Refused(answer.status_code, sentence(method, url, answer.status_code, document))
-    found: dict[str, Any] = document
-    return found
+    content: dict[str, Any] = document
+    return content
 
 
 def pages(session: Session, url: str) -> Any:
-    """A resource, or a list with all its pages (also of `aggregated` ones) as one list; None for what is not there."""
+    """A resource, or a list with all its pages (of `aggregated` ones, too) as one list; None where nothing exists."""
     items: list[Any] = []
     token: str | None = None
     while True:
@@ -90,11 +90,20 @@ def is_list(document: Mapping[str, Any]) -> bool:
 
 
 def listed(document: Mapping[str, Any]) -> list[Any]:
-    """The resources of one page. Google leaves `items` out when there are none."""
+    """The resources of one page. Google leaves `items` out when there are none.
+
+    A listing with a delimiter has `prefixes`, too: they stand for the objects below them.
+    """
     items = document.get("items", [])
     if isinstance(items, Mapping):
-        return [one for place in items.values() for key, group in place.items() if key != "warning" for one in group]
-    return list(items)
+        return [
+            resource
+            for place in items.values()
+            for key, group in place.items()
+            if key != "warning"
+            for resource in group
+        ]
+    return [*items, *({"name": prefix} for prefix in document.get("prefixes", []))]
 
 
 def finish(session: Session, operation: Mapping[str, Any], seconds: float) -> None:
@@ -115,11 +124,11 @@ def finish(session: Session, operation: Mapping[str, Any], seconds: float) -> No
 
 def fail_of(operation: Mapping[str, Any]) -> NoReturn:
     """Raise what a failed operation says."""
-    texts = [str(one.get("message", one.get("code"))) for one in operation["error"].get("errors", [])]
+    texts = [str(error.get("message", error.get("code"))) for error in operation["error"].get("errors", [])]
     target = str(operation.get("targetLink")).rsplit("/", 1)[-1]
-    told = "; ".join(texts) or "no reason was given"
-    advice = " Ask for a larger quota in the console, or ask for less." if "quota" in told.lower() else ""
+    reason = "; ".join(texts) or "no reason was given"
+    advice = " Ask for a larger quota in the console, or ask for less." if "quota" in reason.lower() else ""
     raise Refused(
         int(operation.get("httpErrorStatusCode", 0)),
-        f"Google failed {operation.get('operationType')} of {target}: {told.rstrip('.')}.{advice}",
+        f"Google failed {operation.get('operationType')} of {target}: {reason.rstrip('.')}.{advice}",
     )

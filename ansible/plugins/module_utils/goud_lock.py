@@ -13,11 +13,11 @@ def holder(path: Path) -> dict[str, Any] | None:
     """Who holds the lock: `verb`, `pid`, `since`; None when nobody does, or when that process is gone."""
     try:
         text = path.read_text(encoding="utf-8")
-        found: dict[str, Any] = json.loads(text) if text else {}
-        command = Path(f"/proc/{found['pid']}/cmdline").read_bytes()
+        record: dict[str, Any] = json.loads(text) if text else {}
+        command = Path(f"/proc/{record['pid']}/cmdline").read_bytes()
     except (OSError, ValueError, KeyError):
         return None
-    return found if b"ansible" in command else None
+    return record if b"ansible" in command else None
 
 
 def take(path: Path, verb: str, pid: int) -> dict[str, Any] | None:

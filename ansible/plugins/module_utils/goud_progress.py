@@ -15,6 +15,10 @@ _QUIET = {
     "validate_argument_spec",
 }  # fmt: skip
 _SLOW_SECONDS = 2.0
+NOTHING_DONE = (
+    "no task ran on any host, so nothing was done: --tags, --skip-tags or --start-at-task leaves none. "
+    "--list-tags and --list-tasks show what there is"
+)
 _COUNTS = ("ok", "changed", "unreachable", "failed", "skipped", "rescued", "ignored")
 _ORDER = ("changed", "ok", "failed", "unreachable", "skipped")
 
@@ -54,8 +58,8 @@ class Step:
             if (hosts := self.hosts.get(outcome)) and (outcome != "skipped" or len(self.hosts) == 1)
         ]
         seconds = now - self.started
-        took = f"  ({seconds:.1f} s)" if seconds >= 1 else ""
-        return f"{self.name}  {'; '.join(parts) or 'no hosts'}{took}"
+        duration = f"  ({seconds:.1f} s)" if seconds >= 1 else ""
+        return f"{self.name}  {'; '.join(parts) or 'no hosts'}{duration}"
 
 
 def is_quiet(action: str) -> bool:
@@ -109,14 +113,14 @@ def sentences(message: str) -> frozenset[str]:
 
 def shown_before(message: str, messages: Sequence[tuple[frozenset[str], str]]) -> str:
     """Return where every line of this message was shown already; an empty text when some line is new."""
-    return next((where for lines, where in messages if sentences(message) <= lines), "")
+    return next((place for lines, place in messages if sentences(message) <= lines), "")
 
 
 def interruption(step: str, hosts: str) -> str:
     """Return what is to be said of a run that stopped before its end."""
-    where = f" in '{step}'" if step else ""
-    half = f" What it does may be half done on {hosts}." if hosts else ""
-    return f"stopped before its end{where}.{half} ./run status tells what runs; the same verb goes on from there."
+    place = f" in '{step}'" if step else ""
+    hint = f" What it does may be half done on {hosts}." if hosts else ""
+    return f"stopped before its end{place}.{hint} ./run status tells what runs; the same verb goes on from there."
 
 
 def needs_trace(message: str) -> bool:
@@ -131,12 +135,12 @@ def summary(content: Mapping[str, Any]) -> list[tuple[str, str]]:
     lines: list[tuple[str, str]] = []
     for host, counts in content["hosts"].items():
         bad = counts.get("failed", 0) or counts.get("unreachable", 0)
-        shown = "    ".join(
+        totals = "    ".join(
             f"{key}={counts.get(key, 0)}"
             for key in ("ok", "changed", "unreachable", "failed", "skipped", "rescued", "ignored")
         )
         colour = "COLOR_ERROR" if bad else "COLOR_CHANGED" if counts.get("changed") else "COLOR_OK"
-        lines.append((f"{host:<12} : {shown}", colour))
+        lines.append((f"{host:<12} : {totals}", colour))
     if not content["hosts"]:
         lines.append(("no host was reached: nothing was done", "COLOR_ERROR"))
     red = content["result"] != "ok"

@@ -57,15 +57,30 @@ class Run:
     started: datetime
     check_mode: bool = False
     interrupted: bool = False
+    begun: bool = True  # a run that ends before its playbook begins is not well, whatever it has not touched
     hosts: dict[str, dict[str, int]] = field(default_factory=dict)
     failures: list[dict[str, str]] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    advice: str = ""  # where to read on when it failed; the verb's own page when empty
+
+    @property
+    def result(self) -> str:
+        """Return the outcome in one word."""
+        return "interrupted" if self.interrupted else "failed" if self.failed else "ok"
+
+    @property
+    def error(self) -> str | None:
+        """Return the first failure of a run that is not well: what was rescued first led to the rest."""
+        if self.result == "ok":
+            return None
+        first = next(iter(self.failures), {"host": "controller", "task": self.verb, "message": f"{self.verb} failed"})
+        return f"{first['host']} · {first['task']}: {first['message']}"
 
     @property
     def failed(self) -> bool:
         """Tell whether any host failed, was unreachable, or a table says so."""
         hosts = any(counts.get("failed", 0) or counts.get("unreachable", 0) for counts in self.hosts.values())
-        return hosts or any(table.verdict == "failed" for table in self.tables)
+        return not self.begun or hosts or any(table.verdict == "failed" for table in self.tables)
 
 
 def parse_table(value: Any) -> Table:
@@ -91,15 +106,15 @@ def parse_table(value: Any) -> Table:
     if verdict not in VERDICTS:
         raise ReportError(f"report '{title}': verdict is one of {', '.join(VERDICTS)}, not '{verdict}'")
     names = tuple(str(column) for column in columns)
-    parsed = tuple(_row(title, names, number, row) for number, row in enumerate(rows, start=1))
-    return Table(title, names, parsed, verdict, str(value.get("note") or ""))
+    cells = tuple(_row(title, names, number, row) for number, row in enumerate(rows, start=1))
+    return Table(title, names, cells, verdict, str(value.get("note") or ""))
 
 
 def _row(title: str, columns: tuple[str, ...], number: int, row: Any) -> tuple[str, ...]:
     if isinstance(row, Mapping):
         if set(row) != set(columns):
-            wrong = ", ".join(sorted(set(map(str, row)) ^ set(columns)))
-            raise ReportError(f"report '{title}': row {number} and the columns differ in: {wrong}")
+            difference = ", ".join(sorted(set(map(str, row)) ^ set(columns)))
+            raise ReportError(f"report '{title}': row {number} and the columns differ in: {difference}")
         return tuple(_cell(row[column]) for column in columns)
     if isinstance(row, Sequence) and not isinstance(row, str):
         if len(row) != len(columns):
@@ -156,8 +171,8 @@ def _narrowest(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
 
 def _grid(table: Table, rows: Sequence[Sequence[str]], width: int) -> RichTable:
     grid = RichTable(title=table.title, title_justify="left", title_style="bold", header_style="bold")
-    for column, wide in zip(table.columns, _widths(table.columns, rows, width), strict=True):
-        grid.add_column(column, width=wide)
+    for column, column_width in zip(table.columns, _widths(table.columns, rows, width), strict=True):
+        grid.add_column(column, width=column_width)
     for row in rows:
         grid.add_row(*(_coloured(cell) for cell in row))
     return grid
@@ -170,13 +185,13 @@ def _widths(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -
     """
     texts = [(name, *(row[number] for row in rows)) for number, name in enumerate(columns)]
     widths = [_longest_word(column) for column in texts]
-    lacking = [max(map(cell_len, column)) - least for column, least in zip(texts, widths, strict=True)]
+    shortfalls = [max(map(cell_len, column)) - longest for column, longest in zip(texts, widths, strict=True)]
     for _ in range(max(0, width - _narrowest(columns, rows))):
-        most = lacking.index(max(lacking, default=0)) if any(lack > 0 for lack in lacking) else None
-        if most is None:
+        index = shortfalls.index(max(shortfalls, default=0)) if any(shortfall > 0 for shortfall in shortfalls) else None
+        if index is None:
             break
-        widths[most] += 1
-        lacking[most] -= 1
+        widths[index] += 1
+        shortfalls[index] -= 1
     return widths
 
 
@@ -196,7 +211,9 @@ def document(run: Run, *, finished: datetime) -> dict[str, Any]:
     """Return the machine-readable report of a run."""
     return {
         "verb": run.verb,
-        "result": "interrupted" if run.interrupted else "failed" if run.failed else "ok",
+        "result": run.result,
+        "error": run.error,
+        "next": None if run.result == "ok" else run.advice or f"docs/runbooks/{run.verb}.md",
         "check_mode": run.check_mode,
         "started": run.started.isoformat(timespec="milliseconds"),
         "finished": finished.isoformat(timespec="milliseconds"),

@@ -20,7 +20,7 @@ class SpecificationError(ValueError):
 
 
 @dataclass(frozen=True)
-class Known:
+class Catalogue:
     """Every documented variable: its option specification, and where it is documented."""
 
     options: Mapping[str, Mapping[str, Any]]
@@ -54,7 +54,7 @@ def specifications(path: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def known_variables(roles: Path, metas: Iterable[Path]) -> Known:
+def known_variables(roles: Path, metas: Iterable[Path]) -> Catalogue:
     """Collect the variables of every role below `roles` and of the verbs' meta files."""
     options: dict[str, Mapping[str, Any]] = {}
     sources: dict[str, str] = {}
@@ -69,48 +69,51 @@ def known_variables(roles: Path, metas: Iterable[Path]) -> Known:
     for path in metas:
         for entry in specifications(path).values():
             _add(options, sources, entry, path.name.removesuffix(".meta.yml"))
-    return Known(options, sources, frozenset(prefixes))
+    return Catalogue(options, sources, frozenset(prefixes))
 
 
 def _add(
-    options: dict[str, Mapping[str, Any]], sources: dict[str, str], found: Mapping[str, Mapping[str, Any]], source: str
+    options: dict[str, Mapping[str, Any]],
+    sources: dict[str, str],
+    entries: Mapping[str, Mapping[str, Any]],
+    source: str,
 ) -> None:
-    for name, option in found.items():
+    for name, option in entries.items():
         if not options.get(name):
             options[name] = option
             sources[name] = source
 
 
-def unknown_extra(given: Iterable[str], known: Known, removed: Mapping[str, str]) -> list[str]:
+def unknown_extra(names: Iterable[str], catalogue: Catalogue, removed: Mapping[str, str]) -> list[str]:
     """Return one sentence for every extra variable that nothing reads."""
     return [
         sentence
-        for name in sorted(given)
-        if not name.startswith("ansible_") and (sentence := _judge(name, known, removed)) is not None
+        for name in sorted(names)
+        if not name.startswith("ansible_") and (sentence := _judge(name, catalogue, removed)) is not None
     ]
 
 
-def unknown_inventory(given: Iterable[str], known: Known, removed: Mapping[str, str]) -> list[str]:
+def unknown_inventory(names: Iterable[str], catalogue: Catalogue, removed: Mapping[str, str]) -> list[str]:
     """Return one sentence for every inventory variable that looks like a role's and is not.
 
     Inventories may hold names of their own; only those with a role's prefix, and removed ones, are judged.
     """
-    names = (name for name in sorted(given) if name in removed or name.startswith(tuple(known.prefixes)))
-    return [sentence for name in names if (sentence := _judge(name, known, removed)) is not None]
+    candidates = (name for name in sorted(names) if name in removed or name.startswith(tuple(catalogue.prefixes)))
+    return [sentence for name in candidates if (sentence := _judge(name, catalogue, removed)) is not None]
 
 
-def _judge(name: str, known: Known, removed: Mapping[str, str]) -> str | None:
+def _judge(name: str, catalogue: Catalogue, removed: Mapping[str, str]) -> str | None:
     if name in removed:
         return f"the variable '{name}' was removed: {removed[name]}"
-    if name in known.options:
+    if name in catalogue.options:
         return None
-    nearest = difflib.get_close_matches(name, known.options, n=1, cutoff=0.6)
+    nearest = difflib.get_close_matches(name, catalogue.options, n=1, cutoff=0.6)
     if nearest:
-        return f"unknown variable '{name}': did you mean '{nearest[0]}' ({known.sources[nearest[0]]})?"
+        return f"unknown variable '{name}': did you mean '{nearest[0]}' ({catalogue.sources[nearest[0]]})?"
     return f"unknown variable '{name}': no role and no verb reads it (see the tables in roles/*/README.md)"
 
 
-def wrong_values(given: Mapping[str, Any], known: Known) -> list[str]:
+def wrong_values(values: Mapping[str, Any], catalogue: Catalogue) -> list[str]:
     """Return one sentence for every value that does not fit its documented type or choices.
 
     A text that the type accepts (`-e port=80`) is right: roles convert where they read. Imported late, because the
@@ -119,15 +122,15 @@ def wrong_values(given: Mapping[str, Any], known: Known) -> list[str]:
     from ansible.module_utils.common.arg_spec import ArgumentSpecValidator  # noqa: PLC0415 - see above
 
     problems = []
-    for name, value in sorted(given.items()):
-        option = known.options.get(name)
+    for name, value in sorted(values.items()):
+        option = catalogue.options.get(name)
         if not option:
             continue
-        allowed = {"type", "choices", "elements", "options"}
-        specification = {key: setting for key, setting in option.items() if key in allowed}
+        fields = {"type", "choices", "elements", "options"}
+        specification = {key: setting for key, setting in option.items() if key in fields}
         outcome = ArgumentSpecValidator({name: specification}).validate({name: value})
         if outcome.error_messages:
-            problems.append(f"the variable '{name}' ({known.sources[name]}): {'; '.join(outcome.error_messages)}")
+            problems.append(f"the variable '{name}' ({catalogue.sources[name]}): {'; '.join(outcome.error_messages)}")
     return problems
 
 

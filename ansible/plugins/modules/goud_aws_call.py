@@ -49,8 +49,8 @@ def main() -> None:
     try:
         getattr(module.client(service), call)(**module.params["arguments"])
     except ClientError as error:
-        told = error.response.get("Error", {})
-        code, message = str(told.get("Code", "")), str(told.get("Message", error)).rstrip(".")
+        details = error.response.get("Error", {})
+        code, message = str(details.get("Code", "")), str(details.get("Message", error)).rstrip(".")
         module.fail_json(msg=f"Amazon refused {service} {call}: {message} ({code}).", code=code)
     except BotoCoreError as error:
         module.fail_json(

@@ -18,7 +18,7 @@ options:
   calls:
     description: >-
       Name to C(service), C(call) (as boto3 names it), C(arguments) and C(key), the part of the answer that is wanted. A
-      list is read to its last page. What is not there is null.
+      list is read to its last page, of the content of an object the first 64 KiB as text. What does not exist is null.
     type: dict
     required: true
 extends_documentation_fragment: [amazon.aws.common.modules, amazon.aws.region.modules, amazon.aws.boto3]
@@ -37,6 +37,7 @@ RETURN = r"""
 found: {description: "Name to what was found, as boto3 gives it; times as text.", returned: always, type: dict}
 """
 
+MOST_CONTENT = 65536
 ABSENT = ("NoSuch", "NotFound", "ResourceNotFoundException", "404", "ServerSideEncryptionConfigurationNotFoundError")
 ADVICE = {
     "AuthFailure": "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
@@ -49,7 +50,7 @@ ADVICE = {
 
 
 def absent(code: str) -> bool:
-    """Whether an error says no more than that the thing is not there."""
+    """Whether an error says no more than that the resource does not exist."""
     return any(word in code for word in ABSENT)
 
 
@@ -59,18 +60,19 @@ def sentence(call: str, code: str, message: str) -> str:
     return f"Amazon refused {call}: {message.rstrip('.')} ({code}).{advice}"
 
 
-def read(client: Any, wanted: Mapping[str, Any]) -> Any:
-    """The wanted part of one call's answer, all pages of it."""
-    arguments = wanted.get("arguments") or {}
-    key = wanted.get("key")
-    if key and client.can_paginate(wanted["call"]):
-        found: list[Any] = []
-        for page in client.get_paginator(wanted["call"]).paginate(**arguments):
-            found += page.get(key, [])
-        return found
-    answer = getattr(client, wanted["call"])(**arguments)
+def read(client: Any, request: Mapping[str, Any]) -> Any:
+    """The part of one call's answer that the request names, all pages of it."""
+    arguments = request.get("arguments") or {}
+    key = request.get("key")
+    if key and client.can_paginate(request["call"]):
+        items: list[Any] = []
+        for page in client.get_paginator(request["call"]).paginate(**arguments):
+            items += page.get(key, [])
+        return items
+    answer = getattr(client, request["call"])(**arguments)
     answer.pop("ResponseMetadata", None)
-    return answer.get(key) if key else answer
+    value = answer.get(key) if key else answer
+    return value.read(MOST_CONTENT).decode(errors="replace") if hasattr(value, "read") else value
 
 
 def main() -> None:
@@ -79,25 +81,25 @@ def main() -> None:
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - the collection told already that it is missing
 
     clients: dict[str, Any] = {}
-    found: dict[str, Any] = {}
-    for name, wanted in module.params["calls"].items():
-        service = wanted["service"]
+    answers: dict[str, Any] = {}
+    for name, request in module.params["calls"].items():
+        service = request["service"]
         try:
             clients[service] = clients.get(service) or module.client(service)
-            found[name] = read(clients[service], wanted)
+            answers[name] = read(clients[service], request)
         except ClientError as error:
-            told = error.response.get("Error", {})
-            code = str(told.get("Code", ""))
+            details = error.response.get("Error", {})
+            code = str(details.get("Code", ""))
             if not absent(code):
                 module.fail_json(
-                    msg=sentence(f"{service} {wanted['call']}", code, str(told.get("Message", error))), code=code
+                    msg=sentence(f"{service} {request['call']}", code, str(details.get("Message", error))), code=code
                 )
-            found[name] = None
+            answers[name] = None
         except BotoCoreError as error:
             module.fail_json(
                 msg=f"Amazon's API cannot be asked ({error}): set AWS_REGION and credentials, and check the network."
             )
-    module.exit_json(changed=False, found=json.loads(json.dumps(found, default=str)))
+    module.exit_json(changed=False, found=json.loads(json.dumps(answers, default=str)))
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ _DIVIDED = "divided into"
 
 @dataclass
 class Disk:
-    """What there is. Sizes are bytes; `filesystem_bytes` is known of a mounted file system only."""
+    """What was read of it. Sizes are bytes; `filesystem_bytes` is known of a mounted file system only."""
 
     device: str
     present: bool = False
@@ -65,10 +65,10 @@ class Disk:
 
 def run(*command: str) -> str:
     """Return the output of a program that must succeed."""
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ | {"LC_ALL": "C"})
-    if done.returncode != 0:
-        raise OSError(f"{' '.join(command)} failed: {done.stderr.strip() or f'exit {done.returncode}'}")
-    return done.stdout
+    result = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ | {"LC_ALL": "C"})
+    if result.returncode != 0:
+        raise OSError(f"{' '.join(command)} failed: {result.stderr.strip() or f'exit {result.returncode}'}")
+    return result.stdout
 
 
 def size_of(path: Path) -> int:
@@ -97,10 +97,10 @@ def is_block(path: Path) -> bool:
         return False
 
 
-def wait(path: Path, expected: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-    """Wait until the device is there and at least as large as expected; what is missing shows in the reading."""
+def wait(path: Path, minimum: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    """Wait until the device exists and is at least as large as the minimum; what is missing shows in the reading."""
     deadline = clock() + seconds
-    while not (is_block(path) and size_of(path) >= max(expected, 1)):
+    while not (is_block(path) and size_of(path) >= max(minimum, 1)):
         if clock() >= deadline:
             return
         rescan(path)
@@ -162,9 +162,9 @@ def mounts_of(number: int, mountinfo: str) -> list[str]:
 
     A folder of it that is bound elsewhere, such as a container's volume, is a use of the mount and not another one.
     """
-    wanted = f"{os.major(number)}:{os.minor(number)}"
+    device = f"{os.major(number)}:{os.minor(number)}"
     rows = (line.split() for line in mountinfo.splitlines())
-    return sorted({_unescaped(row[4]) for row in rows if len(row) > 4 and row[2] == wanted and row[3] == "/"})
+    return sorted({_unescaped(row[4]) for row in rows if len(row) > 4 and row[2] == device and row[3] == "/"})
 
 
 def _unescaped(text: str) -> str:
@@ -212,44 +212,44 @@ def read(device: str, mount: str) -> Disk:
     return disk
 
 
-def problems(disk: Disk, mount: str, expected: int, waited: int) -> list[str]:
+def problems(disk: Disk, mount: str, minimum: int, seconds: int) -> list[str]:
     """Return one sentence for every reason not to go on."""
     if not disk.present:
-        return [_absent(disk.device, waited)]
+        return [_absent(disk.device, seconds)]
     if disk.bytes == 0:
         return [f"{disk.device} ({disk.real}) has no medium: it was pulled out; attach the disk again"]
     divided = disk.kind.startswith(_DIVIDED) and bool(disk.signatures)  # its partition table tells more
-    found = [] if disk.kind == "disk" or divided else [_not_whole(disk)]
-    if disk.bytes < expected:
-        found.append(
-            f"block device: {disk.device} ({disk.real}) has {disk.bytes} bytes after {waited} s, not {expected}"
+    sentences = [] if disk.kind == "disk" or divided else [_not_whole(disk)]
+    if disk.bytes < minimum:
+        sentences.append(
+            f"block device: {disk.device} ({disk.real}) has {disk.bytes} bytes after {seconds} s, not {minimum}"
             " (the cloud says it resized the disk, this machine does not see it): look at it in the cloud's console;"
             " a reboot makes the machine read it again"
         )
     if divided or (disk.kind == "disk" and not disk.blank and not disk.filesystem):
-        found.append(_foreign(disk))
-    elsewhere = [place for place in disk.mounts if place != mount]
-    if elsewhere:
-        found.append(
-            f"{disk.device} ({disk.real}) is mounted on {', '.join(elsewhere)}, and not only on {mount}:"
+        sentences.append(_foreign(disk))
+    other_mounts = [place for place in disk.mounts if place != mount]
+    if other_mounts:
+        sentences.append(
+            f"{disk.device} ({disk.real}) is mounted on {', '.join(other_mounts)}, and not only on {mount}:"
             " unmount it there, or set data_disk_mount"
         )
     if disk.filesystem_bytes > disk.bytes:
-        found.append(
+        sentences.append(
             f"file system: the {disk.filesystem} on {disk.device} has {disk.filesystem_bytes} bytes, its device only"
             f" {disk.bytes}: the device was made smaller. Stop using it and restore a snapshot"
         )
-    return found + mount_point_problems(disk, Path(mount))
+    return sentences + mount_point_problems(disk, Path(mount))
 
 
-def _absent(device: str, waited: int) -> str:
+def _absent(device: str, seconds: int) -> str:
     path = Path(device)
     if path.exists():
         return f"{device} is no block device: data_disk_device names the wrong thing"
-    here = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
+    names = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
     return (
-        f"{device} is not there after {waited} s: attach the disk, or set data_disk_device."
-        f" In {path.parent} there is: {', '.join(here) or 'nothing'}"
+        f"{device} is not there after {seconds} s: attach the disk, or set data_disk_device."
+        f" In {path.parent} there is: {', '.join(names) or 'nothing'}"
     )
 
 
@@ -266,9 +266,9 @@ def _foreign(disk: Disk) -> str:
     names = [
         str(entry["type"]) + (f" (label {entry['label']})" if entry.get("label") else "") for entry in disk.signatures
     ]
-    seen = ", ".join(dict.fromkeys(names))
+    listing = ", ".join(dict.fromkeys(names))
     return (
-        f"{disk.device} ({disk.real}) has a foreign signature: {seen}. It is not formatted. If its data may go:"
+        f"{disk.device} ({disk.real}) has a foreign signature: {listing}. It is not formatted. If its data may go:"
         f" wipefs --all {disk.device} && blkdiscard -z {disk.device}"
     )
 
@@ -283,7 +283,7 @@ def mount_point_problems(disk: Disk, mount: Path, mountinfo: str | None = None) 
         number = places[str(mount)][2]
         return [f"something else is mounted on {mount} (device {number}): unmount it, or set data_disk_mount"]
     if mount.is_symlink() or (mount.exists() and not mount.is_dir()):
-        return [f"{mount} is no folder: remove it, or set data_disk_mount"]
+        return [f"{mount} is not a folder: remove it, or set data_disk_mount"]
     if mount.is_dir() and any(mount.iterdir()):
         return [
             f"{mount} holds files of the root disk, which the mount would hide: move them away, or set data_disk_mount"
@@ -294,11 +294,11 @@ def mount_point_problems(disk: Disk, mount: Path, mountinfo: str | None = None) 
 def probe(mount: Path) -> str | None:
     """Write on the disk, read it back from the device and not from memory, and remove it; or say what went wrong."""
     path = mount / f".goud-probe-{os.getpid()}"
-    wanted = os.urandom(mmap.PAGESIZE)
+    data = os.urandom(mmap.PAGESIZE)
     try:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         try:
-            os.write(handle, wanted)
+            os.write(handle, data)
             os.fsync(handle)
         finally:
             os.close(handle)
@@ -306,7 +306,7 @@ def probe(mount: Path) -> str | None:
         try:
             with mmap.mmap(-1, mmap.PAGESIZE) as buffer:
                 os.readv(handle, [buffer])
-                found = bytes(buffer)
+                content = bytes(buffer)
         finally:
             os.close(handle)
     except OSError as error:
@@ -314,7 +314,7 @@ def probe(mount: Path) -> str | None:
     finally:
         with suppress(OSError):
             path.unlink()
-    if found != wanted:
+    if content != data:
         return f"{mount} gives back something else than was written: the disk is damaged, replace it"
     return None
 
@@ -331,18 +331,22 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    given = module.params
-    wait(Path(given["device"]), given["expect_bytes"], given["wait_seconds"])
+    parameters = module.params
+    wait(Path(parameters["device"]), parameters["expect_bytes"], parameters["wait_seconds"])
     try:
-        disk = read(given["device"], given["mount"])
-        found = problems(disk, given["mount"], given["expect_bytes"], given["wait_seconds"])
+        disk = read(parameters["device"], parameters["mount"])
+        sentences = problems(disk, parameters["mount"], parameters["expect_bytes"], parameters["wait_seconds"])
     except OSError as error:
-        disk, found = Disk(given["device"]), [f"{given['device']} cannot be read: {error}"]
-    if given["probe"] and not found:
-        told = probe(Path(given["mount"])) if disk.mounted else f"{disk.device} is not mounted on {given['mount']}"
-        found += [told] if told else []
+        disk, sentences = Disk(parameters["device"]), [f"{parameters['device']} cannot be read: {error}"]
+    if parameters["probe"] and not sentences:
+        sentence = (
+            probe(Path(parameters["mount"]))
+            if disk.mounted
+            else f"{disk.device} is not mounted on {parameters['mount']}"
+        )
+        sentences += [sentence] if sentence else []
     slack = disk.bytes - disk.filesystem_bytes
-    module.exit_json(changed=False, disk=asdict(disk), problems=found, growable=disk.mounted and slack > SLACK)
+    module.exit_json(changed=False, disk=asdict(disk), problems=sentences, growable=disk.mounted and slack > SLACK)
 
 
 if __name__ == "__main__":

@@ -85,13 +85,13 @@ class Watch:
 
     def check(self) -> None:
         """Raises Gone with the container's last words."""
-        done = engine(
+        result = engine(
             self._docker, "inspect", "--format",
             "{{.RestartCount}} {{.State.Status}} {{.State.ExitCode}}", self._container,
         )  # fmt: skip
-        if done.returncode != 0:
+        if result.returncode != 0:
             raise Gone(f"there is no container {self._container}")
-        restarts, state, code = done.stdout.split()
+        restarts, state, code = result.stdout.split()
         if self._first is None:
             self._first = int(restarts)
         if state in {"exited", "dead", "created"}:
@@ -101,8 +101,8 @@ class Watch:
             raise Gone(f"it cannot start: it ended {restarts} times{status}. {self._last_words()}")
 
     def _last_words(self) -> str:
-        done = engine(self._docker, "logs", "--tail", "3", self._container)
-        lines = (done.stdout + done.stderr).strip().splitlines()
+        result = engine(self._docker, "logs", "--tail", "3", self._container)
+        lines = (result.stdout + result.stderr).strip().splitlines()
         return f"Its last words: {lines[-1].strip()}" if lines else "It said nothing."
 
 
@@ -126,7 +126,7 @@ def once(url: str, maximum_lag: int, answers: dict[str, Any]) -> str:
 def gate(url: str, watch: Watch, timeout: float, maximum_lag: int) -> dict[str, Any]:
     """Ask until nothing is wrong or the time is over; its answers, with `problem` and `waited`."""
     answers: dict[str, Any] = {"readyz": {}, "health": {}, "metrics": {}}
-    started = time.monotonic()
+    start = time.monotonic()
     while True:
         try:
             problem = once(url, maximum_lag, answers)
@@ -134,7 +134,7 @@ def gate(url: str, watch: Watch, timeout: float, maximum_lag: int) -> dict[str, 
                 watch.check()
         except Gone as error:
             problem, timeout = str(error), 0
-        waited = time.monotonic() - started
+        waited = time.monotonic() - start
         if not problem or waited >= timeout:
             if problem and timeout:
                 problem += f" (waited {waited:.0f} s)"

@@ -40,7 +40,7 @@ found:
   returned: always
   type: dict
 missing:
-  description: Names of C(required) that are not there.
+  description: Names of C(required) that do not exist.
   returned: always
   type: list
 """
@@ -58,15 +58,15 @@ def main() -> None:
     module.params["scopes"] = module.params["scopes"] or [PLATFORM]
     try:
         session = GcpSession(module, "goud").session()
-        found: dict[str, Any] = {
+        resources: dict[str, Any] = {
             name: pages(session, url) if url else None for name, url in module.params["urls"].items()
         }
     except Refused as error:
         module.fail_json(msg=str(error), status=error.status)
     except OSError as error:  # requests' own errors are OSErrors
         module.fail_json(msg=f"Google's API does not answer ({error}): check the network and HTTPS_PROXY.")
-    missing = [name for name in module.params["required"] if not found.get(name)]
-    module.exit_json(changed=False, found=found, missing=missing)
+    missing = [name for name in module.params["required"] if not resources.get(name)]
+    module.exit_json(changed=False, found=resources, missing=missing)
 
 
 if __name__ == "__main__":

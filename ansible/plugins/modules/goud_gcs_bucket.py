@@ -49,63 +49,63 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-bucket: {description: The bucket as the API has it; empty in check mode while there is none., type: dict}
-differences: {description: What was not as asked., returned: always, type: list}
+bucket: {description: The bucket as the API has it; empty in check mode while it does not exist., type: dict}
+differences: {description: Names of the settings that differed., returned: always, type: list}
 """
 
 API = "https://storage.googleapis.com/storage/v1/b"
 DAY = 86400
 
 
-def wanted(given: Mapping[str, Any]) -> dict[str, Any]:
+def bucket_settings(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The settings, as the API writes them."""
     settings: dict[str, Any] = {
-        "storageClass": given["storage_class"],
-        "labels": dict(given["labels"]),
+        "storageClass": parameters["storage_class"],
+        "labels": dict(parameters["labels"]),
         "versioning": {"enabled": True},
         "iamConfiguration": {
             "uniformBucketLevelAccess": {"enabled": True},
             "publicAccessPrevention": "enforced",
         },
-        "lifecycle": {"rule": list(given["lifecycle_rules"])},
-        "softDeletePolicy": {"retentionDurationSeconds": str(given["soft_delete_days"] * DAY)},
+        "lifecycle": {"rule": list(parameters["lifecycle_rules"])},
+        "softDeletePolicy": {"retentionDurationSeconds": str(parameters["soft_delete_days"] * DAY)},
     }
-    if given["retention_days"]:
-        settings["retentionPolicy"] = {"retentionPeriod": str(given["retention_days"] * DAY)}
-    if given["kms_key"]:
-        settings["encryption"] = {"defaultKmsKeyName": given["kms_key"]}
+    if parameters["retention_days"]:
+        settings["retentionPolicy"] = {"retentionPeriod": str(parameters["retention_days"] * DAY)}
+    if parameters["kms_key"]:
+        settings["encryption"] = {"defaultKmsKeyName": parameters["kms_key"]}
     return settings
 
 
-def differences(asked: Any, present: Any, path: str = "") -> list[str]:
-    """Dotted names of the settings that are otherwise."""
-    if isinstance(asked, Mapping):
-        here = present if isinstance(present, Mapping) else {}
+def differences(settings: Any, content: Any, path: str = "") -> list[str]:
+    """Dotted names of the settings that differ."""
+    if isinstance(settings, Mapping):
+        fields = content if isinstance(content, Mapping) else {}
         return [
             name
-            for key, value in asked.items()
-            for name in differences(value, here.get(key), f"{path}.{key}".strip("."))
+            for key, value in settings.items()
+            for name in differences(value, fields.get(key), f"{path}.{key}".strip("."))
         ]
-    if asked == present or (not asked and not present) or str(asked) == str(present):
+    if settings == content or (not settings and not content) or str(settings) == str(content):
         return []
     return [path]
 
 
 def policy_with(policy: Mapping[str, Any], grants: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The bindings in which each named member has exactly its roles."""
-    ours = {grant["member"] for grant in grants}
+    grantees = {grant["member"] for grant in grants}
     bindings = []
     for binding in policy.get("bindings", []):
-        members = [member for member in binding.get("members", []) if member not in ours]
+        members = [member for member in binding.get("members", []) if member not in grantees]
         bindings.append({**binding, "members": members})
     for grant in grants:
         place = {"role": grant["role"]} | ({"condition": grant["condition"]} if grant.get("condition") else {})
-        home = next((one for one in bindings if _place(one) == _place(place)), None)
+        home = next((binding for binding in bindings if _place(binding) == _place(place)), None)
         if home is None:
             home = {**place, "members": []}
             bindings.append(home)
         home["members"].append(grant["member"])
-    return [{**one, "members": sorted(one["members"])} for one in bindings if one["members"]]
+    return [{**binding, "members": sorted(binding["members"])} for binding in bindings if binding["members"]]
 
 
 def _place(binding: Mapping[str, Any]) -> tuple[str, str]:
@@ -115,65 +115,69 @@ def _place(binding: Mapping[str, Any]) -> tuple[str, str]:
 
 def normal(bindings: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     """Bindings without their order."""
-    return sorted((*_place(one), member) for one in bindings for member in one["members"])
+    return sorted((*_place(binding), member) for binding in bindings for member in binding["members"])
 
 
-def settle(session: Session, given: Mapping[str, Any], project: str, *, check: bool) -> dict[str, Any]:
-    """Make bucket and policy as asked; with `check` only tell. Raises Refused."""
-    name = given["name"]
-    present = call(session, "GET", f"{API}/{name}", absent=True)
-    asked = wanted(given)
-    told = ["bucket"] if present is None else differences(asked, present)
-    if present is not None and str(present["location"]).upper() != given["location"].upper():
+def settle(session: Session, parameters: Mapping[str, Any], project: str, *, check: bool) -> dict[str, Any]:
+    """Make bucket and policy as asked; with `check` only name the changes. Raises Refused."""
+    name = parameters["name"]
+    bucket = call(session, "GET", f"{API}/{name}", absent=True)
+    settings = bucket_settings(parameters)
+    changes = ["bucket"] if bucket is None else differences(settings, bucket)
+    if bucket is not None and str(bucket["location"]).upper() != parameters["location"].upper():
         raise Refused(
             0,
-            f"the bucket {name} is in {present['location']}, not in {given['location']}: a bucket cannot move. "
+            f"the bucket {name} is in {bucket['location']}, not in {parameters['location']}: a bucket cannot move. "
             "Name another bucket (cloud_bucket_name), or its own location.",
         )
-    if told and not check:
-        if present is None:
-            body = {"name": name, "location": given["location"].upper(), **asked}
-            present = call(session, "POST", f"{API}?project={project}", body) or {}
+    if changes and not check:
+        if bucket is None:
+            body = {"name": name, "location": parameters["location"].upper(), **settings}
+            bucket = call(session, "POST", f"{API}?project={project}", body) or {}
         else:
-            present = call(session, "PATCH", f"{API}/{name}", asked) or {}
-    told += _lock(session, given, present, check=check)
-    told += _grant(session, given, present, check=check)
-    return {"changed": bool(told), "differences": told, "bucket": present or {}}
+            bucket = call(session, "PATCH", f"{API}/{name}", settings) or {}
+    changes += _lock(session, parameters, bucket, check=check)
+    changes += _grant(session, parameters, bucket, check=check)
+    return {"changed": bool(changes), "differences": changes, "bucket": bucket or {}}
 
 
-def _lock(session: Session, given: Mapping[str, Any], present: Mapping[str, Any] | None, *, check: bool) -> list[str]:
-    if not (given["retention_locked"] and given["retention_days"]):
+def _lock(
+    session: Session, parameters: Mapping[str, Any], bucket: Mapping[str, Any] | None, *, check: bool
+) -> list[str]:
+    if not (parameters["retention_locked"] and parameters["retention_days"]):
         return []
-    if present and (present.get("retentionPolicy") or {}).get("isLocked"):
+    if bucket and (bucket.get("retentionPolicy") or {}).get("isLocked"):
         return []
-    if present and not check:
-        generation = present["metageneration"]
-        call(session, "POST", f"{API}/{given['name']}/lockRetentionPolicy?ifMetagenerationMatch={generation}")
+    if bucket and not check:
+        generation = bucket["metageneration"]
+        call(session, "POST", f"{API}/{parameters['name']}/lockRetentionPolicy?ifMetagenerationMatch={generation}")
     return ["retentionPolicy.isLocked"]
 
 
-def _grant(session: Session, given: Mapping[str, Any], present: Mapping[str, Any] | None, *, check: bool) -> list[str]:
-    if not given["grants"]:
+def _grant(
+    session: Session, parameters: Mapping[str, Any], bucket: Mapping[str, Any] | None, *, check: bool
+) -> list[str]:
+    if not parameters["grants"]:
         return []
-    if not present:
+    if not bucket:
         return ["policy"]
-    url = f"{API}/{given['name']}/iam?optionsRequestedPolicyVersion=3"
+    url = f"{API}/{parameters['name']}/iam?optionsRequestedPolicyVersion=3"
     policy = call(session, "GET", url) or {}
-    bindings = policy_with(policy, given["grants"])
+    bindings = policy_with(policy, parameters["grants"])
     if normal(bindings) == normal(policy.get("bindings", [])):
         return []
     if not check:
         # The etag makes it fail when somebody else changed the policy meanwhile.
-        version = 3 if any(one.get("condition") for one in bindings) else policy.get("version", 1)
+        version = 3 if any(binding.get("condition") for binding in bindings) else policy.get("version", 1)
         body = {"version": version, "etag": policy.get("etag"), "bindings": bindings}
-        call(session, "PUT", f"{API}/{given['name']}/iam", body)
+        call(session, "PUT", f"{API}/{parameters['name']}/iam", body)
     return ["policy"]
 
 
 def main() -> None:
     """Entry point of the module."""
-    named = {"type": "str", "required": True}
-    grant = {"member": named, "role": named, "condition": {"type": "dict"}}
+    text = {"type": "str", "required": True}
+    grant = {"member": text, "role": text, "condition": {"type": "dict"}}
     module = GcpModule(
         argument_spec={
             "name": {"type": "str", "required": True},

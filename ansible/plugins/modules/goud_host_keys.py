@@ -57,7 +57,7 @@ class WrongKey(Exception):
 
 def cleaned(keys: Sequence[str]) -> list[str]:
     """`type base64` of each key that is one, without comments, sorted."""
-    found = set()
+    lines = set()
     for text in keys:
         words = text.split()
         if len(words) < 2 or words[0] not in KINDS:
@@ -66,8 +66,8 @@ def cleaned(keys: Sequence[str]) -> list[str]:
             base64.b64decode(words[1], validate=True)
         except binascii.Error:
             continue
-        found.add(f"{words[0]} {words[1]}")
-    return sorted(found)
+        lines.add(f"{words[0]} {words[1]}")
+    return sorted(lines)
 
 
 def document(machines: Sequence[Mapping[str, Any]]) -> str:
@@ -85,20 +85,20 @@ def document(machines: Sequence[Mapping[str, Any]]) -> str:
 
 def scanned(scan: str, address: str) -> list[str]:
     """The keys that SSH at an address shows now; none while nobody answers."""
-    done = subprocess.run(
+    result = subprocess.run(
         [scan, "-T", str(SCAN_SECONDS), "-t", "ed25519,ecdsa,rsa", address], check=False, capture_output=True, text=True
     )
-    return cleaned([line.split(" ", 1)[1] for line in done.stdout.splitlines() if line.startswith(f"{address} ")])
+    return cleaned([line.split(" ", 1)[1] for line in result.stdout.splitlines() if line.startswith(f"{address} ")])
 
 
 def prove(scan: str, machine: Mapping[str, Any], deadline: float) -> None:
     """Wait until the machine answers with a key that the provider told. Raises WrongKey."""
-    told = set(cleaned(machine["keys"]))
+    provider_keys = set(cleaned(machine["keys"]))
     while True:
-        shown = scanned(scan, machine["address"])
-        if told & set(shown):
+        host_keys = scanned(scan, machine["address"])
+        if provider_keys & set(host_keys):
             return
-        if shown:
+        if host_keys:
             raise WrongKey(
                 f"{machine['alias']} at {machine['address']} shows a host key that the provider does not tell: either "
                 "somebody is in between, or its keys were made anew. Nothing was trusted; compare them in the console."
@@ -137,20 +137,20 @@ def main() -> None:
     )
     path = Path(module.params["path"])
     scan = module.get_bin_path("ssh-keyscan", required=True)
-    started = time.monotonic()
+    start = time.monotonic()
     try:
         text = document(module.params["machines"])
         before = path.read_text(encoding="utf-8") if path.exists() else ""
         if not module.check_mode:
-            for one in module.params["machines"]:
-                prove(scan, one, time.monotonic() + module.params["timeout"])
+            for entry in module.params["machines"]:
+                prove(scan, entry, time.monotonic() + module.params["timeout"])
             if text != before:
                 write(path, text)
     except (WrongKey, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(
         changed=text != before,
-        waited=round(time.monotonic() - started, 1),
+        waited=round(time.monotonic() - start, 1),
         diff={"before": before, "after": text, "before_header": str(path), "after_header": str(path)},
     )
 

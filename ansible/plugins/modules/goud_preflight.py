@@ -48,15 +48,15 @@ def engine_problem(minimum: str, docker: str | None) -> str | None:
     if docker is None:
         return "Docker is not installed: ./run up installs it here, the role container_engine on hosts"
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             [docker, "version", "--format", "{{.Server.Version}}"],
             check=False, capture_output=True, text=True, timeout=20,
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return "Docker Engine did not answer within 20 s: restart it (systemctl restart docker)"
-    version = done.stdout.strip()
-    if done.returncode != 0 or not version:
-        cause = (done.stderr.strip().splitlines() or ["no answer"])[-1]
+    version = result.stdout.strip()
+    if result.returncode != 0 or not version:
+        cause = (result.stderr.strip().splitlines() or ["no answer"])[-1]
         if "permission denied" in cause.lower():
             return f"this account may not use Docker Engine ({cause}): add it to the group docker and log in again"
         return f"Docker Engine does not answer ({cause}): start it with scripts/bootstrap, or systemctl start docker"
@@ -70,37 +70,37 @@ def numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", re.split(r"[+-]", version, maxsplit=1)[0]))
 
 
-def disk_problem(path: Path, needed_mb: int) -> str | None:
+def disk_problem(path: Path, minimum_mb: int) -> str | None:
     """Return what is wrong with the space at `path` (or the nearest folder above it that exists)."""
     while not path.exists():
         path = path.parent
     free_mb = shutil.disk_usage(path).free // 2**20
-    if free_mb >= needed_mb:
+    if free_mb >= minimum_mb:
         return None
-    return f"only {free_mb} MiB are free at {path}, {needed_mb} MiB are needed: free some, or ./run prune old images"
+    return f"only {free_mb} MiB are free at {path}, {minimum_mb} MiB are needed: free some, or ./run prune old images"
 
 
-def memory_problem(meminfo: str, needed_mb: int) -> str | None:
+def memory_problem(meminfo: str, minimum_mb: int) -> str | None:
     """Return what is wrong with the available memory, from the text of /proc/meminfo."""
     match = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo, re.MULTILINE)
     if match is None:
         return None
     available_mb = int(match[1]) // 1024
-    if available_mb >= needed_mb:
+    if available_mb >= minimum_mb:
         return None
-    return f"only {available_mb} MiB of memory are available, {needed_mb} MiB are needed: stop something first"
+    return f"only {available_mb} MiB of memory are available, {minimum_mb} MiB are needed: stop something first"
 
 
-def clock_problem(now: float, controller: float, allowed: int, earliest: int) -> str | None:
+def clock_problem(now: float, controller: float, tolerance: int, earliest: int) -> str | None:
     """Return what is wrong with this host's clock (Unix seconds); `controller` was read before it was asked.
 
     Being ahead cannot be told here, because a busy machine answers late: the role compares `clock` afterwards.
     """
     if now < earliest:
         return f"the clock says {time.strftime('%Y-%m-%d', time.gmtime(now))}, which cannot be: set it (timedatectl)"
-    if controller - now > allowed:
+    if controller - now > tolerance:
         return (
-            f"the clock is {now - controller:+.0f} s off the controller's, {allowed} s are allowed: "
+            f"the clock is {now - controller:+.0f} s off the controller's, {tolerance} s are allowed: "
             "start time synchronisation (timedatectl set-ntp true)"
         )
     return None
@@ -108,15 +108,15 @@ def clock_problem(now: float, controller: float, allowed: int, earliest: int) ->
 
 def listening(tcp: str, tcp6: str) -> dict[tuple[str, int], int]:
     """Return (address, port) -> inode of every listening socket, from the texts of /proc/net/tcp and tcp6."""
-    found: dict[tuple[str, int], int] = {}
+    inodes: dict[tuple[str, int], int] = {}
     for text in (tcp, tcp6):
         for line in text.splitlines()[1:]:
             fields = line.split()
             if len(fields) < 10 or fields[3] != _LISTENING:
                 continue
             address, port = fields[1].split(":")
-            found[(_address(address), int(port, 16))] = int(fields[9])
-    return found
+            inodes[(_address(address), int(port, 16))] = int(fields[9])
+    return inodes
 
 
 def _address(text: str) -> str:
@@ -134,10 +134,10 @@ def _address(text: str) -> str:
 
 def holder(inode: int, proc: Path = Path("/proc")) -> str | None:
     """Return `name (pid N)` of the process that holds a socket, or None when it may not be seen."""
-    wanted = f"socket:[{inode}]"
+    target = f"socket:[{inode}]"
     for directory in proc.glob("[0-9]*"):
         try:
-            if any(str(link.readlink()) == wanted for link in (directory / "fd").iterdir()):
+            if any(str(link.readlink()) == target for link in (directory / "fd").iterdir()):
                 return f"{(directory / 'comm').read_text().strip()} (pid {directory.name})"
         except OSError:
             continue  # another account's process, or one that has just ended
@@ -148,28 +148,28 @@ def publishers(docker: str | None) -> dict[tuple[str, int], str]:
     """Return (address, host port) -> container name, for what running containers publish."""
     if docker is None:
         return {}
-    done = subprocess.run(
+    result = subprocess.run(
         [docker, "ps", "--format", "{{json .}}"], check=False, capture_output=True, text=True, timeout=20
     )
-    found: dict[tuple[str, int], str] = {}
-    for line in done.stdout.splitlines() if done.returncode == 0 else []:
+    names: dict[tuple[str, int], str] = {}
+    for line in result.stdout.splitlines() if result.returncode == 0 else []:
         row = json.loads(line)
         for address, first, last in re.findall(r"([^\s,]+):(\d+)(?:-(\d+))?->", str(row.get("Ports", ""))):
             ports = range(int(first), int(last or first) + 1)
-            found |= {(address.strip("[]"), port): str(row["Names"]) for port in ports}
-    return found
+            names |= {(address.strip("[]"), port): str(row["Names"]) for port in ports}
+    return names
 
 
 def port_problems(
-    wanted: Sequence[Mapping[str, Any]], sockets: Mapping[tuple[str, int], int],
-    published: Mapping[tuple[str, int], str], ours: Sequence[str],
+    ports: Sequence[Mapping[str, Any]], sockets: Mapping[tuple[str, int], int],
+    names: Mapping[tuple[str, int], str], containers: Sequence[str],
 ) -> list[str]:  # fmt: skip
-    """Return one sentence for every wanted port that somebody else holds."""
+    """Return one sentence for every one of these ports that somebody else holds."""
     problems = []
-    for entry in wanted:
+    for entry in ports:
         address, port = str(entry.get("address") or "127.0.0.1"), int(entry["port"])
-        owner = _at(published, address, port)
-        if owner is not None and (owner in ours or owner == entry.get("container")):
+        owner = _at(names, address, port)
+        if owner is not None and (owner in containers or owner == entry.get("container")):
             continue
         inode = _at(sockets, address, port)
         if inode is None:
@@ -182,10 +182,10 @@ def port_problems(
     return problems
 
 
-def _at(held: Mapping[tuple[str, int], T], address: str, port: int) -> T | None:
+def _at(holders: Mapping[tuple[str, int], T], address: str, port: int) -> T | None:
     """What takes this port at this address; the same port at another address of the host takes nothing."""
-    places = (place for place in held if place[1] == port and (place[0] in {address, *_ANY} or address in _ANY))
-    return next((held[place] for place in places), None)
+    places = (place for place in holders if place[1] == port and (place[0] in {address, *_ANY} or address in _ANY))
+    return next((holders[place] for place in places), None)
 
 
 def main() -> None:
@@ -204,19 +204,23 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    given = module.params
+    parameters = module.params
     docker = module.get_bin_path("docker")
     net = Path("/proc/net")
     sockets = listening(*((net / name).read_text() if (net / name).exists() else "" for name in ("tcp", "tcp6")))
-    engine = engine_problem(given["engine_minimum"], docker)
-    found = [
+    engine = engine_problem(parameters["engine_minimum"], docker)
+    problems = [
         engine,
-        disk_problem(Path(given["disk_path"]), given["disk_free_mb"]),
-        memory_problem(Path("/proc/meminfo").read_text(), given["memory_free_mb"]),
-        clock_problem(time.time(), given["controller_time"], given["clock_skew_seconds"], given["earliest_time"]),
-        *port_problems(given["ports"], sockets, publishers(docker) if engine is None else {}, given["containers"]),
+        disk_problem(Path(parameters["disk_path"]), parameters["disk_free_mb"]),
+        memory_problem(Path("/proc/meminfo").read_text(), parameters["memory_free_mb"]),
+        clock_problem(
+            time.time(), parameters["controller_time"], parameters["clock_skew_seconds"], parameters["earliest_time"]
+        ),
+        *port_problems(
+            parameters["ports"], sockets, publishers(docker) if engine is None else {}, parameters["containers"]
+        ),
     ]
-    module.exit_json(changed=False, clock=time.time(), problems=[problem for problem in found if problem])
+    module.exit_json(changed=False, clock=time.time(), problems=[problem for problem in problems if problem])
 
 
 if __name__ == "__main__":

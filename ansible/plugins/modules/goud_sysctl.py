@@ -58,29 +58,33 @@ def differing(settings: Mapping[str, object], root: Path) -> dict[str, tuple[str
 
 
 def apply(
-    wrong: Mapping[str, tuple[str | None, str]], optional: Collection[str], root: Path
+    differences: Mapping[str, tuple[str | None, str]], optional: Collection[str], root: Path
 ) -> tuple[list[str], list[str], list[str]]:
     """Set what differs; return the names that were set, the refusals that matter, and those that may be."""
-    done: list[str] = []
+    names: list[str] = []
     problems: list[str] = []
-    refused: list[str] = []
-    for key, (_, value) in wrong.items():
+    refusals: list[str] = []
+    for key, (_, value) in differences.items():
         problem = write(key, value, root)
         if problem is None:
-            done.append(key)
+            names.append(key)
         else:
-            (refused if key in optional else problems).append(problem)
-    return done, problems, refused
+            (refusals if key in optional else problems).append(problem)
+    return names, problems, refusals
 
 
 def plan(
-    wrong: Mapping[str, tuple[str | None, str]], optional: Collection[str], root: Path
+    differences: Mapping[str, tuple[str | None, str]], optional: Collection[str], root: Path
 ) -> tuple[list[str], list[str], list[str]]:
     """Return what `apply` would, as far as it can be told without writing."""
-    missing = [key for key in wrong if not path_of(key, root).exists()]
-    told = {key: f"{key}: this kernel has no such setting" for key in missing}
-    problems = [text for key, text in told.items() if key not in optional]
-    return [key for key in wrong if key not in missing], problems, [told[key] for key in missing if key in optional]
+    missing = [key for key in differences if not path_of(key, root).exists()]
+    sentences = {key: f"{key}: this kernel has no such setting" for key in missing}
+    problems = [text for key, text in sentences.items() if key not in optional]
+    return (
+        [key for key in differences if key not in missing],
+        problems,
+        [sentences[key] for key in missing if key in optional],
+    )
 
 
 def main() -> None:
@@ -94,14 +98,16 @@ def main() -> None:
     )
     root = Path("/proc/sys")
     optional = module.params["optional"]
-    wrong = differing(module.params["settings"], root)
-    done, problems, refused = plan(wrong, optional, root) if module.check_mode else apply(wrong, optional, root)
-    lines = [(f"{key} = {wrong[key][0]}\n", f"{key} = {wrong[key][1]}\n") for key in done]
-    told = {"before": "".join(line[0] for line in lines), "after": "".join(line[1] for line in lines)}
+    differences = differing(module.params["settings"], root)
+    names, problems, refusals = (
+        plan(differences, optional, root) if module.check_mode else apply(differences, optional, root)
+    )
+    lines = [(f"{key} = {differences[key][0]}\n", f"{key} = {differences[key][1]}\n") for key in names]
+    diff = {"before": "".join(line[0] for line in lines), "after": "".join(line[1] for line in lines)}
     if problems:
         hint = "correct host_baseline_sysctl, or name what this kernel may refuse in host_baseline_sysctl_optional"
-        module.fail_json(msg="\n".join([*problems, hint]), changed=bool(done), refused=refused, diff=told)
-    module.exit_json(changed=bool(done), refused=refused, diff=told)
+        module.fail_json(msg="\n".join([*problems, hint]), changed=bool(names), refused=refusals, diff=diff)
+    module.exit_json(changed=bool(names), refused=refusals, diff=diff)
 
 
 if __name__ == "__main__":
