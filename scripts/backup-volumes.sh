@@ -9,6 +9,7 @@
 #       --cold              stop the node for its backup, and start it again afterwards, whatever happens
 # Exit status: 0 the backup is made and was read back; else that of the tool that failed.
 set -euo pipefail
+unset CDPATH
 
 usage() { sed -n '4,10p' "$0" | cut -c3-; }
 die() {
@@ -28,7 +29,7 @@ while (($#)); do
     --keep-running) ;;
     --cold) options+=(-e backup_cold=true) ;;
     -e | --environment | -d | --dest | -c | --cloud)
-        (($# >= 2)) || die "$1 needs a value"
+        [[ -n ${2:-} ]] || die "$1 needs a value"
         case $1 in
         -e | --environment) environment=$2 ;;
         -d | --dest) options+=(-e "backup_dest=$(realpath -m -- "$2")") ;;

@@ -60,16 +60,16 @@ def percentile(values: Iterable[float], share: float) -> float:
 def load(url: str, writers: int, seconds: float, pause: float = 0.0) -> tuple[float, float, float]:
     """Writes per second, median and 99th percentile in milliseconds, by `writers` clients that pause after each."""
     crew = [Writer(Account(url), pause=pause) for _ in range(writers)]
-    started = time.monotonic()
+    start = time.monotonic()
     for writer in crew:
         writer.start()
     time.sleep(seconds)
     for writer in crew:
         writer.finish()
-    elapsed = time.monotonic() - started
-    failed = sum(len(writer.failed) for writer in crew)
-    if failed:
-        raise RuntimeError(f"{failed} writes failed under load: the figures would be of something else")
+    elapsed = time.monotonic() - start
+    failures = sum(len(writer.failed) for writer in crew)
+    if failures:
+        raise RuntimeError(f"{failures} writes failed under load: the figures would be of something else")
     latencies = [write.latency * 1000 for writer in crew for write in writer.acknowledged]
     return len(latencies) / elapsed, percentile(latencies, 0.5), percentile(latencies, 0.99)
 
@@ -87,9 +87,9 @@ def submits(cluster: Cluster, rounds: int, writers: int, seconds: float) -> list
         for name, url in doors.items():
             results[name].append(load(url, writers, seconds))
     return [
-        Figure(f"{what} {name}, {writers} clients", unit, tuple(row[column] for row in rows))
+        Figure(f"{quantity} {name}, {writers} clients", unit, tuple(row[column] for row in rows))
         for name, rows in results.items()
-        for column, (what, unit) in enumerate(UNITS)
+        for column, (quantity, unit) in enumerate(UNITS)
     ]
 
 
@@ -97,13 +97,13 @@ def gap_around(cluster: Cluster, act: Callable[[], None], mend: Callable[[], Non
     """Seconds without an acknowledged write around `act`, for a client that keeps asking."""
     with writing(1) as writers:
         time.sleep(1)
-        begun = time.monotonic()
+        start = time.monotonic()
         act()
-        wait_until("writes to resume", lambda: any(w.started > begun + 0.1 for w in writers[0].acknowledged))
+        wait_until("writes to resume", lambda: any(write.started > start + 0.1 for write in writers[0].acknowledged))
         time.sleep(4)  # a second stumble would count too
         mend()
     cluster.wait_ready()
-    return longest_gap(writers[0].acknowledged, begun - 0.5)
+    return longest_gap(writers[0].acknowledged, start - 0.5)
 
 
 def failover(cluster: Cluster, rounds: int) -> list[Figure]:
@@ -168,17 +168,17 @@ def checkpoint(cluster: Cluster, megabytes: int, rounds: int) -> list[Figure]:
         for thread in threads:
             thread.start()
             stack.callback(thread.join)
-    restarted = [member for member in ETCD if cluster.container(member).attrs["RestartCount"]]
-    if restarted:
-        raise RuntimeError(f"the engine had to restart {', '.join(restarted)} under large blocks: see docker inspect")
+    members = [member for member in ETCD if cluster.container(member).attrs["RestartCount"]]
+    if members:
+        raise RuntimeError(f"the engine had to restart {', '.join(members)} under large blocks: see docker inspect")
     node = cluster.proposer()
-    used = Cluster.volume(node)["disk_used_mb"]
+    size = Cluster.volume(node)["disk_used_mb"]
     times = []
     for _ in track(range(rounds), "checkpoints", console=console):
         answer = json.loads(cluster.run_in(node, "goud-node", "admin", "checkpoint", "create", "--json"))
         times.append(float(answer["seconds"]) * 1000)
         cluster.run_in(node, "goud-node", "admin", "checkpoint", "release", str(answer["id"]))
-    return [Figure(f"checkpoint of {used} MB", "ms", tuple(times))]
+    return [Figure(f"checkpoint of {size} MB", "ms", tuple(times))]
 
 
 def fill(megabytes: int) -> None:
@@ -194,29 +194,29 @@ def backing_up(node: str) -> Iterator[list[float]]:
     Yields the seconds of each time.
     """
     home = STATE / node / "backup"
-    done: list[float] = []
-    over = threading.Event()
+    durations: list[float] = []
+    end = threading.Event()
 
     def work(outbox: Path) -> None:
         environment = {**os.environ, "GOUD_BACKUP_INCOMING": str(outbox)}
-        while not over.is_set():
-            begun = time.monotonic()
+        while not end.is_set():
+            start = time.monotonic()
             for words in (["create"], ["verify"], ["export", "--to", "/incoming"]):
                 command = [str(home / "goud-backup"), *words, "--json"]
                 subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=environment)
-            done.append(time.monotonic() - begun)
+            durations.append(time.monotonic() - start)
             for path in outbox.iterdir():
                 path.unlink()
 
     with ThreadPoolExecutor(1) as pool, TemporaryDirectory() as outbox:
         owner = (home / "cache").stat()
         os.chown(outbox, owner.st_uid, owner.st_gid)
-        working = pool.submit(work, Path(outbox))
+        work_future = pool.submit(work, Path(outbox))
         try:
-            yield done
+            yield durations
         finally:
-            over.set()
-        working.result()
+            end.set()
+        work_future.result()
 
 
 def beside_backups(cluster: Cluster, rounds: int, writers: int, seconds: float) -> list[Figure]:
@@ -226,20 +226,22 @@ def beside_backups(cluster: Cluster, rounds: int, writers: int, seconds: float) 
     """
     figures = []
     for crew, pause in ((writers, 0.0), CALM):
-        alone, beside, backups = [], [], []
+        baseline, contention, backup_durations = [], [], []
         for _ in track(range(rounds), "writes during backups", console=console):
             proposer = cluster.proposer()
-            alone.append(load(BALANCER, crew, seconds, pause))
-            with backing_up(next(node for node in NODES if node != proposer)) as done:
-                beside.append(load(BALANCER, crew, seconds, pause))
-            backups += done
+            baseline.append(load(BALANCER, crew, seconds, pause))
+            with backing_up(next(node for node in NODES if node != proposer)) as durations:
+                contention.append(load(BALANCER, crew, seconds, pause))
+            backup_durations += durations
         clients = f"{crew} clients" + (f" that pause {pause * 1000:.0f} ms" if pause else "")
         figures += [
-            Figure(f"{what} {when}, {clients}", unit, tuple(row[column] for row in rows))
-            for column, (what, unit) in enumerate(UNITS)
-            for when, rows in (("without a backup", alone), ("during backups", beside))
+            Figure(f"{quantity} {when}, {clients}", unit, tuple(row[column] for row in rows))
+            for column, (quantity, unit) in enumerate(UNITS)
+            for when, rows in (("without a backup", baseline), ("during backups", contention))
         ]
-        figures.append(Figure(f"a backup made, read back and put into an archive, {clients}", "s", tuple(backups)))
+        figures.append(
+            Figure(f"a backup made, read back and put into an archive, {clients}", "s", tuple(backup_durations))
+        )
     return figures
 
 

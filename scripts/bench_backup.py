@@ -47,7 +47,7 @@ BATCH = 50
 MEMORY = Path("/dev/shm")  # noqa: S108  # the tools make names of their own in it
 ROUNDS = 7
 """Of the steps that take less than a second."""
-NEEDED = {"restic": "apt-get install restic", "borg": "apt-get install borgbackup", "pigz": "apt-get install pigz"}
+PACKAGES = {"restic": "apt-get install restic", "borg": "apt-get install borgbackup", "pigz": "apt-get install pigz"}
 Command = Sequence[str] | str
 
 
@@ -98,8 +98,8 @@ def _blocks(ledger: Ledger, count: int) -> list[Block]:
         ]
         if height == 1:
             body = [AccountCreate("alice", b"h" * 32, b"s" * 16, 5).encode()]
-        at = GENESIS.created_ms + 1000 * height
-        blocks.append(build(tip, body, proposer="node1", key=KEYS["node1"], timestamp_ms=at))
+        timestamp = GENESIS.created_ms + 1000 * height
+        blocks.append(build(tip, body, proposer="node1", key=KEYS["node1"], timestamp_ms=timestamp))
         tip = blocks[-1].header
     return blocks
 
@@ -110,13 +110,13 @@ def _certificate(block: Block) -> Certificate:
 
 def prepare(state: Path, gigabytes: float) -> Path:
     """The source data directory, made once and kept."""
-    data, done = state / "data", state / "data.done"
-    if not done.exists():
+    data, marker = state / "data", state / "data.done"
+    if not marker.exists():
         shutil.rmtree(data, ignore_errors=True)
         state.mkdir(parents=True, exist_ok=True)
         print(f"building {gigabytes} GB of blocks in {data} (kept for the next run)", flush=True)
         grow(data, int(gigabytes * 1e9 / (COLLECTIONS * (COLLECTION_BYTES + 400))))
-        done.write_text(json.dumps({"gigabytes": gigabytes}))
+        marker.write_text(json.dumps({"gigabytes": gigabytes}))
     return data
 
 
@@ -165,79 +165,82 @@ class Bench:
             stored_mb=round(size / MB, 1),
         )
         self.costs.append(cost)
-        each = "" if rounds == 1 else f" (of {', '.join(str(cost.seconds) for cost in costs)})"
+        details = "" if rounds == 1 else f" (of {', '.join(str(cost.seconds) for cost in costs)})"
         print(
-            f"  {cost.seconds} s{each}, {cost.cpu} s CPU, {cost.memory_mb:.0f} MB, stored {cost.stored_mb} MB",
+            f"  {cost.seconds} s{details}, {cost.cpu} s CPU, {cost.memory_mb:.0f} MB, stored {cost.stored_mb} MB",
             flush=True,
         )
 
     def _once(self, tool: str, step: str, command: Command, cwd: Path | None) -> Cost:
         shell = ["bash", "-o", "pipefail", "-c", command] if isinstance(command, str) else list(command)
-        began = time.perf_counter()
+        start = time.perf_counter()
         log = self.work / "last.log"
         with log.open("wb") as output:
             process = subprocess.Popen(shell, stdout=output, stderr=subprocess.STDOUT, env=self.environment, cwd=cwd)
             _, status, usage = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start
         if process.returncode:
             sys.exit(f"{tool} {step} failed:\n{log.read_text(errors='replace')[-3000:]}")
         cpu = usage.ru_utime + usage.ru_stime
         return Cost(tool, step, round(seconds, 2), round(cpu, 2), round(usage.ru_maxrss / 1000, 0), 0)
 
 
-def goud(bench: Bench, data: Path, more: Callable[[], None], identity: Path | None = None, recipient: str = "") -> None:
+def goud(
+    bench: Bench, data: Path, change: Callable[[], None], identity: Path | None = None, recipient: str = ""
+) -> None:
     """Our own engine, plain or encrypted."""
     name = "goud-backup" if identity is None else "goud-backup encrypted"
     folder = bench.work / name.replace(" ", "-")
     repository = folder / "repository"
     base = [sys.executable, "-m", "goud_backup.cli"]
-    at = ["-r", f"file://{repository}"]
+    location = ["-r", f"file://{repository}"]
     folder.mkdir(parents=True)
     key = folder / "node.key"
     KEYS["node1"].save(key)
-    sealed = [] if identity is None else ["--recipient", recipient]
-    opened = [] if identity is None else ["--identity", str(identity)]
-    create = [*base, "create", *at, "--data-dir", str(data), "--cache-dir", str(folder / "cache"), *sealed]
-    subprocess.run(
-        [*base, "init", *at, "--genesis", str(bench.work / "genesis.json"), *sealed], check=True, env=bench.environment
-    )
+    recipients = [] if identity is None else ["--recipient", recipient]
+    identities = [] if identity is None else ["--identity", str(identity)]
+    create = [*base, "create", *location, "--data-dir", str(data), "--cache-dir", str(folder / "cache"), *recipients]
+    init = [*base, "init", *location, "--genesis", str(bench.work / "genesis.json"), *recipients]
+    subprocess.run(init, check=True, env=bench.environment)
     bench.run(name, "full", create, repository)
     bench.median(name, "unchanged", create, repository, lambda: None)
-    bench.median(name, "1 % more", create, repository, more)
+    bench.median(name, "1 % more", create, repository, change)
     target = folder / "restored"
     target.mkdir()
-    bench.run(name, "verify (hashes)", [*base, "verify", *at, "--no-record"], repository)
-    restore = [*base, "restore", *at, "--data-dir", str(target), "--yes", "--exact", *opened]
+    bench.run(name, "verify (hashes)", [*base, "verify", *location, "--no-record"], repository)
+    restore = [*base, "restore", *location, "--data-dir", str(target), "--yes", "--exact", *identities]
     bench.run(name, "restore, proven", restore, repository)
     shutil.rmtree(target)
-    deep = [*base, "verify", "--deep", "--quick", *at, "--scratch", str(folder), "--key", str(key), *opened]
+    deep = [*base, "verify", "--deep", "--quick", *location, "--scratch", str(folder), "--key", str(key), *identities]
     bench.run(name, "deep verify, recorded", deep, repository)
     target.mkdir()
     bench.run(name, "restore, proven, by the record", restore, repository)
     shutil.rmtree(target)
     target.mkdir()
     fetch = [sys.executable, str(Path(__file__)), "--fetch", str(repository), str(target)]
-    bench.run(name, "restore, hashes only", [*fetch, *opened], repository)
+    bench.run(name, "restore, hashes only", [*fetch, *identities], repository)
     shutil.rmtree(target)
-    ship = [*base, "ship", *at, "--data-dir", str(data), "--from-genesis", *sealed]
+    ship = [*base, "ship", *location, "--data-dir", str(data), "--from-genesis", *recipients]
     bench.run(name, "ship every block", ship, repository / "segments")
     archives = folder / "archives"
-    bench.run(name, "archive out of it", [*base, "export", *at, "--to", str(archives), *opened], archives)
+    bench.run(name, "archive out of it", [*base, "export", *location, "--to", str(archives), *identities], archives)
     (archive,) = archives.glob("*.tar.gz")
-    back = [*base, "import", *at, str(archive), "--scratch", str(folder), "--cache-dir", str(folder / "none"), *sealed]
-    bench.run(name, "archive into it, proven", back, repository)
+    places = ["--scratch", str(folder), "--cache-dir", str(folder / "none")]
+    bench.run(
+        name, "archive into it, proven", [*base, "import", *location, str(archive), *places, *recipients], repository
+    )
     shutil.rmtree(archives)
 
 
 def fetch(repository: str, target: str, identity: str | None) -> None:
     """What other tools call a restore: files back, hashes checked, synced; the chain not looked at."""
-    found = open_repository(open_target(f"file://{repository}"))
+    source = open_repository(open_target(f"file://{repository}"))
     opener = Opener(load_identities(Path(identity))) if identity else None
-    stage(found, found.find("latest"), Path(target), opener, workers=WORKERS)
+    stage(source, source.find("latest"), Path(target), opener, workers=WORKERS)
 
 
-def restic(bench: Bench, data: Path, more: Callable[[], None]) -> None:
+def restic(bench: Bench, data: Path, change: Callable[[], None]) -> None:
     """restic, always encrypted, tuned not to be fooled by the change time of hard links."""
     repository, links, target = (bench.work / f"restic-{name}" for name in ("repository", "links", "restored"))
     base = ["restic", "-q", "-r", str(repository), "--no-cache"]
@@ -245,14 +248,14 @@ def restic(bench: Bench, data: Path, more: Callable[[], None]) -> None:
     backup = [*base, "backup", "--ignore-ctime", "."]
     bench.run("restic", "full", backup, repository, cwd=checkpoint(data, links))
     bench.median("restic", "unchanged", backup, repository, lambda: checkpoint(data, links))
-    bench.median("restic", "1 % more", backup, repository, lambda: checkpoint(data, links, more))
+    bench.median("restic", "1 % more", backup, repository, lambda: checkpoint(data, links, change))
     bench.run("restic", "verify (hashes)", [*base, "check", "--read-data"], repository)
-    back = shlex.join([*base, "restore", "latest", "--target", str(target)])
-    bench.run("restic", "restore, hashes only", f"{back} && sync -f {target}", repository)
+    restore = shlex.join([*base, "restore", "latest", "--target", str(target)])
+    bench.run("restic", "restore, hashes only", f"{restore} && sync -f {target}", repository)
     shutil.rmtree(target)
 
 
-def borg(bench: Bench, data: Path, more: Callable[[], None]) -> None:
+def borg(bench: Bench, data: Path, change: Callable[[], None]) -> None:
     """borg, encrypted, zstd 1, tuned the same way."""
     repository, links, target = (bench.work / f"borg-{name}" for name in ("repository", "links", "restored"))
     subprocess.run(["borg", "init", "-e", "repokey-blake2", str(repository)], check=True, env=bench.environment)
@@ -260,17 +263,17 @@ def borg(bench: Bench, data: Path, more: Callable[[], None]) -> None:
     create += [f"{repository}::{{now:%s.%f}}", "."]
     bench.run("borg", "full", create, repository, cwd=checkpoint(data, links))
     bench.median("borg", "unchanged", create, repository, lambda: checkpoint(data, links))
-    bench.median("borg", "1 % more", create, repository, lambda: checkpoint(data, links, more))
+    bench.median("borg", "1 % more", create, repository, lambda: checkpoint(data, links, change))
     bench.run("borg", "verify (hashes)", ["borg", "check", "--verify-data", str(repository)], repository)
     target.mkdir()
     last = ["borg", "list", "--last", "1", "--short", str(repository)]
     name = subprocess.run(last, check=True, env=bench.environment, capture_output=True, text=True).stdout.strip()
-    back = f"borg extract {repository}::{name} && sync -f ."
-    bench.run("borg", "restore, hashes only", back, repository, cwd=target)
+    restore = f"borg extract {repository}::{name} && sync -f ."
+    bench.run("borg", "restore, hashes only", restore, repository, cwd=target)
     shutil.rmtree(target)
 
 
-def pigz(bench: Bench, data: Path, _more: Callable[[], None]) -> None:
+def pigz(bench: Bench, data: Path, _change: Callable[[], None]) -> None:
     """The guide's way: whatever changed, all of it again."""
     folder, links = bench.work / "pigz", bench.work / "pigz-links"
     folder.mkdir()
@@ -278,13 +281,15 @@ def pigz(bench: Bench, data: Path, _more: Callable[[], None]) -> None:
     bench.run("tar | pigz", "full, and each time again", make, folder, cwd=checkpoint(data, links))
     target = bench.work / "pigz-restored"
     target.mkdir()
-    back = f"sha256sum -c {folder}/a.sha256 && pigz -dc {folder}/a.tar.gz | tar -xf - && sync -f ."
-    bench.run("tar | pigz", "restore, hashes only", back, folder, cwd=target)
+    restore = f"sha256sum -c {folder}/a.sha256 && pigz -dc {folder}/a.tar.gz | tar -xf - && sync -f ."
+    bench.run("tar | pigz", "restore, hashes only", restore, folder, cwd=target)
 
 
 def table(costs: Sequence[Cost]) -> str:
     rows = ["| tool | step | s | CPU s | MB memory | MB stored |", "|---|---|---|---|---|---|"]
-    rows += [f"| {c.tool} | {c.step} | {c.seconds} | {c.cpu} | {c.memory_mb:.0f} | {c.stored_mb} |" for c in costs]
+    for cost in costs:
+        figures = f"{cost.seconds} | {cost.cpu} | {cost.memory_mb:.0f} | {cost.stored_mb}"
+        rows.append(f"| {cost.tool} | {cost.step} | {figures} |")
     return "\n".join(rows)
 
 
@@ -296,14 +301,14 @@ def main() -> None:
     parser.add_argument("--prepare", action="store_true", help="only build the data")
     parser.add_argument("--fetch", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--identity", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.fetch:
-        repository, target = given.fetch
-        fetch(repository, target, given.identity)
+    options = parser.parse_args()
+    if options.fetch:
+        repository, target = options.fetch
+        fetch(repository, target, options.identity)
         return
-    state = given.state / f"{given.gigabytes:g}"
-    data = prepare(state, given.gigabytes)
-    if given.prepare:
+    state = options.state / f"{options.gigabytes:g}"
+    data = prepare(state, options.gigabytes)
+    if options.prepare:
         return
     work = state / "work"
     shutil.rmtree(work, ignore_errors=True)
@@ -314,22 +319,22 @@ def main() -> None:
     environment = {"RESTIC_PASSWORD": "bench", "BORG_PASSPHRASE": "bench", "BORG_BASE_DIR": str(work / "borg-home")}
     bench = Bench(work, {**environment, "TMPDIR": str(MEMORY)})
 
-    def more() -> None:
-        grow(data, max(1, int(given.gigabytes * 1e7 / (COLLECTIONS * (COLLECTION_BYTES + 400)))))
+    def change() -> None:
+        grow(data, max(1, int(options.gigabytes * 1e7 / (COLLECTIONS * (COLLECTION_BYTES + 400)))))
 
     files = list((data / "rocksdb").glob("*.sst"))
     size = sum(path.stat().st_size for path in files)
     print(f"source: {size / MB:.0f} MB in {len(files)} data files, {os.cpu_count()} cores")
-    for tool in given.tools.split(","):
-        if tool in NEEDED and shutil.which(tool) is None:
-            print(f"{tool} is not installed, left out: {NEEDED[tool]}")
+    for tool in options.tools.split(","):
+        if tool in PACKAGES and shutil.which(tool) is None:
+            print(f"{tool} is not installed, left out: {PACKAGES[tool]}")
             continue
         {
-            "goud": lambda: goud(bench, data, more),
-            "goud-encrypted": lambda: goud(bench, data, more, work / "identity", str(identity.to_public())),
-            "restic": lambda: restic(bench, data, more),
-            "borg": lambda: borg(bench, data, more),
-            "pigz": lambda: pigz(bench, data, more),
+            "goud": lambda: goud(bench, data, change),
+            "goud-encrypted": lambda: goud(bench, data, change, work / "identity", str(identity.to_public())),
+            "restic": lambda: restic(bench, data, change),
+            "borg": lambda: borg(bench, data, change),
+            "pigz": lambda: pigz(bench, data, change),
         }[tool]()
     (state / "result.json").write_text(json.dumps([asdict(cost) for cost in bench.costs], indent=2))
     print(table(bench.costs))

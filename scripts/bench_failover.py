@@ -97,21 +97,21 @@ def around(cluster: Cluster, fault: str, act: Callable[[str], Callable[[], None]
     futures: list[Future[Attempt]] = []
     fault_at = time.monotonic() + BEFORE_SECONDS
     with ThreadPoolExecutor(128) as pool:
-        acting = pool.submit(_at, fault_at, act, proposer)
+        act_future = pool.submit(_at, fault_at, act, proposer)
         while (now := time.monotonic()) < fault_at + AFTER_SECONDS:
             futures += [pool.submit(submit, account, door, fault_at) for door, account in accounts]
             time.sleep(max(0.0, now + 1 / RATE - time.monotonic()))
-        acting.result()()
+        act_future.result()()
     attempts = [future.result() for future in futures]
     cluster.wait_ready()
     cluster.wait_level()
     labels = stored(first)
-    meanwhile = [attempt for attempt in attempts if attempt.began > -0.2]
+    sample = [attempt for attempt in attempts if attempt.began > -0.2]
     liars = [attempt.label for attempt in attempts if attempt.status == 503 and attempt.label in labels]
     missing = [attempt.label for attempt in attempts if attempt.status in {200, 201} and attempt.label not in labels]
     if missing:
         raise RuntimeError(f"{len(missing)} acknowledged writes are not in the chain: {missing[:3]}")
-    return Round(fault, meanwhile, liars)
+    return Round(fault, sample, liars)
 
 
 def _at(moment: float, act: Callable[[str], Callable[[], None]], node: str) -> Callable[[], None]:
@@ -131,8 +131,8 @@ def faults(cluster: Cluster) -> Iterator[tuple[str, Callable[[str], Callable[[],
         return lambda: cluster.container(node).unpause()
 
     def cut_off(node: str) -> Callable[[], None]:
-        attached = cluster.disconnect(node)
-        return lambda: cluster.reconnect(node, attached)
+        networks = cluster.disconnect(node)
+        return lambda: cluster.reconnect(node, networks)
 
     yield from (("killed", killed), ("paused", paused), ("cut off", cut_off))
 
@@ -140,16 +140,16 @@ def faults(cluster: Cluster) -> Iterator[tuple[str, Callable[[str], Callable[[],
 def show(rounds: list[Round]) -> None:
     table = Table("proposer", "rounds", "writes", "yes", "503", "503, stored", "other", "slowest")
     for fault in dict.fromkeys(entry.fault for entry in rounds):
-        own = [entry for entry in rounds if entry.fault == fault]
-        attempts = [attempt for entry in own for attempt in entry.attempts]
+        entries = [entry for entry in rounds if entry.fault == fault]
+        attempts = [attempt for entry in entries for attempt in entry.attempts]
         acknowledged = sum(attempt.status in {200, 201} for attempt in attempts)
         table.add_row(
             fault,
-            str(len(own)),
+            str(len(entries)),
             str(len(attempts)),
             f"{100 * acknowledged / len(attempts):.1f} %",
             str(sum(attempt.status == 503 for attempt in attempts)),
-            str(sum(len(entry.refused_and_stored) for entry in own)),
+            str(sum(len(entry.refused_and_stored) for entry in entries)),
             str(sum(not attempt.is_true and attempt.status != 503 for attempt in attempts)),
             f"{max(attempt.seconds for attempt in attempts):.2f} s",
         )

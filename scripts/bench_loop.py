@@ -32,6 +32,7 @@ from goud_node.chain.genesis import Genesis, Validator
 from goud_node.chain.keys import SigningKey
 from goud_node.chain.ledger import Epoch, Ledger
 from goud_node.chain.transactions import AccountCreate, CollectionPut
+from goud_node.replica.batch import MAX_COUNT
 from goud_node.replica.clocks import Reading
 from goud_node.replica.replica import Replica
 from goud_node.replica.types import Options, Served
@@ -189,8 +190,8 @@ async def proposer(folder: Path) -> Heartbeat:
     return heart
 
 
-async def follower(folder: Path) -> Heartbeat:
-    """Blocks of 4,096 writes come out of the log."""
+async def follower(folder: Path, size: int = MAX_COUNT) -> Heartbeat:
+    """Four times 4,096 writes come out of the log, in the largest blocks that a proposer makes."""
     kv = EmbeddedKv(MemoryStore())
     log = Sequencer(kv, GENESIS.chain_id, "n1")
     epoch = Epoch(1, 0, GENESIS.block().hash)
@@ -199,22 +200,33 @@ async def follower(folder: Path) -> Heartbeat:
     if term is None:
         raise RuntimeError("the log elects nobody")
     tip = GENESIS.block().header
-    for raws in ([owner().encode()], *(writes(batch) for batch in range(4))):
+    raw = [transaction for batch in range(4) for transaction in writes(batch)]
+    for raws in ([owner().encode()], *(raw[start : start + size] for start in range(0, len(raw), size))):
         block = build(tip, raws, proposer="n1", key=KEY, timestamp_ms=1)
         await log.commit(term, block)
         tip = block.header
-    async with node(folder, kv) as (_, held, ledger), heartbeat() as heart:
-        held.open.set()
+    async with node(folder, kv) as (_, gate, ledger), heartbeat() as heart:
+        gate.open.set()
         await until(lambda: ledger.height == tip.height)
     return heart
 
 
-SCENES: dict[str, Callable[[Path], Awaitable[Heartbeat]]] = {"idle": idle, "proposer": proposer, "follower": follower}
+async def mixed(folder: Path) -> Heartbeat:
+    """The same in blocks of 4,096, as release 0.1.0 proposes them: met in a rolling deploy from it."""
+    return await follower(folder, COUNT)
+
+
+SCENES: dict[str, Callable[[Path], Awaitable[Heartbeat]]] = {
+    "idle": idle,
+    "proposer": proposer,
+    "follower": follower,
+    "mixed": mixed,
+}
 
 
 def main(
     rounds: Annotated[int, typer.Option(min=1)] = 5,
-    scene: Annotated[list[str] | None, typer.Option(help="idle, proposer or follower; all by default.")] = None,
+    scene: Annotated[list[str] | None, typer.Option(help=f"{', '.join(SCENES)}; all by default.")] = None,
 ) -> None:
     """Print the longest pauses of each scene in milliseconds, one round after the other, as JSON lines."""
     # As the service does.
@@ -222,11 +234,11 @@ def main(
     gc.collect()
     gc.freeze()
     for name in scene or SCENES:
-        found: list[Heartbeat] = []
+        hearts: list[Heartbeat] = []
         for _ in range(rounds):
             with tempfile.TemporaryDirectory() as folder, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                found.append(runner.run(_timed(SCENES[name], Path(folder))))
-        clock, processor = ([round(value, 1) for value in kind] for kind in zip(*map(_figures, found), strict=True))
+                hearts.append(runner.run(_play(SCENES[name], Path(folder))))
+        clock, processor = ([round(value, 1) for value in kind] for kind in zip(*map(_figures, hearts), strict=True))
         medians = {"clock_ms": statistics.median(clock), "processor_ms": statistics.median(processor)}
         summary = {"scene": name, **medians, "clock": clock, "processor": processor}
         sys.stdout.write(json.dumps(summary) + "\n")
@@ -236,7 +248,7 @@ def _figures(heart: Heartbeat) -> tuple[float, float]:
     return heart.longest, heart.busiest
 
 
-async def _timed(scene: Callable[[Path], Awaitable[Heartbeat]], folder: Path) -> Heartbeat:
+async def _play(scene: Callable[[Path], Awaitable[Heartbeat]], folder: Path) -> Heartbeat:
     return await scene(folder)
 
 

@@ -91,8 +91,8 @@ def grow(data: Path, repository: Repository, count: int) -> None:
         digest = hashlib.sha256(height.to_bytes(8, "big")).digest()
         body = [AccountCreate(f"a{height}", digest, digest[:16], height).encode()]
         block = build(tip, body, proposer="n1", key=KEYS["n1"], timestamp_ms=height * 1000)
-        signed = {name: countersign(KEYS[name], block.hash) for name in ("n1", "n2")}
-        pairs.append((block, Certificate(height, block.hash, signed)))
+        signatures = {name: countersign(KEYS[name], block.hash) for name in ("n1", "n2")}
+        pairs.append((block, Certificate(height, block.hash, signatures)))
         repository.put_once(*segments.build(pairs[-1:], None))
         tip = block.header
         if len(pairs) == PAGE or height == count:
@@ -101,23 +101,23 @@ def grow(data: Path, repository: Repository, count: int) -> None:
     store.close()
 
 
-def fill(root: Path, count: int, below: int) -> None:
+def fill(root: Path, count: int, limit: int) -> None:
     """Names of segments below a height, as a listing shows them; nobody reads what they hold."""
     for number in range(count):
-        height = 1 + number % below
+        height = 1 + number % limit
         (root / layout.segment_key(height, height, hashlib.sha256(b"%d" % number).hexdigest())).touch()
 
 
-def measured(target: Slow, title: str, work: Callable[[], T]) -> T:
+def measure(target: Slow, title: str, work: Callable[[], T]) -> T:
     target.requests.clear()
     target.on = True
-    began, used = time.perf_counter(), time.process_time()
-    found = work()
+    start, processor_start = time.perf_counter(), time.process_time()
+    result = work()
     target.on = False
-    seconds, busy = time.perf_counter() - began, time.process_time() - used
-    asked = ", ".join(f"{count} {verb}" for verb, count in sorted(target.requests.items()))
-    print(f"{title:<10} {seconds:8.2f} s {busy:8.2f} s processor {target.requests.total():7} requests ({asked})")
-    return found
+    seconds, processor = time.perf_counter() - start, time.process_time() - processor_start
+    counts = ", ".join(f"{count} {verb}" for verb, count in sorted(target.requests.items()))
+    print(f"{title:<10} {seconds:8.2f} s {processor:8.2f} s processor {target.requests.total():7} requests ({counts})")
+    return result
 
 
 def main() -> None:
@@ -134,23 +134,23 @@ def main() -> None:
         grow(data, repository, options.segments)
 
         tools = restore.Tools(None)
-        again = Path(folder) / "again"
-        again.mkdir()
-        done = measured(
-            target, "restore", lambda: restore.restore(repository, make(repository, Wish(), None), again, tools)
+        destination = Path(folder) / "again"
+        destination.mkdir()
+        outcome = measure(
+            target, "restore", lambda: restore.restore(repository, make(repository, Wish(), None), destination, tools)
         )
-        if done.height != options.segments:
-            raise SystemExit(f"The restore ended at block {done.height}.")
+        if outcome.height != options.segments:
+            raise SystemExit(f"The restore ended at block {outcome.height}.")
 
         base = Path(folder) / "base"
         base.mkdir()
-        below = options.segments - BACKED
-        restore.restore(repository, make(repository, Wish(to_height=below), None), base, tools)
+        base_height = options.segments - BACKED
+        restore.restore(repository, make(repository, Wish(to_height=base_height), None), base, tools)
         create.create(repository, DirectorySource(base), create.Options(cache_dir=Path(folder) / "cache"))
-        fill(root, options.listed - options.segments, below)
+        fill(root, options.listed - options.segments, base_height)
         blocks, memory = ship.DirectoryBlocks(data, GENESIS), Memory(Path(folder) / "seen.json")
-        measured(target, "first ship", lambda: ship.ship(repository, blocks, (), memory=memory))
-        idle = measured(target, "idle ship", lambda: ship.ship(repository, blocks, (), memory=memory))
+        measure(target, "first ship", lambda: ship.ship(repository, blocks, (), memory=memory))
+        idle = measure(target, "idle ship", lambda: ship.ship(repository, blocks, (), memory=memory))
         if idle.segments:
             raise SystemExit("The idle run was not idle.")
 

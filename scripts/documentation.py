@@ -55,8 +55,8 @@ class DocumentationError(Exception):
 def tracked(root: Path = ROOT) -> list[str]:
     """Return every file of the repository, also new ones, without what is ignored."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    done = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True)
-    return sorted({name for name in done.stdout.splitlines() if (root / name).is_file()})
+    result = subprocess.run(command, cwd=root, check=True, capture_output=True, text=True)
+    return sorted({name for name in result.stdout.splitlines() if (root / name).is_file()})
 
 
 def sentence(path: Path) -> str:
@@ -109,9 +109,9 @@ def _is_used(folder: str, files: Sequence[str]) -> bool:
 
 
 def _complain_about_unknown_folders(files: Sequence[str]) -> None:
-    spoken_for = ("roles/", "scripts/", "node/src/")
+    prefixes = ("roles/", "scripts/", "node/src/")
     for name in files:
-        if "/" not in name or name.startswith(spoken_for):
+        if "/" not in name or name.startswith(prefixes):
             continue
         parents = [str(parent) for parent in Path(name).parents][:-1]
         if not any(parent in FOLDERS for parent in parents):

@@ -30,7 +30,7 @@ _BASE_ABSENT = 3  # exit status of scripts/base-image --check
 def docker(*arguments: str, check: bool = True, quiet: bool = True) -> subprocess.CompletedProcess[str]:
     """Run the Docker client; on failure raise ImageError with everything it printed."""
     environment = {**os.environ, "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
-    done = subprocess.run(
+    result = subprocess.run(
         ["docker", *arguments],
         check=False,
         text=True,
@@ -38,33 +38,33 @@ def docker(*arguments: str, check: bool = True, quiet: bool = True) -> subproces
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT if not quiet else subprocess.PIPE,
     )
-    if check and done.returncode != 0:
-        raise ImageError(f"docker {arguments[0]} failed:\n{done.stdout}{done.stderr or ''}")
-    return done
+    if check and result.returncode != 0:
+        raise ImageError(f"docker {arguments[0]} failed:\n{result.stdout}{result.stderr or ''}")
+    return result
 
 
 def inspect(reference: str) -> dict[str, Any] | None:
     """Return what the engine knows of an image, or None when it has none of that name."""
-    done = docker("image", "inspect", reference, check=False)
-    if done.returncode != 0:
-        if "no such image" in done.stderr.lower():
+    result = docker("image", "inspect", reference, check=False)
+    if result.returncode != 0:
+        if "no such image" in result.stderr.lower():
             return None
-        raise ImageError(f"Docker Engine does not answer: {done.stderr.strip()}")
-    (found,) = json.loads(done.stdout)
-    return dict(found)
+        raise ImageError(f"Docker Engine does not answer: {result.stderr.strip()}")
+    (image,) = json.loads(result.stdout)
+    return dict(image)
 
 
 def base_layers(*, check: bool) -> list[str] | None:
     """Make sure of the base image and return its layers; None when --check finds that it would have to be made."""
-    done = subprocess.run([str(ROOT / "scripts/base-image"), *(["--check"] if check else [])], check=False)
-    if done.returncode == _BASE_ABSENT and check:
+    result = subprocess.run([str(ROOT / "scripts/base-image"), *(["--check"] if check else [])], check=False)
+    if result.returncode == _BASE_ABSENT and check:
         return None
-    if done.returncode != 0:
+    if result.returncode != 0:
         raise ImageError("the base image could not be made (see above)")
-    found = inspect(BASE)
-    if found is None:
+    image = inspect(BASE)
+    if image is None:
         raise ImageError(f"{BASE} vanished while it was used")
-    return [str(layer) for layer in found["RootFS"]["Layers"]]
+    return [str(layer) for layer in image["RootFS"]["Layers"]]
 
 
 def build(
@@ -110,39 +110,39 @@ def make(component: Component, *, check: bool, rebuild: bool, wheel: Path | None
     layers = base_layers(check=check)
     inputs = digest(component, layers or [], wheel=wheel)
     reference = f"goud-chain/{component.name}:{inputs[:16]}"
-    found = inspect(reference)
-    needed = found is None or rebuild
-    if needed and not check:
+    image = inspect(reference)
+    absent = image is None
+    if (absent or rebuild) and not check:
         build(component, reference, layers or [], inputs, cache=not rebuild, wheel=wheel)
-        found = inspect(reference)
-        if found is None:
+        image = inspect(reference)
+        if image is None:
             raise ImageError(f"the engine loaded no {reference}")
     return {
         "component": component.name,
         "reference": reference,
-        "id": found["Id"] if found else None,
-        "built": needed,
+        "id": image["Id"] if image else None,
+        "built": absent or rebuild,
     }
 
 
 def archive(component: Component) -> dict[str, Any]:
     """Pack the image that `make` made, compressed, for another engine's `docker load`; packed once per image."""
-    made = make(component, check=True, rebuild=False)
-    if made["id"] is None:
-        raise ImageError(f"{made['reference']} is not built yet: run this without --archive first")
+    result = make(component, check=True, rebuild=False)
+    if result["id"] is None:
+        raise ImageError(f"{result['reference']} is not built yet: run this without --archive first")
     folder = ROOT / ".cache" / "images"
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{component.name}-{str(made['reference']).split(':')[-1]}.tar.gz"
+    path = folder / f"{component.name}-{str(result['reference']).split(':')[-1]}.tar.gz"
     if not path.exists():
-        for old in folder.glob(f"{component.name}-*"):
-            old.unlink()
+        for predecessor in folder.glob(f"{component.name}-*"):
+            predecessor.unlink()
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             saved, packed = Path(scratch) / "saved.tar", Path(scratch) / "packed.tar.gz"
-            docker("save", "--output", str(saved), str(made["reference"]))
+            docker("save", "--output", str(saved), str(result["reference"]))
             with saved.open("rb") as source, igzip.IGzipFile(packed, "wb", compresslevel=1) as target:
                 shutil.copyfileobj(source, target, 1 << 20)
             packed.rename(path)
-    return {**made, "archive": str(path)}
+    return {**result, "archive": str(path)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -156,7 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--wheel", type=Path, help="the wheel of an earlier release of the node, in place of the sources"
     )
     options = parser.parse_args(arguments)
-    started = time.monotonic()
+    start = time.monotonic()
     try:
         component = COMPONENTS[options.component]
         if options.wheel is not None and (not component.wheels or options.archive):
@@ -169,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImageError as error:
         print(f"image {options.component}: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(outcome | {"seconds": round(time.monotonic() - started, 1)}))
+    print(json.dumps(outcome | {"seconds": round(time.monotonic() - start, 1)}))
     return 0
 
 

@@ -51,36 +51,36 @@ COMPONENTS = {
 def locked(lock: str) -> dict[str, str]:
     """Return canonical name -> the lock's own lines (version, marker, hashes) of each requirement."""
     blocks: dict[str, list[str]] = {}
-    current: list[str] = []
+    block: list[str] = []
     for line in lock.splitlines():
         if match := re.match(r"([A-Za-z0-9][A-Za-z0-9._-]*)(\[[^]]*\])?==", line):
-            current = blocks.setdefault(canonicalize_name(match[1]), [])
-            current.append(line)
+            block = blocks.setdefault(canonicalize_name(match[1]), [])
+            block.append(line)
         elif line.startswith("    --hash="):
-            current.append(line)
+            block.append(line)
     return {name: "\n".join(lines) for name, lines in blocks.items()}
 
 
-def closure(wanted: Iterable[str], python: str = IMAGE_PYTHON) -> set[str]:
-    """Return the canonical names of everything `wanted` needs on the image's Python.
+def closure(requirements: Iterable[str], python: str = IMAGE_PYTHON) -> set[str]:
+    """Return the canonical names of everything `requirements` need on the image's Python.
 
     Reads the metadata of the packages installed here, which come from the same lock.
     """
     environment = {"python_version": python, "python_full_version": f"{python}.0"}
-    seen: set[tuple[str, str]] = set()
-    queue = [Requirement(text) for text in wanted]
+    pairs: set[tuple[str, str]] = set()
+    queue = [Requirement(text) for text in requirements]
     while queue:
         requirement = queue.pop()
         name = canonicalize_name(requirement.name)
         for extra in sorted(requirement.extras | {""}):
-            if (name, extra) in seen:
+            if (name, extra) in pairs:
                 continue
-            seen.add((name, extra))
+            pairs.add((name, extra))
             for text in _requires(name):
-                needed = Requirement(text)
-                if needed.marker is None or needed.marker.evaluate({**environment, "extra": extra}):
-                    queue.append(needed)
-    return {name for name, _ in seen}
+                dependency = Requirement(text)
+                if dependency.marker is None or dependency.marker.evaluate({**environment, "extra": extra}):
+                    queue.append(dependency)
+    return {name for name, _ in pairs}
 
 
 def _requires(name: str) -> list[str]:
@@ -104,9 +104,9 @@ def node_requirements(root: Path = ROOT) -> str:
 def node_sources(root: Path = ROOT) -> dict[str, Path]:
     """Return the files of the node's distribution by their path inside it, sorted."""
     base = root / "node"
-    found = {path for pattern in _NODE_FILES for path in (base / "src").glob(pattern)}
-    found.add(base / "pyproject.toml")
-    return {path.relative_to(base).as_posix(): path for path in sorted(found)}
+    paths = {path for pattern in _NODE_FILES for path in (base / "src").glob(pattern)}
+    paths.add(base / "pyproject.toml")
+    return {path.relative_to(base).as_posix(): path for path in sorted(paths)}
 
 
 def digest(component: Component, base_layers: Iterable[str], root: Path = ROOT, *, wheel: Path | None = None) -> str:
@@ -136,11 +136,11 @@ def digest(component: Component, base_layers: Iterable[str], root: Path = ROOT, 
 
 def _pip(arguments: list[str], environment: Mapping[str, str] | None = None) -> None:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
-    done = subprocess.run(
+    result = subprocess.run(
         command, check=False, text=True, capture_output=True, env={**os.environ, **(environment or {})}
     )
-    if done.returncode != 0:
-        raise ImageError(f"pip {arguments[0]} failed:\n{done.stdout}{done.stderr}")
+    if result.returncode != 0:
+        raise ImageError(f"pip {arguments[0]} failed:\n{result.stdout}{result.stderr}")
 
 
 def third_party_wheels(requirements: str, cache: Path) -> Path:
@@ -170,8 +170,8 @@ def node_wheel(destination: Path, root: Path = ROOT) -> Path:
             shutil.copyfile(path, target)
             target.chmod(0o644)
         options = ["--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--no-cache-dir"]
-        fixed = {"SOURCE_DATE_EPOCH": str(EPOCH), "PYTHONHASHSEED": "0"}
-        _pip(["wheel", *options, "--wheel-dir", str(destination), str(copy)], fixed)
+        settings = {"SOURCE_DATE_EPOCH": str(EPOCH), "PYTHONHASHSEED": "0"}
+        _pip(["wheel", *options, "--wheel-dir", str(destination), str(copy)], settings)
     (wheel,) = destination.glob("goud_node-*.whl")
     return wheel
 
@@ -190,8 +190,8 @@ def prepare(component: Component, context: Path, cache: Path, root: Path = ROOT,
     else:
         shutil.copyfile(wheel, context / "own" / wheel.name)
     version = wheel.name.split("-")[1]
-    own = f"goud-node=={version} --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n"
-    (context / "own/requirements.txt").write_text(own, encoding="utf-8")
+    requirement = f"goud-node=={version} --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n"
+    (context / "own/requirements.txt").write_text(requirement, encoding="utf-8")
     for path in (*context.glob("wheels/*"), *context.glob("own/*")):
         path.chmod(0o644)
         os.utime(path, (EPOCH, EPOCH))

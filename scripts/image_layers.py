@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-_KEPT = (
+_CONFIG_KEYS = (
     "User", "ExposedPorts", "Env", "Entrypoint", "Cmd", "Healthcheck", "Volumes", "WorkingDir", "Labels", "StopSignal",
 )  # fmt: skip
 _GZIP = b"\x1f\x8b"
@@ -75,10 +75,10 @@ def normalise_layer(source: IO[bytes], target: IO[bytes], epoch: int) -> str:
         tarfile.open(fileobj=source, mode="r:") as reader,
         tarfile.open(fileobj=sink, mode="w|", format=tarfile.PAX_FORMAT) as writer,
     ):
-        stored = {member.name: member for member in reader.getmembers()}
-        offsets = {name: (member.offset_data, member.size) for name, member in stored.items()}
-        ordered, content = _canonical(list(stored.values()))
-        for member in ordered:
+        members = {member.name: member for member in reader.getmembers()}
+        offsets = {name: (member.offset_data, member.size) for name, member in members.items()}
+        entries, content = _canonical(list(members.values()))
+        for member in entries:
             member.mtime = min(int(member.mtime), epoch)
             member.uname = member.gname = ""
             member.pax_headers = {key: value for key, value in member.pax_headers.items() if key.startswith(_XATTR)}
@@ -107,8 +107,8 @@ def _layer(archive: tarfile.TarFile, name: str, scratch: Path) -> Iterator[IO[by
     with gzip.open(stream) as packed, plain.open("wb") as out:
         while block := packed.read(1 << 20):
             out.write(block)
-    with plain.open("rb") as opened:
-        yield opened
+    with plain.open("rb") as plain_stream:
+        yield plain_stream
     plain.unlink()
 
 
@@ -116,14 +116,18 @@ def _configuration(
     original: Mapping[str, Any], diff_ids: Sequence[str], labels: Mapping[str, str], epoch: int
 ) -> bytes:
     """Return the image's configuration with nothing in it that a second build would change."""
-    kept = {key: value for key in _KEPT if (value := (original.get("config") or {}).get(key)) not in (None, "", {}, [])}
-    kept["Labels"] = dict(labels)
+    config = {
+        key: value
+        for key in _CONFIG_KEYS
+        if (value := (original.get("config") or {}).get(key)) not in (None, "", {}, [])
+    }
+    config["Labels"] = dict(labels)
     created = datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     document = {
         "architecture": original["architecture"],
         "os": original["os"],
         "created": created,
-        "config": kept,
+        "config": config,
         "rootfs": {"type": "layers", "diff_ids": list(diff_ids)},
         "history": [{"created": created, "created_by": f"layer {number}"} for number in range(1, len(diff_ids) + 1)],
     }

@@ -33,6 +33,8 @@ SHARE: Final = 0.9
 PATIENCE: Final = 600.0
 """Seconds after which the tests of a mutation count as hanging: that is noticed, too."""
 _TESTS_FAILED: Final = 1  # exit status of pytest
+_SELECTED: Final = "not etcd"
+"""What needs an engine for containers is left out: one that is missing or busy would fail a test, too."""
 
 
 class MutationError(Exception):
@@ -92,9 +94,9 @@ def load(folder: Path = MUTATIONS) -> list[Mutation]:
         for name, entry in tomllib.loads(path.read_text(encoding="utf-8")).items()
     ]
     names = [mutation.name for mutation in mutations]
-    doubled = {name for name in names if names.count(name) > 1}
-    if doubled:
-        raise MutationError(f"{min(doubled)} is the name of two mutations. Rename one.")
+    duplicates = {name for name in names if names.count(name) > 1}
+    if duplicates:
+        raise MutationError(f"{min(duplicates)} is the name of two mutations. Rename one.")
     return mutations
 
 
@@ -109,16 +111,16 @@ def check(mutations: Iterable[Mutation]) -> None:
 
 def selected(mutations: Sequence[Mutation], names: Sequence[str]) -> list[Mutation]:
     """Those that are named, by name or by area; all when none is."""
-    known = {mutation.name for mutation in mutations} | {mutation.area for mutation in mutations}
+    choices = {mutation.name for mutation in mutations} | {mutation.area for mutation in mutations}
     for name in names:
-        if name not in known:
+        if name not in choices:
             raise MutationError(f"There is no mutation and no area '{name}'; --list shows them.")
     return [mutation for mutation in mutations if not names or {mutation.name, mutation.area} & set(names)]
 
 
 def run(mutation: Mutation) -> Verdict:
     """Plant the fault in a copy of the tree, and run its tests there."""
-    started = time.monotonic()
+    start = time.monotonic()
     if mutation.equivalent:
         return Verdict(mutation.name, mutation.area, "equivalent", mutation.equivalent, 0.0)
     with tempfile.TemporaryDirectory(prefix="mutate-") as scratch:
@@ -127,9 +129,9 @@ def run(mutation: Mutation) -> Verdict:
         text = mutation.applied_to(path.read_text(encoding="utf-8"))
         path.unlink()  # a hard link: the project's own file stays as it is
         path.write_text(text, encoding="utf-8")
-        noticed = noticed_by(tree, mutation.tests)
-    seconds = round(time.monotonic() - started, 1)
-    return Verdict(mutation.name, mutation.area, "killed" if noticed else "survived", noticed, seconds)
+        test = noticed_by(tree, mutation.tests)
+    seconds = round(time.monotonic() - start, 1)
+    return Verdict(mutation.name, mutation.area, "killed" if test else "survived", test, seconds)
 
 
 def copy_of_tree(tree: Path) -> Path:
@@ -150,34 +152,38 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
-def noticed_by(tree: Path, tests: Sequence[str]) -> str:
-    """The first test that fails in `tree`, "hangs" when they do not end; empty when all pass.
+def noticed_by(tree: Path, tests: Sequence[str], patience: float | None = PATIENCE) -> str:
+    """The first test that fails in `tree`, "the tests hang" when they take over `patience` seconds; empty if all pass.
 
     Raises MutationError when pytest ends in any other way: no test ran, so nothing was shown.
     """
     environment = {**os.environ, "PYTHONPATH": f"{tree}/node/src", "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header", *tests]
+    options = ["-q", "-x", "-m", _SELECTED, "-p", "no:cacheprovider", "--no-header"]
+    command = [sys.executable, "-m", "pytest", *options, *tests]
     try:
-        done = subprocess.run(
-            command, cwd=tree, env=environment, check=False, capture_output=True, text=True, timeout=PATIENCE
+        result = subprocess.run(
+            command, cwd=tree, env=environment, check=False, capture_output=True, text=True, timeout=patience
         )
     except subprocess.TimeoutExpired:
-        return f"the tests hang: not done after {PATIENCE:.0f} s"
-    if done.returncode == 0:
+        return f"the tests hang: not done after {patience:.0f} s"
+    if result.returncode == 0:
         return ""
-    failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
-    if done.returncode != _TESTS_FAILED or not failed:
-        raise MutationError(f"{' '.join(tests)} could not be run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return failed[0].split(" ", 1)[1].split(" - ")[0]
+    failures = [line for line in result.stdout.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    if result.returncode != _TESTS_FAILED or not failures:
+        raise MutationError(f"{' '.join(tests)} could not be run:\n{result.stdout[-2000:]}{result.stderr[-2000:]}")
+    return failures[0].split(" ", 1)[1].split(" - ")[0]
 
 
 def passes_unchanged(mutations: Sequence[Mutation]) -> None:
-    """Raises MutationError when a test fails without any mutation: then its failing would prove nothing."""
+    """Raises MutationError when a test fails without any mutation: then its failing would prove nothing.
+
+    All tests run in one go, so this takes as long as it takes: no patience applies.
+    """
     tests = sorted({test for mutation in mutations for test in mutation.tests if not mutation.equivalent})
     with tempfile.TemporaryDirectory(prefix="mutate-") as scratch:
-        failed = noticed_by(copy_of_tree(Path(scratch) / "tree"), tests) if tests else ""
-    if failed:
-        raise MutationError(f"{failed} fails without any mutation: mend it first.")
+        failure = noticed_by(copy_of_tree(Path(scratch) / "tree"), tests, patience=None) if tests else ""
+    if failure:
+        raise MutationError(f"{failure} fails without any mutation: mend it first.")
 
 
 def show(verdicts: Sequence[Verdict], console: Console) -> float:
@@ -190,8 +196,8 @@ def show(verdicts: Sequence[Verdict], console: Console) -> float:
     counts = {
         kind: sum(verdict.verdict == kind for verdict in verdicts) for kind in ("killed", "survived", "equivalent")
     }
-    decided = counts["killed"] + counts["survived"]
-    share = counts["killed"] / decided if decided else 1.0
+    total = counts["killed"] + counts["survived"]
+    share = counts["killed"] / total if total else 1.0
     console.print(", ".join(f"{count} {kind}" for kind, count in counts.items()) + f": {share:.0%} killed")
     return share
 

@@ -9,6 +9,7 @@
 #   -f, --force             carry the plan out without asking
 # Exit status: 0 restored and compared with the backup; else that of the tool that failed. What was there is kept beside it.
 set -euo pipefail
+unset CDPATH
 
 usage() { sed -n '4,10p' "$0" | cut -c3-; }
 die() {
@@ -26,7 +27,7 @@ while (($#)); do
         ;;
     -f | --force) answer=(--yes) ;;
     -b | --backup | -c | --cloud | -e | --environment)
-        (($# >= 2)) || die "$1 needs a value"
+        [[ -n ${2:-} ]] || die "$1 needs a value"
         case $1 in
         -b | --backup) backup=$2 ;;
         -c | --cloud) cloud=${2%/} ;;
@@ -43,7 +44,7 @@ if [[ -n $cloud ]]; then
     [[ $cloud =~ ^(gs|s3)://[^/] ]] || die "'$cloud' is not a bucket: write gs://bucket or s3://bucket"
     backup=$cloud/$backup
 else
-    [[ -f $backup ]] || die "the archive '$backup' is not there"
+    [[ -f $backup ]] || die "the archive '$backup' does not exist"
     backup=$(realpath -- "$backup")
 fi
 cd "$(dirname "$0")/.."

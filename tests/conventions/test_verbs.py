@@ -50,6 +50,36 @@ def test_boilerplate_comes_first(verb: str) -> None:
     assert first.get("ansible.builtin.import_playbook") == "boilerplate.yml"
 
 
+READING = {
+    "status",
+    "verify",
+    "logs",
+    "lb_status",
+    "volumes_list",
+    "volumes_inspect",
+    "volumes_check",
+    "snapshots_list",
+}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_that_changes_things_asks_whose_cluster_it_is(verb: str) -> None:
+    variables = yaml.safe_load((ROOT / f"ansible/playbooks/{verb}.yml").read_text())[0].get("vars", {})
+    asks = {"boilerplate_exclusive", "boilerplate_works"} & set(variables)
+    assert bool(asks) == (verb not in READING)
+
+
+# What works, judges or shows host by host; all else chooses among all hosts, or removes what none of them uses.
+BY_HOST = READING | {"deploy", "provision", "snapshot", "snapshots_restore", "start", "stop"}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_that_judges_by_the_whole_cluster_needs_all_of_it(verb: str) -> None:
+    variables = yaml.safe_load((ROOT / f"ansible/playbooks/{verb}.yml").read_text())[0].get("vars", {})
+    whole = variables.get("boilerplate_needs") == ["chain_nodes", "coordination", "edge"]
+    assert whole == (verb not in BY_HOST)
+
+
 # What a machine has after ./run up: the shell's own words, curl and jq (scripts/bootstrap), and what is in .venv.
 COMMANDS = {
     "./run",

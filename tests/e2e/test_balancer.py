@@ -46,6 +46,8 @@ CASES = [
     Case(["lost"], KEYED, 200, "by-the-node", 2),
     Case(["lost", "503"], KEYED, 504, "outcome-unknown", 2),
     Case(["lost", "lost", "503"], KEYED, 504, "outcome-unknown", 3),
+    Case(["lost", "507"], KEYED, 504, "outcome-unknown", 2),
+    Case(["507"], KEYED, 507, "by-the-node", 1),
     Case(["gone"], KEYED, 504, "outcome-unknown", 1),
     Case(["lost"] * 9, KEYED, 504, "outcome-unknown", 3),
     Case(["silent"], KEYED, 200, "by-the-node", 2),
@@ -76,6 +78,15 @@ def test_a_write_is_refused_only_when_it_did_not_happen(
         assert document["status"] == case.status
         assert reply.headers["Retry-After"]
         assert "Nothing was done" not in document["detail"]
+
+
+@pytest.mark.parametrize("order", ["lost", "silent"])
+def test_what_takes_no_key_is_not_repeated(client: httpx.Client, nodes: FakeNodes, order: str) -> None:
+    """An account would be made twice: it does not know the key."""
+    nodes.orders[:] = [order]
+    reply = client.post("/api/accounts", headers=KEYED)
+    assert (reply.status_code, reply.json()["code"]) == (504, "outcome-unknown")
+    assert len(nodes.served) == 1
 
 
 @pytest.mark.parametrize(

@@ -62,9 +62,9 @@ def run(tmp_path: Path, odd: str = "home", refused: str = "nothing", **more: str
     engine.chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "GOUD_BACKUP_INCOMING": f"{home}/incoming"}
     environment |= {"CALLS": str(calls), "REFUSED": refused}
-    done = subprocess.run([command, "status"], env=environment, check=False, capture_output=True, text=True)
-    asked = [json.loads(line) for line in calls.read_text().splitlines()]
-    return done.returncode, [call for call in asked if call[1] != "inspect"]
+    result = subprocess.run([command, "status"], env=environment, check=False, capture_output=True, text=True)
+    requests = [json.loads(line) for line in calls.read_text().splitlines()]
+    return result.returncode, [call for call in requests if call[1] != "inspect"]
 
 
 def word_after(call: list[str], option: str) -> str:

@@ -33,9 +33,9 @@ folder = Path(sys.argv[2])
 repository = make_repository(folder / "repository")
 for number in range(5):
     grow(folder / "data", 5)
-    made = backup(repository, folder / "data", folder / "cache")
-    dated = replace(made, created=f"2026-01-0{number + 1}T02:00:00+00:00")
-    archive.export(repository, dated, folder / "it's a {{ folder }}", environment="local", volume="v", opener=None,
+    manifest = backup(repository, folder / "data", folder / "cache")
+    copy = replace(manifest, created=f"2026-01-0{number + 1}T02:00:00+00:00")
+    archive.export(repository, copy, folder / "it's a {{ folder }}", environment="local", volume="v", opener=None,
                    workers=1, progress=Silent())
 """
 
@@ -73,14 +73,14 @@ def test_the_first_run_lists_and_the_second_removes(tmp_path: Path) -> None:
     def run() -> str:
         command = [str(tool.with_name("ansible-playbook")), "-i", "localhost,", str(play)]
         command += ["-e", f"ansible_python_interpreter={sys.executable}"]
-        done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        result = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
 
     def backups() -> list[object]:
-        listed = subprocess.run([tool, "list", "--json"], env=environment, check=True, capture_output=True, text=True)
-        found: list[object] = json.loads(listed.stdout)
-        return found
+        listing = subprocess.run([tool, "list", "--json"], env=environment, check=True, capture_output=True, text=True)
+        rows: list[object] = json.loads(listing.stdout)
+        return rows
 
     older = folder / "goud-chain-backup-local-20251231-020000.tar.gz"
     older.write_bytes(b"of another hand")

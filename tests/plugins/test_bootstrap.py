@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shlex
@@ -9,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +28,7 @@ DEAD_PROXY = {"http_proxy": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.
 SURROUNDINGS: list[tuple[int, dict[str, str]]] = [
     (0o022, {"LC_ALL": "C"}), (0o027, {"LC_ALL": "POSIX"}), (0o077, {"LANG": "xx_XX.UTF-8"}),
     (0o022, {"LC_ALL": "xx_XX.UTF-8"}), (0o077, {"LC_ALL": "C", **DEAD_PROXY}),
+    (0o022, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
 ]  # fmt: skip
 # An interpreter whose new environments begin with the oldest pip.
 PYTHON = """#!/bin/sh
@@ -54,7 +57,8 @@ class Checkout:
             (place / folder).mkdir(parents=True)
         for script in ("bootstrap", "environment"):
             shutil.copy(ROOT / "scripts" / script, place / "scripts")
-        (place / "node/goud_node-0-py3-none-any.whl").write_bytes(wheel("goud-node", "0", requires=("covered[toml]",)))
+        node = wheel("goud-node", "0", requires=("covered[toml]",), sources=str(place))
+        (place / "node/goud_node-0-py3-none-any.whl").write_bytes(node)
         (place / "node/backend.py").write_text(BACKEND)
         (place / "node/pyproject.toml").write_text(
             '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
@@ -65,7 +69,10 @@ class Checkout:
         program.chmod(0o755)
 
     def lock(self, version: str = LOCKED) -> None:
-        """Lock packages at a version, while the index has newer ones of all."""
+        """Lock packages at a version, while the index has newer ones of all.
+
+        The lock names no extra: it is another package that asks for `covered[toml]`.
+        """
         lines: list[str] = []
         for served in (version, NEWER):
             lines = [
@@ -74,11 +81,13 @@ class Checkout:
                 self.index.add("tomlish", served),
                 *lines,
             ]
-        (self.place / "requirements.lock").write_text("".join(lines[3:]).replace("covered==", "covered[toml]=="))
+        (self.place / "requirements.lock").write_text("".join(lines[3:]))
 
     def make_directory(self) -> None:
         """Make .venv what earlier releases made: a directory. Scripts look for it by its path, so there is a link."""
         environment = (self.place / ".venv").resolve()
+        if environment == self.place / ".venv":  # scripts/bootstrap is that of an earlier release
+            return
         (self.place / ".venv").unlink()
         environment.rename(self.place / ".venv")
         environment.symlink_to(self.place / ".venv")
@@ -101,16 +110,18 @@ class Checkout:
         )  # fmt: skip
 
     def make(self) -> None:
-        done = self.bootstrap()
-        assert done.returncode == 0, done.stdout
+        result = self.bootstrap()
+        assert result.returncode == 0, result.stdout
 
     def installed(self) -> dict[str, str]:
         """Every distribution in .venv with its version, as its own interpreter sees them."""
         program = (
             "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"
         )
-        shown = subprocess.run([self.place / ".venv/bin/python", "-I", "-c", program], capture_output=True, check=True)
-        versions: dict[str, str] = json.loads(shown.stdout)
+        listing = subprocess.run(
+            [self.place / ".venv/bin/python", "-I", "-c", program], capture_output=True, check=True
+        )
+        versions: dict[str, str] = json.loads(listing.stdout)
         return versions
 
     def state(self) -> tuple[Path, dict[str, str], str]:
@@ -155,17 +166,17 @@ def test_what_is_locked_is_installed_though_all_of_it_has_newer_releases(
 def test_a_good_environment_is_recognised_from_everywhere(checkout: Checkout) -> None:
     before = checkout.state()
     for umask, surroundings in SURROUNDINGS:
-        done = checkout.bootstrap(umask, **surroundings)
-        assert done.returncode == 0, (surroundings, done.stdout)
-        assert "installing" not in done.stdout, surroundings
+        result = checkout.bootstrap(umask, **surroundings)
+        assert result.returncode == 0, (surroundings, result.stdout)
+        assert "installing" not in result.stdout, surroundings
         assert checkout.state() == before, surroundings
 
 
 def test_others_may_read_what_was_installed_whatever_the_umask(tmp_path: Path, index: PackageIndex) -> None:
     checkout = Checkout(tmp_path / "checkout", index)
     checkout.lock()
-    done = checkout.bootstrap(0o077, LC_ALL="C", **DEAD_PROXY)
-    assert done.returncode == 0, done.stdout
+    result = checkout.bootstrap(0o077, LC_ALL="C", **DEAD_PROXY)
+    assert result.returncode == 0, result.stdout
     files = [path for path in (checkout.place / ".venv").resolve().rglob("*") if not path.is_symlink()]
     assert all(path.stat().st_mode & 0o044 == 0o044 for path in files)
 
@@ -205,9 +216,9 @@ def test_an_installation_that_fails_leaves_the_former_environment(
     before = checkout.state()
     checkout.lock("1.5")
     fault(checkout)
-    done = checkout.bootstrap()
-    assert done.returncode == 1
-    assert ".venv is as it was" in done.stdout
+    result = checkout.bootstrap()
+    assert result.returncode == 1
+    assert ".venv is as it was" in result.stdout
     assert checkout.state() == before
     checkout.lock("1.6")
     (checkout.place / "node/backend.py").write_text(BACKEND)
@@ -293,6 +304,92 @@ def test_two_at_once_make_one_environment(tmp_path: Path, index: PackageIndex) -
     checkout.lock()
     with ThreadPoolExecutor(2) as pool:
         outputs = [run.result() for run in [pool.submit(checkout.bootstrap) for _ in range(2)]]
-    assert [done.returncode for done in outputs] == [0, 0], outputs
+    assert [result.returncode for result in outputs] == [0, 0], outputs
     assert len(list(checkout.place.glob(".state/environments/*/bin"))) == 1
+    assert checkout.installed() == packages(LOCKED)
+
+
+def as_a_copy_brings_it(_checkout: Checkout) -> None:
+    """As it is: the link is relative, programs begin with an absolute path."""
+
+
+def with_an_absolute_link(checkout: Checkout) -> None:
+    target = (checkout.place / ".venv").resolve()
+    (checkout.place / ".venv").unlink()
+    (checkout.place / ".venv").symlink_to(target)
+
+
+def with_a_node_that_is_imported_from_its_sources(checkout: Checkout) -> None:
+    module = next((checkout.place / ".venv").glob("lib/*/site-packages/goud_node.py"))
+    (checkout.place / "node/src").mkdir()
+    shutil.move(module, checkout.place / "node/src")
+    (module.parent / "sources.pth").write_text(str(checkout.place / "node/src"))
+    for script in (checkout.place / ".venv/bin").glob("ansible"):
+        script.write_text("#!/bin/sh\n")  # nothing but the import tells
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder where programs can name their interpreter in their first line."""
+    with tempfile.TemporaryDirectory(prefix="goud") as folder:
+        yield Path(folder)
+
+
+@pytest.mark.parametrize(
+    "fault", [as_a_copy_brings_it, with_an_absolute_link, with_a_node_that_is_imported_from_its_sources]
+)
+def test_a_copied_checkout_runs_its_own_code(
+    short_path: Path, index: PackageIndex, fault: Callable[[Checkout], None]
+) -> None:
+    checkout = Checkout(short_path / "original", index)
+    checkout.lock()
+    checkout.make()
+    fault(checkout)
+    before = contents(checkout.place / ".venv")
+    twin = copy.copy(checkout)
+    twin.place = short_path / "copy"
+    shutil.copytree(checkout.place, twin.place, symlinks=True)
+    twin.make()
+    environment = (twin.place / ".venv").resolve()
+    assert environment.is_relative_to(twin.place)
+    module = subprocess.run(
+        [environment / "bin/python", "-I", "-c", "import goud_node; print(goud_node.__file__)"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert Path(module.stdout.strip()).is_relative_to(twin.place)
+    assert str(environment) in (environment / "bin/ansible").read_text(), "its programs start its own interpreter"
+    assert contents(checkout.place / ".venv") == before, "the original's is left alone"
+    result = twin.bootstrap()
+    assert "installing" not in result.stdout, "and is recognised from then on"
+
+
+CONSTRAINT = "covered==2.0\n"
+PIP_SETTINGS: list[dict[str, str]] = [
+    {"PIP_REQUIRE_VIRTUALENV": "1", "PIP_USER": "1"}, {"PIP_TARGET": "{place}/elsewhere"},
+    {"PIP_PREFIX": "{place}/elsewhere"}, {"PIP_ROOT": "{place}/elsewhere"}, {"PIP_CONSTRAINT": "{place}/constraint"},
+    {"PIP_DRY_RUN": "1"}, {"PIP_NO_BINARY": ":all:"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", PIP_SETTINGS, ids=" ".join)
+def test_settings_of_pip_do_not_change_what_is_installed(
+    settings: dict[str, str], tmp_path: Path, index: PackageIndex
+) -> None:
+    checkout = Checkout(tmp_path / "checkout", index)
+    checkout.lock()
+    (checkout.place / "constraint").write_text(CONSTRAINT)
+    surroundings = {name: value.format(place=checkout.place) for name, value in settings.items()}
+    result = checkout.bootstrap(-1, **surroundings)
+    assert result.returncode == 0, result.stdout
+    assert checkout.installed() == packages(LOCKED)
+    assert not (checkout.place / "elsewhere").exists()
+
+
+def test_a_mirror_is_taken_from_the_operators_pip_conf(tmp_path: Path, index: PackageIndex) -> None:
+    checkout = Checkout(tmp_path / "checkout", index)
+    checkout.lock()
+    settings = tmp_path / "pip.conf"
+    settings.write_text(f"[global]\nindex-url = {index.url}\n[install]\nuser = yes\n")
+    result = checkout.bootstrap(PIP_CONFIG_FILE=str(settings), PIP_INDEX_URL="")
+    assert result.returncode == 0, result.stdout
     assert checkout.installed() == packages(LOCKED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -56,6 +57,13 @@ def test_lists_are_read_to_the_last_page() -> None:
     assert goud_google.pages(Session(Answer(200, first), Answer(200, last)), "https://x/y") == [1, 2]
 
 
+def test_what_lies_below_a_prefix_is_listed_as_that() -> None:
+    first = {"kind": "storage#objects", "prefixes": ["a/", "b/"], "nextPageToken": "2"}
+    last = {"kind": "storage#objects", "items": [{"name": "note"}], "prefixes": ["c/"]}
+    listing = goud_google.pages(Session(Answer(200, first), Answer(200, last)), "https://x/y")
+    assert [entry["name"] for entry in listing] == ["a/", "b/", "note", "c/"]
+
+
 def test_absence_is_an_answer_and_a_refusal_a_sentence() -> None:
     assert goud_google.pages(Session(error(404, "no")), "https://x/y") is None
     with pytest.raises(
@@ -67,31 +75,31 @@ def test_absence_is_an_answer_and_a_refusal_a_sentence() -> None:
 
 
 def test_an_operation_that_ends_in_an_error_is_an_error() -> None:
-    begun = {"status": "RUNNING", "selfLink": "https://x/op"}
-    done = {
+    operation = {"status": "RUNNING", "selfLink": "https://x/op"}
+    answer = {
         "status": "DONE",
         "operationType": "resize",
         "targetLink": "https://x/d",
         "error": {"errors": [{"message": "broken"}]},
     }
     with pytest.raises(goud_google.Refused, match="Google failed resize of d: broken"):
-        goud_google.finish(Session(Answer(200, done)), begun, 5)
+        goud_google.finish(Session(Answer(200, answer)), operation, 5)
 
 
-GIVEN: dict[str, Any] = {
+PARAMETERS: dict[str, Any] = {
     "name": "b", "location": "europe-west4", "storage_class": "STANDARD", "labels": {"a": "b"}, "lifecycle_rules": [],
     "retention_days": 0, "retention_locked": False, "soft_delete_days": 7, "kms_key": "",
     "grants": [{"member": "m", "role": "r"}],
 }  # fmt: skip
 
 
-def present(**change: Any) -> dict[str, Any]:
-    return goud_gcs_bucket.wanted(GIVEN) | {"location": "EUROPE-WEST4", "metageneration": "1"} | change
+def bucket(**change: Any) -> dict[str, Any]:
+    return goud_gcs_bucket.bucket_settings(PARAMETERS) | {"location": "EUROPE-WEST4", "metageneration": "1"} | change
 
 
 def test_a_bucket_is_protected_from_its_first_moment() -> None:
-    session = Session(error(404, "no"), Answer(200, present()), Answer(200, {"bindings": []}), Answer(200, {}))
-    assert goud_gcs_bucket.settle(session, GIVEN, "p", check=False)["changed"]
+    session = Session(error(404, "no"), Answer(200, bucket()), Answer(200, {"bindings": []}), Answer(200, {}))
+    assert goud_gcs_bucket.settle(session, PARAMETERS, "p", check=False)["changed"]
     method, _, body = session.calls[1]
     assert method == "POST"
     assert body["iamConfiguration"]["uniformBucketLevelAccess"]["enabled"]
@@ -100,26 +108,26 @@ def test_a_bucket_is_protected_from_its_first_moment() -> None:
 
 
 def test_a_bucket_as_asked_is_left_alone() -> None:
-    session = Session(Answer(200, present()), Answer(200, {"bindings": [{"role": "r", "members": ["m"]}]}))
-    assert not goud_gcs_bucket.settle(session, GIVEN, "p", check=False)["changed"]
+    session = Session(Answer(200, bucket()), Answer(200, {"bindings": [{"role": "r", "members": ["m"]}]}))
+    assert not goud_gcs_bucket.settle(session, PARAMETERS, "p", check=False)["changed"]
     assert [call[0] for call in session.calls] == ["GET", "GET"]
 
 
 def test_check_mode_only_reads() -> None:
-    session = Session(Answer(200, present(versioning={"enabled": False})), Answer(200, {"bindings": []}))
-    result = goud_gcs_bucket.settle(session, GIVEN, "p", check=True)
+    session = Session(Answer(200, bucket(versioning={"enabled": False})), Answer(200, {"bindings": []}))
+    result = goud_gcs_bucket.settle(session, PARAMETERS, "p", check=True)
     assert result["differences"] == ["versioning.enabled", "policy"]
     assert {call[0] for call in session.calls} == {"GET"}
 
 
 def test_a_bucket_does_not_move() -> None:
     with pytest.raises(goud_google.Refused, match="cannot move"):
-        goud_gcs_bucket.settle(Session(Answer(200, present(location="US"))), GIVEN, "p", check=False)
+        goud_gcs_bucket.settle(Session(Answer(200, bucket(location="US"))), PARAMETERS, "p", check=False)
 
 
 def test_members_have_their_roles_and_no_others() -> None:
     policy = {"bindings": [{"role": "admin", "members": ["m", "someone"]}]}
-    bindings = goud_gcs_bucket.policy_with(policy, GIVEN["grants"])
+    bindings = goud_gcs_bucket.policy_with(policy, PARAMETERS["grants"])
     assert bindings == [{"role": "admin", "members": ["someone"]}, {"role": "r", "members": ["m"]}]
 
 
@@ -127,10 +135,11 @@ CONDITION = {"title": "t", "description": "d", "expression": "resource.name == '
 
 
 def test_conditions_take_a_policy_of_version_three_and_are_told_apart() -> None:
-    grants = [*GIVEN["grants"], {"member": "m", "role": "r", "condition": CONDITION}]
+    grants = [*PARAMETERS["grants"], {"member": "m", "role": "r", "condition": CONDITION}]
     policy = {"version": 1, "etag": "e", "bindings": [{"role": "r", "members": ["m"]}]}
-    session = Session(Answer(200, present()), Answer(200, policy), Answer(200, {}))
-    assert goud_gcs_bucket.settle(session, GIVEN | {"grants": grants}, "p", check=False)["differences"] == ["policy"]
+    session = Session(Answer(200, bucket()), Answer(200, policy), Answer(200, {}))
+    result = goud_gcs_bucket.settle(session, PARAMETERS | {"grants": grants}, "p", check=False)
+    assert result["differences"] == ["policy"]
     assert "optionsRequestedPolicyVersion=3" in session.calls[1][1]
     body = session.calls[2][2]
     assert (body["version"], body["etag"]) == (3, "e")
@@ -138,22 +147,22 @@ def test_conditions_take_a_policy_of_version_three_and_are_told_apart() -> None:
         {"role": "r", "members": ["m"]},
         {"role": "r", "condition": CONDITION, "members": ["m"]},
     ]
-    again = Session(Answer(200, present()), Answer(200, body))
-    assert not goud_gcs_bucket.settle(again, GIVEN | {"grants": grants}, "p", check=False)["changed"]
+    again = Session(Answer(200, bucket()), Answer(200, body))
+    assert not goud_gcs_bucket.settle(again, PARAMETERS | {"grants": grants}, "p", check=False)["changed"]
 
 
 def test_a_condition_that_is_no_longer_asked_for_goes() -> None:
     policy = {"version": 3, "bindings": [{"role": "r", "members": ["m", "someone"], "condition": CONDITION}]}
-    assert goud_gcs_bucket.policy_with(policy, GIVEN["grants"]) == [
+    assert goud_gcs_bucket.policy_with(policy, PARAMETERS["grants"]) == [
         {"role": "r", "members": ["someone"], "condition": CONDITION},
         {"role": "r", "members": ["m"]},
     ]
 
 
 def test_what_was_deleted_is_kept_for_a_while() -> None:
-    assert goud_gcs_bucket.wanted(GIVEN)["softDeletePolicy"] == {"retentionDurationSeconds": "604800"}
-    other = goud_gcs_bucket.wanted(GIVEN | {"soft_delete_days": 0})
-    assert goud_gcs_bucket.differences(other, present()) == ["softDeletePolicy.retentionDurationSeconds"]
+    assert goud_gcs_bucket.bucket_settings(PARAMETERS)["softDeletePolicy"] == {"retentionDurationSeconds": "604800"}
+    other = goud_gcs_bucket.bucket_settings(PARAMETERS | {"soft_delete_days": 0})
+    assert goud_gcs_bucket.differences(other, bucket()) == ["softDeletePolicy.retentionDurationSeconds"]
 
 
 def test_amazons_errors_are_sentences() -> None:
@@ -192,3 +201,22 @@ def test_the_file_is_for_its_owner_only(tmp_path: Path) -> None:
     goud_host_keys.write(path, "x\n")
     assert path.read_text() == "x\n"
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+class Bucket:
+    """A client of S3 with one object of so many bytes."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def can_paginate(self, call: str) -> bool:
+        return call.startswith("list")
+
+    def get_object(self, **_: str) -> dict[str, Any]:
+        return {"Body": io.BytesIO(b"x" * self.size), "ResponseMetadata": {}}
+
+
+@pytest.mark.parametrize(("size", "length"), [(5, 5), (1 << 20, 65536)])
+def test_the_content_of_an_object_is_text_of_a_bounded_length(size: int, length: int) -> None:
+    request = {"service": "s3", "call": "get_object", "key": "Body", "arguments": {"Bucket": "b", "Key": "k"}}
+    assert goud_aws_read.read(Bucket(size), request) == "x" * length

@@ -51,17 +51,17 @@ def disk(**values: object) -> goud_disk.Disk:
     return goud_disk.Disk(**(about | values))  # type: ignore[arg-type] # values of several types
 
 
-def told(of: goud_disk.Disk, mount: str, expected: int = 0) -> str:
-    return "\n".join(goud_disk.problems(of, mount, expected, 5))
+def text_of(subject: goud_disk.Disk, mount: str, minimum: int = 0) -> str:
+    return "\n".join(goud_disk.problems(subject, mount, minimum, 5))
 
 
 def test_blank_and_supported_disks_have_no_problem(tmp_path: Path) -> None:
-    assert not told(disk(blank=True), str(tmp_path))
-    assert not told(disk(filesystem="xfs", signatures=[{"type": "xfs"}]), str(tmp_path))
+    assert not text_of(disk(blank=True), str(tmp_path))
+    assert not text_of(disk(filesystem="xfs", signatures=[{"type": "xfs"}]), str(tmp_path))
 
 
 @pytest.mark.parametrize(
-    ("of", "words"),
+    ("subject", "words"),
     [
         (disk(signatures=[{"type": "LVM2_member"}]), "foreign signature: LVM2_member. It is not formatted"),
         (disk(signatures=[{"type": "swap", "label": "old"}]), "swap (label old)"),
@@ -74,19 +74,19 @@ def test_blank_and_supported_disks_have_no_problem(tmp_path: Path) -> None:
         (disk(filesystem="xfs", signatures=[{"type": "xfs"}], filesystem_bytes=2 * SIZE), "was made smaller"),
     ],
 )
-def test_everything_else_is_refused(of: goud_disk.Disk, words: str, tmp_path: Path) -> None:
-    assert words in told(of, str(tmp_path))
+def test_everything_else_is_refused(subject: goud_disk.Disk, words: str, tmp_path: Path) -> None:
+    assert words in text_of(subject, str(tmp_path))
 
 
 def test_a_size_that_does_not_come_names_the_level(tmp_path: Path) -> None:
-    text = told(disk(blank=True), str(tmp_path), expected=2 * SIZE)
+    text = text_of(disk(blank=True), str(tmp_path), minimum=2 * SIZE)
     assert text.startswith("block device: ")
     assert f"has {SIZE} bytes after 5 s, not {2 * SIZE}" in text
 
 
 def test_an_absent_disk_names_those_that_are_there(tmp_path: Path) -> None:
     (tmp_path / "google-other").touch()
-    text = told(goud_disk.Disk(str(tmp_path / "google-data")), "/nowhere")
+    text = text_of(goud_disk.Disk(str(tmp_path / "google-data")), "/nowhere")
     assert "is not there after 5 s" in text
     assert "google-other" in text
 

@@ -43,7 +43,7 @@ def node() -> Iterator[str]:
 def test_no_proxy_is_asked(node: str, variable: str) -> None:
     modules = documentation.ROOT / "ansible/plugins/modules"
     environment = {"PYTHONPATH": str(modules), variable: "http://127.0.0.1:9"}  # nobody listens there
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", SCRIPT, f"{node}/readyz"], env=environment, check=True, capture_output=True, text=True
     )
-    assert done.stdout.strip() == "200"
+    assert result.stdout.strip() == "200"

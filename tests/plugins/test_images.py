@@ -56,8 +56,8 @@ def test_which_hard_link_was_stored_does_not_matter() -> None:
     _, out = normalised(first)
     assert normalised(first) == normalised(second)
     with tarfile.open(fileobj=io.BytesIO(out)) as archive:
-        found = {member.name: (member.islnk(), member.linkname) for member in archive}
-        assert found == {"a": (False, ""), "m": (True, "a"), "x": (True, "a")}
+        links = {member.name: (member.islnk(), member.linkname) for member in archive}
+        assert links == {"a": (False, ""), "m": (True, "a"), "x": (True, "a")}
         stream = archive.extractfile("x")
         assert stream is not None
         assert stream.read() == b"same"
@@ -158,7 +158,7 @@ def test_digest_changes_with_every_input() -> None:
 
 
 def test_the_nodes_wheel_is_reproducible(tmp_path: Path) -> None:
-    wheels = [image_inputs.node_wheel(tmp_path / name).read_bytes() for name in ("one", "two")]
+    wheels = [image_inputs.node_wheel(tmp_path / name).read_bytes() for name in ("first", "second")]
     assert wheels[0] == wheels[1]
 
 

@@ -28,9 +28,9 @@ def other() -> Iterator[int]:
 def test_the_second_is_told_who_holds_it(tmp_path: Path, other: int) -> None:
     path = tmp_path / "secrets" / "running"
     assert goud_lock.take(path, "deploy", other) is None
-    told = goud_lock.take(path, "expand", os.getpid())
-    assert told is not None
-    assert (told["verb"], told["pid"]) == ("deploy", other)
+    holder = goud_lock.take(path, "expand", os.getpid())
+    assert holder is not None
+    assert (holder["verb"], holder["pid"]) == ("deploy", other)
     assert goud_lock.take(path, "deploy", other) is None  # its own plays may ask again
 
 

@@ -58,6 +58,15 @@ def test_tests_that_cannot_run_prove_nothing(mutation: mutate.Mutation) -> None:
         mutate.run(replaced(mutation, tests=("test_absent.py",)))
 
 
+def test_a_test_that_needs_containers_kills_nothing(mutation: mutate.Mutation, tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    etcd: needs an engine\n")
+    marked = (
+        "import pytest\n\n@pytest.mark.etcd\ndef test_engine():\n    assert False\n\ndef test_nothing():\n    pass\n"
+    )
+    (tmp_path / "test_engine.py").write_text(marked)
+    assert mutate.run(replaced(mutation, tests=("test_engine.py",))).verdict == "survived"
+
+
 def test_a_mutation_that_fits_no_more_is_named(mutation: mutate.Mutation) -> None:
     with pytest.raises(mutate.MutationError, match="thrice: its `before` stands 0 times"):
         mutate.check([replaced(mutation, before="4 * number")])

@@ -59,10 +59,10 @@ def rendered(inventory: Path, tmp_path: Path) -> dict[str, dict[str, Any]]:
         program = Path(sys.executable).with_name("ansible-playbook")
         environment = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}"}
         command = [str(program), "-i", str(inventory), str(playbook)]
-        done = subprocess.run(command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True)
+        result = subprocess.run(command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True)
     finally:
         playbook.unlink()
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
     return {path.stem: json.loads(path.read_text()) for path in output.iterdir()}
 
 
@@ -94,13 +94,13 @@ def test_machines_listen_to_peers_on_their_private_address(provider: str, tmp_pa
     hosts = {name: {"goud_private_address": address} for name, address in PRIVATE.items()}
     children = {group: {"hosts": dict.fromkeys(names)} for group, names in groups.items()}
     (inventory / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "children": children}}))
-    found = rendered(inventory, tmp_path)
-    assert sorted(found) == nodes
-    for name, node in found.items():
+    settings = rendered(inventory, tmp_path)
+    assert sorted(settings) == nodes
+    for name, node in settings.items():
         # All of the container's own network, on which nothing else is; the engine publishes the port on one address.
         assert node["listens"] == "0.0.0.0"  # noqa: S104 - compared
-        published = [port for port in node["ports"] if port.endswith(":9000")]
-        assert published == [f"{PRIVATE[name]}:9000:9000"]
+        ports = [port for port in node["ports"] if port.endswith(":9000")]
+        assert ports == [f"{PRIVATE[name]}:9000:9000"]
         assert {peer["node_id"]: peer["url"] for peer in node["peers"]} == {
             other: f"http://{PRIVATE[other]}:9000" for other in nodes
         }

@@ -63,44 +63,61 @@ def reports(tmp_path: Path) -> list[dict[str, Any]]:
 
 
 def test_text_output(tmp_path: Path) -> None:
-    done = play(tmp_path, "--diff")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Change something  changed node" in done.stdout
-    assert "+new" in done.stdout
-    assert "│ node1 │ ready │" in done.stdout
-    assert "node2        : ok=1    changed=1 " in done.stdout
-    assert done.stdout.rstrip().splitlines()[-2].startswith("probe: ok in ")
+    result = play(tmp_path, "--diff")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Change something  changed node" in result.stdout
+    assert "+new" in result.stdout
+    assert "│ node1 │ ready │" in result.stdout
+    assert "node2        : ok=1    changed=1 " in result.stdout
+    assert result.stdout.rstrip().splitlines()[-2].startswith("probe: ok in ")
     (report,) = reports(tmp_path)
     assert (report["verb"], report["result"]) == ("probe", "ok")
     assert report["reports"][0]["rows"] == [{"node": "node1", "state": "ready"}]
 
 
 def test_json_output_is_one_document(tmp_path: Path) -> None:
-    done = play(tmp_path, GOUD_OUTPUT="json")
-    assert json.loads(done.stdout)["reports"][0]["title"] == "Nodes"
-    assert "Change something" in done.stderr
+    result = play(tmp_path, GOUD_OUTPUT="json")
+    assert json.loads(result.stdout)["reports"][0]["title"] == "Nodes"
+    assert "Change something" in result.stderr
 
 
 def test_a_failure_is_complete_and_red(tmp_path: Path) -> None:
-    done = play(tmp_path, "-e", "broken=true")
-    assert done.returncode == 2
-    assert "✗ node1 · Break: failed" in done.stdout
-    assert "the disk is full: remove something" in done.stdout
+    result = play(tmp_path, "-e", "broken=true")
+    assert result.returncode == 2
+    assert "✗ node1 · Break: failed" in result.stdout
+    assert "the disk is full: remove something" in result.stdout
     (report,) = reports(tmp_path)
     assert report["result"] == "failed"
     assert {failure["host"] for failure in report["failures"]} == {"node1", "node2"}
 
 
 def test_a_failed_verdict_is_red_and_still_shown(tmp_path: Path) -> None:
-    done = play(tmp_path, "-e", "verdict=failed")
-    assert done.returncode == 2
-    assert "│ node1 │ ready │" in done.stdout
+    result = play(tmp_path, "-e", "verdict=failed")
+    assert result.returncode == 2
+    assert "│ node1 │ ready │" in result.stdout
+
+
+@pytest.mark.parametrize("output", ["text", "json"])
+@pytest.mark.parametrize("words", [("--tags", "nosuch"), ("--skip-tags", "all"), ("--start-at-task", "nosuch")])
+def test_a_run_in_which_nothing_happened_is_red(tmp_path: Path, words: tuple[str, ...], output: str) -> None:
+    result = play(tmp_path, *words, GOUD_OUTPUT=output)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "no task ran on any host" in (result.stdout if output == "text" else result.stderr)
+    (report,) = reports(tmp_path)
+    assert (report["result"], report["hosts"], report["reports"]) == ("failed", {}, [])
+    assert "no task ran on any host" in report["error"]
+    assert output == "text" or json.loads(result.stdout) == report
+
+
+@pytest.mark.parametrize("option", ["--list-hosts", "--list-tasks", "--list-tags", "--syntax-check"])
+def test_who_only_asks_what_a_playbook_holds_gets_that(tmp_path: Path, option: str) -> None:
+    assert play(tmp_path, option).returncode == 0
 
 
 def test_check_mode_changes_nothing_and_says_so(tmp_path: Path) -> None:
-    done = play(tmp_path, "--check")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "nothing is changed" in done.stdout
+    result = play(tmp_path, "--check")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "nothing is changed" in result.stdout
     assert not (tmp_path / "written").exists()
     assert reports(tmp_path)[0]["check_mode"] is True
 
@@ -108,10 +125,10 @@ def test_check_mode_changes_nothing_and_says_so(tmp_path: Path) -> None:
 def test_an_undefined_variable_shows_where(tmp_path: Path) -> None:
     head = "- hosts: all\n  gather_facts: false\n  tasks:\n"
     text = f"{head}    - name: X\n      ansible.builtin.debug: {{msg: '{{{{ nope }}}}'}}\n"
-    done = play(tmp_path, text=text)
-    assert done.returncode == 2
-    assert "'nope' is undefined" in done.stdout + done.stderr
-    assert "probe.yml:5" in done.stdout + done.stderr
+    result = play(tmp_path, text=text)
+    assert result.returncode == 2
+    assert "'nope' is undefined" in result.stdout + result.stderr
+    assert "probe.yml:5" in result.stdout + result.stderr
 
 
 BOILERPLATE = """---
@@ -136,37 +153,37 @@ BOILERPLATE = """---
     ],
 )
 def test_boilerplate(tmp_path: Path, group: str, arguments: tuple[str, ...], sentence: str | None) -> None:
-    done = play(tmp_path, *arguments, text=BOILERPLATE.replace("GROUP", group))
+    result = play(tmp_path, *arguments, text=BOILERPLATE.replace("GROUP", group))
     if sentence is None:
-        assert done.returncode == 0, done.stdout + done.stderr
+        assert result.returncode == 0, result.stdout + result.stderr
     else:
-        assert done.returncode == 2
-        assert sentence in done.stdout
+        assert result.returncode == 2
+        assert sentence in result.stdout
 
 
-@pytest.mark.parametrize(("provider", "wanted"), [("gcp", "GCP_PROJECT"), ("aws", "AWS_REGION")])
-def test_missing_credentials_are_told_in_one_sentence(provider: str, wanted: str) -> None:
+@pytest.mark.parametrize(("provider", "variable"), [("gcp", "GCP_PROJECT"), ("aws", "AWS_REGION")])
+def test_missing_credentials_are_told_in_one_sentence(provider: str, variable: str) -> None:
     program = Path(sys.executable).with_name("ansible-playbook")
     bare = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "GCP_", "GOUD_"))}
-    done = subprocess.run(
+    result = subprocess.run(
         [program, "status.yml", "-i", f"inventories/{provider}"],
         cwd=ROOT, env={**bare, "ANSIBLE_NOCOLOR": "1"}, check=False, capture_output=True, text=True,
     )  # fmt: skip
-    assert done.returncode == 1
-    (line,) = (done.stdout + done.stderr).strip().splitlines()
-    assert line.startswith(f"[ERROR]: the inventory inventories/{provider} needs credentials: set {wanted}")
+    assert result.returncode == 1
+    (line,) = (result.stdout + result.stderr).strip().splitlines()
+    assert line.startswith(f"[ERROR]: the inventory inventories/{provider} needs credentials: set {variable}")
     assert f"./run sandbox env {provider}" in line
 
 
 def test_a_provider_that_cannot_be_asked_is_told_in_one_sentence() -> None:
     program = Path(sys.executable).with_name("ansible-playbook")
     nowhere = {"GCP_PROJECT": "p", "GCP_AUTH_KIND": "serviceaccount", "GCP_SERVICE_ACCOUNT_FILE": "/there-is-none.json"}
-    done = subprocess.run(
+    result = subprocess.run(
         [program, "status.yml", "-i", "inventories/gcp"],
         cwd=ROOT, env={**os.environ, **nowhere, "ANSIBLE_NOCOLOR": "1"}, check=False, capture_output=True, text=True,
     )  # fmt: skip
-    assert done.returncode == 1
-    (line,) = (done.stdout + done.stderr).strip().splitlines()
+    assert result.returncode == 1
+    (line,) = (result.stdout + result.stderr).strip().splitlines()
     assert line.startswith("[ERROR]: the inventory inventories/gcp cannot be read: ")
     assert "/there-is-none.json" in line
 
@@ -191,9 +208,9 @@ QUIET = """---
 
 
 def test_a_play_in_which_nothing_happens_has_no_title(tmp_path: Path) -> None:
-    done = play(tmp_path, text=QUIET)
-    assert "▸ Stop the nodes" not in done.stdout
-    assert "▸ Look at the nodes" in done.stdout
+    result = play(tmp_path, text=QUIET)
+    assert "▸ Stop the nodes" not in result.stdout
+    assert "▸ Look at the nodes" in result.stdout
     assert "▸ Stop the nodes" in play(tmp_path, "-v", text=QUIET).stdout
 
 
@@ -213,11 +230,11 @@ REPEATED = """---
 
 
 def test_the_same_failure_is_told_in_full_once(tmp_path: Path) -> None:
-    done = play(tmp_path, text=REPEATED)
-    assert done.returncode == 2
-    assert done.stdout.count("there is no such backup") == 1
-    assert re.search(r"(node[12]) · Ask the repository: failed, as (?!\1)node[12] · Ask the repository", done.stdout)
-    assert done.stdout.count("✗") == 2, "the rescue only passes on what was told"
+    result = play(tmp_path, text=REPEATED)
+    assert result.returncode == 2
+    assert result.stdout.count("there is no such backup") == 1
+    assert re.search(r"(node[12]) · Ask the repository: failed, as (?!\1)node[12] · Ask the repository", result.stdout)
+    assert result.stdout.count("✗") == 2, "the rescue only passes on what was told"
     (report,) = reports(tmp_path)
     assert [failure["message"] for failure in report["failures"]].count("there is no such backup") == 2
 
@@ -250,9 +267,9 @@ def test_an_interrupted_run_says_where_and_leaves_its_report(tmp_path: Path, out
             assert run.poll() is None
             time.sleep(0.05)
         os.killpg(run.pid, signal.SIGINT)
-        shown, errors = run.communicate(timeout=60)
+        stdout, stderr = run.communicate(timeout=60)
     assert run.returncode == 99
-    progress = shown if output == "text" else errors
+    progress = stdout if output == "text" else stderr
     assert "stopped before its end in 'Wait for the node'. What it does may be half done on node2." in progress
     assert "probe: interrupted in" in progress
     (report,) = reports(tmp_path)
@@ -260,7 +277,7 @@ def test_an_interrupted_run_says_where_and_leaves_its_report(tmp_path: Path, out
     assert report["hosts"]["node1"] == {"changed": 1, "skipped": 1}
     assert [failure["task"] for failure in report["failures"]] == ["Change the nodes · Wait for the node"]
     if output == "json":
-        assert json.loads(shown) == report
+        assert json.loads(stdout) == report
 
 
 FORGET = """---
@@ -286,9 +303,9 @@ def test_a_checkout_may_lie_below_any_path(tmp_path: Path, odd: str) -> None:
         "- name: Probe\n  ansible.builtin.import_playbook: ansible/playbooks/probe.yml\n"
     )
     program = Path(sys.executable).with_name("ansible-playbook")
-    done = subprocess.run(
+    result = subprocess.run(
         [program, "probe.yml", "-e", json.dumps({"ansible_python_interpreter": sys.executable})],
         cwd=project, env={**os.environ, "ANSIBLE_NOCOLOR": "1"}, check=False, capture_output=True, text=True,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
     assert not (project / "ansible/playbooks/incoming").exists()

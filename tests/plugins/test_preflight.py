@@ -47,23 +47,24 @@ def test_another_address_or_a_free_port_is_no_problem() -> None:
 
 
 @pytest.mark.parametrize(
-    ("entry", "ours", "problems"),
+    ("entry", "containers", "count"),
     [
         ({"port": 8080, "container": "node1"}, [], 0),
         ({"port": 8080}, ["node1"], 0),
         ({"port": 8080}, ["node2"], 1),
     ],
 )
-def test_our_own_container_may_hold_its_port(entry: dict[str, object], ours: list[str], problems: int) -> None:
-    found = goud_preflight.port_problems([entry], {("0.0.0.0", 8080): 1}, {("127.0.0.1", 8080): "node1"}, ours)  # noqa: S104 - data only
-    assert len(found) == problems
-    assert all("for the container node1" in problem for problem in found)
+def test_our_own_container_may_hold_its_port(entry: dict[str, object], containers: list[str], count: int) -> None:
+    sockets = {("0.0.0.0", 8080): 1}  # noqa: S104 - data only
+    sentences = goud_preflight.port_problems([entry], sockets, {("127.0.0.1", 8080): "node1"}, containers)
+    assert len(sentences) == count
+    assert all("for the container node1" in sentence for sentence in sentences)
 
 
 def test_another_container_at_another_address_is_not_blamed() -> None:
     sockets = {("127.0.0.1", 8080): 1, ("127.0.1.2", 8080): 2}
-    published = {("127.0.1.2", 8080): "elsewhere", ("127.0.0.1", 8080): "node1"}
-    assert goud_preflight.port_problems([{"port": 8080, "container": "node1"}], sockets, published, []) == []
+    names = {("127.0.1.2", 8080): "elsewhere", ("127.0.0.1", 8080): "node1"}
+    assert goud_preflight.port_problems([{"port": 8080, "container": "node1"}], sockets, names, []) == []
 
 
 def test_published_ports_are_read_from_the_engine(tmp_path: Path) -> None:
@@ -89,7 +90,7 @@ def test_addresses_of_proc_net() -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "told"),
+    ("script", "words"),
     [
         ("echo 20.10.24+dfsg1", None),
         ("echo 29.0.1", None),
@@ -98,9 +99,9 @@ def test_addresses_of_proc_net() -> None:
         ("echo 'permission denied while trying to connect' >&2; exit 1", "group docker"),
     ],
 )
-def test_engine(tmp_path: Path, script: str, told: str | None) -> None:
+def test_engine(tmp_path: Path, script: str, words: str | None) -> None:
     problem = goud_preflight.engine_problem("20.10", fake_docker(tmp_path, script))
-    assert problem is None if told is None else problem is not None and told in problem
+    assert problem is None if words is None else problem is not None and words in problem
 
 
 def test_no_engine_at_all() -> None:
@@ -116,7 +117,7 @@ def test_disk_and_memory(tmp_path: Path) -> None:
     assert "2001 MiB are needed" in str(goud_preflight.memory_problem("MemAvailable:    2048000 kB\n", 2001))
 
 
-@pytest.mark.parametrize(("now", "told"), [(1000.0, None), (1060.0, None), (994.0, "-6 s off"), (5.0, "cannot be")])
-def test_clock(now: float, told: str | None) -> None:
+@pytest.mark.parametrize(("now", "words"), [(1000.0, None), (1060.0, None), (994.0, "-6 s off"), (5.0, "cannot be")])
+def test_clock(now: float, words: str | None) -> None:
     problem = goud_preflight.clock_problem(now, 1000.0, 5, earliest=100)
-    assert problem is None if told is None else problem is not None and told in problem
+    assert problem is None if words is None else problem is not None and words in problem

@@ -10,13 +10,13 @@ import goud_release
 import pytest
 
 
-def wanted(path: Path) -> dict[str, Any]:
+def parameters_of(path: Path) -> dict[str, Any]:
     own = {"owner": os.getuid(), "group": os.getgid()}
     return {"path": str(path), **own, "documents": {"a.yml": "a"}, "secrets": {"key": "k"}}
 
 
 def test_a_release_is_written_once(tmp_path: Path) -> None:
-    parameters = wanted(tmp_path / "state/etcd1/releases/1")
+    parameters = parameters_of(tmp_path / "state/etcd1/releases/1")
     assert goud_release.apply(parameters, check=True)["changed"]
     assert not (tmp_path / "state").exists()
     assert goud_release.apply(parameters, check=False)["files"] == ["a.yml", "key"]
@@ -28,7 +28,7 @@ def test_a_release_is_written_once(tmp_path: Path) -> None:
 def test_modes_do_not_depend_on_the_umask(tmp_path: Path, mask: int) -> None:
     before = os.umask(mask)
     try:
-        goud_release.apply(wanted(tmp_path / "state/local/etcd1/releases/1"), check=False)
+        goud_release.apply(parameters_of(tmp_path / "state/local/etcd1/releases/1"), check=False)
     finally:
         os.umask(before)
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "state").rglob("*")}
@@ -53,5 +53,5 @@ def test_another_host_on_the_same_machine_may_make_the_parents_meanwhile(
         return missing
 
     monkeypatch.setattr(goud_release, "missing_directories", raced)
-    assert goud_release.apply(wanted(tmp_path / "state/etcd1/releases/1"), check=False)["changed"]
+    assert goud_release.apply(parameters_of(tmp_path / "state/etcd1/releases/1"), check=False)["changed"]
     assert (tmp_path / "state/etcd1/releases/1/a.yml").read_text(encoding="utf-8") == "a"

@@ -25,5 +25,5 @@ def test_host_keys_are_looked_for_where_they_lie(provider: str, odd: str) -> Non
     known = {"goud_secrets_dir": f"/srv/{odd}", "goud_cluster": "c", "inventory_hostname": "node1"}
     known["goud_known_hosts"] = jinja.from_string(settings["goud_known_hosts"]).render(known)
     options = shlex.split(jinja.from_string(settings["ansible_ssh_common_args"]).render(known))
-    done = subprocess.run(["ssh", "-G", *options, "node1"], check=True, capture_output=True, text=True)
-    assert f"userknownhostsfile /srv/{odd}/ssh/known_hosts" in done.stdout.splitlines()
+    result = subprocess.run(["ssh", "-G", *options, "node1"], check=True, capture_output=True, text=True)
+    assert f"userknownhostsfile /srv/{odd}/ssh/known_hosts" in result.stdout.splitlines()

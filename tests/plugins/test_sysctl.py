@@ -26,23 +26,23 @@ def test_a_slash_stands_for_a_dot_in_a_name(root: Path) -> None:
 
 
 def test_what_differs_is_set(root: Path) -> None:
-    wrong = goud_sysctl.differing({"net.ipv4.port_range": "10240 65535"}, root)
-    assert wrong == {"net.ipv4.port_range": ("32768 60999", "10240 65535")}
-    assert goud_sysctl.apply(wrong, [], root) == (["net.ipv4.port_range"], [], [])
+    differences = goud_sysctl.differing({"net.ipv4.port_range": "10240 65535"}, root)
+    assert differences == {"net.ipv4.port_range": ("32768 60999", "10240 65535")}
+    assert goud_sysctl.apply(differences, [], root) == (["net.ipv4.port_range"], [], [])
     assert not goud_sysctl.differing({"net.ipv4.port_range": "10240 65535"}, root)
 
 
 def test_a_setting_that_is_not_there_is_a_problem_unless_it_is_optional(root: Path) -> None:
-    wrong = goud_sysctl.differing({"net.none": 1}, root)
+    differences = goud_sysctl.differing({"net.none": 1}, root)
     for judge in (goud_sysctl.apply, goud_sysctl.plan):
-        assert judge(wrong, [], root) == ([], ["net.none: this kernel has no such setting"], [])
-        assert judge(wrong, ["net.none"], root) == ([], [], ["net.none: this kernel has no such setting"])
+        assert judge(differences, [], root) == ([], ["net.none: this kernel has no such setting"], [])
+        assert judge(differences, ["net.none"], root) == ([], [], ["net.none: this kernel has no such setting"])
 
 
 def test_a_value_that_the_kernel_changes_is_a_problem(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(goud_sysctl, "value_of", lambda *_: "8192")
-    done, problems, _ = goud_sysctl.apply({"net.ipv4.port_range": ("1", "9000")}, [], root)
-    assert not done
+    names, problems, _ = goud_sysctl.apply({"net.ipv4.port_range": ("1", "9000")}, [], root)
+    assert not names
     assert problems == ["net.ipv4.port_range = 9000: the kernel took it and says 8192"]
 
 

@@ -20,7 +20,7 @@ argument_specs:
 
 
 @pytest.fixture
-def known(tmp_path: Path) -> goud_variables.Known:
+def catalogue(tmp_path: Path) -> goud_variables.Catalogue:
     role = tmp_path / "roles/disk"
     for folder, text in {"meta/argument_specs.yml": SPEC, "vars/main.yml": '_disk_format: !unsafe "{{.X}}"\n'}.items():
         (role / folder).parent.mkdir(parents=True)
@@ -32,36 +32,36 @@ def known(tmp_path: Path) -> goud_variables.Known:
     return goud_variables.known_variables(tmp_path / "roles", [meta])
 
 
-def test_known_names_pass(known: goud_variables.Known) -> None:
-    given = ["disk_size_mb", "expand_confirm", "ansible_user", "_disk_format"]
-    assert goud_variables.unknown_extra(given, known, {}) == []
+def test_known_names_pass(catalogue: goud_variables.Catalogue) -> None:
+    names = ["disk_size_mb", "expand_confirm", "ansible_user", "_disk_format"]
+    assert goud_variables.unknown_extra(names, catalogue, {}) == []
 
 
-def test_a_typo_gets_the_nearest_name(known: goud_variables.Known) -> None:
-    assert goud_variables.unknown_extra(["disk_size_bm"], known, {}) == [
+def test_a_typo_gets_the_nearest_name(catalogue: goud_variables.Catalogue) -> None:
+    assert goud_variables.unknown_extra(["disk_size_bm"], catalogue, {}) == [
         "unknown variable 'disk_size_bm': did you mean 'disk_size_mb' (role disk)?"
     ]
-    assert goud_variables.unknown_extra(["expand_confrm"], known, {}) == [
+    assert goud_variables.unknown_extra(["expand_confrm"], catalogue, {}) == [
         "unknown variable 'expand_confrm': did you mean 'expand_confirm' (expand)?"
     ]
 
 
-def test_a_name_near_to_nothing_is_refused_too(known: goud_variables.Known) -> None:
-    (told,) = goud_variables.unknown_extra(["qqq"], known, {})
-    assert "no role and no verb reads it" in told
+def test_a_name_near_to_nothing_is_refused_too(catalogue: goud_variables.Catalogue) -> None:
+    (sentence,) = goud_variables.unknown_extra(["qqq"], catalogue, {})
+    assert "no role and no verb reads it" in sentence
 
 
-def test_a_removed_name_says_what_replaces_it(known: goud_variables.Known) -> None:
+def test_a_removed_name_says_what_replaces_it(catalogue: goud_variables.Catalogue) -> None:
     removed = {"disk_gb": "use disk_size_mb"}
-    assert goud_variables.unknown_extra(["disk_gb"], known, removed) == [
+    assert goud_variables.unknown_extra(["disk_gb"], catalogue, removed) == [
         "the variable 'disk_gb' was removed: use disk_size_mb"
     ]
-    assert len(goud_variables.unknown_inventory(["disk_gb"], known, removed)) == 1
+    assert len(goud_variables.unknown_inventory(["disk_gb"], catalogue, removed)) == 1
 
 
-def test_inventory_names_are_judged_by_their_prefix(known: goud_variables.Known) -> None:
-    assert goud_variables.unknown_inventory(["site", "disk_size_mb"], known, {}) == []
-    assert len(goud_variables.unknown_inventory(["site", "disk_siz_mb"], known, {})) == 1
+def test_inventory_names_are_judged_by_their_prefix(catalogue: goud_variables.Catalogue) -> None:
+    assert goud_variables.unknown_inventory(["site", "disk_size_mb"], catalogue, {}) == []
+    assert len(goud_variables.unknown_inventory(["site", "disk_siz_mb"], catalogue, {})) == 1
 
 
 @pytest.mark.parametrize(
@@ -77,8 +77,8 @@ def test_inventory_names_are_judged_by_their_prefix(known: goud_variables.Known)
         ("unknown", "anything", True),  # another check's business
     ],
 )
-def test_types(known: goud_variables.Known, name: str, value: object, fits: bool) -> None:
-    problems = goud_variables.wrong_values({name: value}, known)
+def test_types(catalogue: goud_variables.Catalogue, name: str, value: object, fits: bool) -> None:
+    problems = goud_variables.wrong_values({name: value}, catalogue)
     assert (problems == []) is fits
     assert all(name in problem for problem in problems)
 

@@ -20,8 +20,13 @@ from tests.support.cluster import ROOT
 OLDEST_PIP = Path(__file__).with_name("oldest-pip.txt")
 
 
-def wheel(name: str, version: str, *, requires: tuple[str, ...] = (), extras: tuple[str, ...] = ()) -> bytes:
-    """A wheel with one module that tells its version, and a console script of the same name."""
+def wheel(
+    name: str, version: str, *, requires: tuple[str, ...] = (), extras: tuple[str, ...] = (), sources: str = ""
+) -> bytes:
+    """A wheel with one module that tells its version, and a console script of the same name.
+
+    `sources`: a folder that its interpreter looks into, too, as an editable installation has it.
+    """
     module, folder = name.replace("-", "_"), f"{name.replace('-', '_')}-{version}.dist-info"
     metadata = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
     metadata += [f"Provides-Extra: {extra}" for extra in extras] + [f"Requires-Dist: {need}" for need in requires]
@@ -31,7 +36,9 @@ def wheel(name: str, version: str, *, requires: tuple[str, ...] = (), extras: tu
         f"{folder}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         f"{folder}/entry_points.txt": f"[console_scripts]\n{name} = {module}:main\n",
     }
-    record = [f"{path},sha256={_digest(text)},{len(text)}" for path, text in files.items()]
+    if sources:
+        files[f"{module}.pth"] = f"{sources}\n"
+    record = [f"{path},sha256={_digest(text)},{len(text.encode())}" for path, text in files.items()]
     files[f"{folder}/RECORD"] = "\n".join([*record, f"{folder}/RECORD,,", ""])
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
