@@ -25,14 +25,19 @@ async def whole(client: httpx.AsyncClient, url: str, most: int, seconds: float) 
 
 async def _read(client: httpx.AsyncClient, url: str, most: int) -> httpx.Response:
     content = bytearray()
-    async with client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as answer:
-        # As it comes: a short answer could unpack to a long one.
-        async for data in answer.aiter_raw():
-            content += data
-            if len(content) > most:
-                raise httpx.TransportError(f"its answer is longer than {most} bytes, and no node's is")
-    # Without its headers: one that names a compression would have it unpacked.
-    return httpx.Response(answer.status_code, content=bytes(content), request=answer.request)
+    try:
+        async with client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as answer:
+            # As it comes: a short answer could unpack to a long one.
+            async for data in answer.aiter_raw():
+                content += data
+                if len(content) > most:
+                    raise httpx.TransportError(f"its answer is longer than {most} bytes, and no node's is")
+        # Without its headers: one that names a compression would have it unpacked.
+        return httpx.Response(answer.status_code, content=bytes(content), request=answer.request)
+    finally:
+        # An error and its task refer to each other: with them this would stay until the collector looks for such circles,
+        # and who asks again and again would hold several answers at once.
+        content.clear()
 
 
 def reason(error: Exception) -> str:

@@ -22,6 +22,7 @@ from goud_backup.choice import Candidate, Standing, ranking
 from goud_backup.drill import child
 from goud_backup.drill.child import Child
 from goud_backup.errors import NodeFailed
+from goud_node.documents import MOST_LISTING
 
 from .test_choice import health
 
@@ -80,7 +81,7 @@ def bounded(seconds: float) -> Iterator[None]:
     tracemalloc.start()
     try:
         yield
-        assert tracemalloc.get_traced_memory()[1] < 64 * len(MIB)
+        assert tracemalloc.get_traced_memory()[1] < 2 * MOST_LISTING + len(MIB)
     finally:
         tracemalloc.stop()
     assert time.monotonic() - begin < seconds
