@@ -184,6 +184,31 @@ async def test_what_a_forwarded_write_may_meet(reply: Reply, expected: type[Goud
     await client.close()
 
 
+NO_NUMBERS = [True, -1, 1 << 53, 1.5, 1.0, "5", None, [], {}]
+
+
+@pytest.mark.parametrize("name", ["height", "index"])
+@pytest.mark.parametrize("value", NO_NUMBERS)
+async def test_a_receipt_that_names_no_place_says_nothing(name: str, value: object) -> None:
+    receipt = json.dumps({**json.loads(RECEIPT), name: value}).encode()
+    client = client_of({"node1": Peer("node1", "http://node1:9000", NODE1.public)}, signed(200, receipt))
+    with pytest.raises(OutcomeUnknown):
+        await client.forward("node1", account())
+    await client.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, value) for name in ("height", "certified") for value in NO_NUMBERS]
+    + [("epoch", value) for value in NO_NUMBERS if value is not None],
+)
+async def test_a_status_that_names_no_height_counts_as_no_answer(name: str, value: object) -> None:
+    status = json.dumps({**json.loads(status_of(1)), name: value}).encode()
+    client = client_of({"node1": Peer("node1", "http://node1:9000", NODE1.public)}, signed(200, status))
+    assert await client.heights() == {}
+    await client.close()
+
+
 async def test_a_receipt_that_is_signed_is_believed() -> None:
     client = client_of({"node1": Peer("node1", "http://node1:9000", NODE1.public)}, signed(200, RECEIPT))
     assert (await client.forward("node1", account())).height == 5

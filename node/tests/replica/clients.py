@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from goud_node.chain.ledger import Receipt
 from goud_node.errors import GoudError, OutcomeUnknown, StoreFull, Unavailable
-from goud_node.peer.client import _proposer_error
+from goud_node.peer.answers import proposer_error
 from goud_node.replica.batch import Waiting
 from goud_node.replica.queue import Queue
 
@@ -180,7 +180,7 @@ class Clients:
         if error is None:
             letter.answer.set_result(letter.work.result())
         elif isinstance(error, GoudError):
-            letter.answer.set_exception(_proposer_error(letter.leader, {"code": error.code, "detail": str(error)}))
+            letter.answer.set_exception(proposer_error(letter.leader, {"code": error.code, "detail": str(error)}))
         else:
             raise error
 

@@ -7,18 +7,24 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 import httpx
 
-from goud_node import clock, errors
-from goud_node.chain import encoding
-from goud_node.chain.block import Block
-from goud_node.chain.certificate import Certificate, decode_pairs
+from goud_node import clock
 from goud_node.chain.ledger import Epoch, Receipt
-from goud_node.documents import Malformed, read
-from goud_node.errors import InvalidBlock, NotLeader, OutcomeUnknown, Unavailable
+from goud_node.errors import InvalidBlock, OutcomeUnknown, Unavailable
 from goud_node.peer.addresses import ByAddress
+from goud_node.peer.answers import (
+    Answer,
+    PeerError,
+    TooSlow,
+    blocks_of,
+    clock_of,
+    proposer_error,
+    receipt_of,
+    standing_of,
+)
 from goud_node.peer.directory import Peer
 from goud_node.peer.tokens import ANSWER_HEADER, Refused, Signer, Verifier
 from goud_node.replica.clocks import Reading
@@ -32,19 +38,6 @@ _PART_BYTES: Final = 64 * 1024
 _MOST_DOCUMENT_BYTES: Final = 64 * 1024
 _MISSES: Final = 2
 """Polls without an answer after which a peer counts as unreachable."""
-
-_BY_CODE: Final[dict[str, type[errors.GoudError]]] = {
-    kind.code: kind
-    for kind in (
-        errors.InvalidTransaction,
-        errors.IdempotencyConflict,
-        errors.AlreadyExists,
-        errors.Unavailable,
-        errors.CoordinationFull,
-        errors.Draining,
-        errors.NotLeader,
-    )
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,37 +79,6 @@ class View:
     @property
     def reachable(self) -> bool:
         return self.misses < _MISSES
-
-
-class PeerError(Exception):
-    """A peer did not give a usable answer. `sent` is False when the request surely did not reach it.
-
-    `clock_ms` is its clock, when that is why it refuses this node.
-    """
-
-    def __init__(self, message: str, *, sent: bool, clock_ms: int | None = None) -> None:
-        super().__init__(message)
-        self.sent = sent
-        self.clock_ms = clock_ms
-
-
-class TooSlow(PeerError):
-    """Its answer did not come in time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A verified answer."""
-
-    status: int
-    body: bytes
-
-    def document(self) -> dict[str, Any]:
-        """The body as a JSON object. Raises PeerError."""
-        try:
-            return read(self.body, dict[str, Any])
-        except Malformed as error:
-            raise PeerError(f"the answer is not a JSON object: {error}", sent=True) from error
 
 
 class PeerClient:
@@ -194,7 +156,7 @@ class PeerClient:
             answer = await self._ask(node, "GET", "/peer/proof", limits=_PROOF)
             if answer.status != 200:
                 return None
-            _, pairs = await asyncio.to_thread(_blocks_of, answer.body)
+            _, pairs = await asyncio.to_thread(blocks_of, answer.body)
         except (PeerError, InvalidBlock) as error:
             if self._refusal_log.allows(node):
                 _log.warning("peer %s does not prove what it holds: %s", node, error)
@@ -209,13 +171,13 @@ class PeerClient:
         try:
             answer = await self._ask(leader, "POST", "/peer/submissions", transaction, limits=limits)
             if answer.status == 200:
-                return _receipt(answer.document())
+                return receipt_of(answer.document())
             document = answer.document()
         except PeerError as error:
             if not error.sent:
                 raise Unavailable(f"The proposer {leader} cannot be reached: {error}") from error
             raise OutcomeUnknown(f"The proposer {leader} gave no usable answer: {error}") from error
-        raise _proposer_error(leader, document)
+        raise proposer_error(leader, document)
 
     async def heights(self) -> Mapping[str, int]:
         """The height of each peer that answers within about a second."""
@@ -255,7 +217,7 @@ class PeerClient:
         answer = await self._ask(name, "GET", target, limits=limits)
         if answer.status != 200:
             raise PeerError(f"status {answer.status}: {str(answer.document().get('detail'))[:300]}", sent=True)
-        answer_epoch, pairs = await asyncio.to_thread(_blocks_of, answer.body)
+        answer_epoch, pairs = await asyncio.to_thread(blocks_of, answer.body)
         if answer_epoch is None:
             await self._same_epoch(name, epoch)
         elif answer_epoch != epoch:
@@ -277,8 +239,8 @@ class PeerClient:
         try:
             answer = await self._ask(view.node_id, "GET", "/peer/status", limits=_STATUS)
             document = answer.document()
-            height, certified_height, epoch = self._standing(document)
-            view.clock = Reading(_clock_of(document), (request_time + clock.running()) / 2)
+            height, certified_height, epoch = standing_of(document, self._chain_id)
+            view.clock = Reading(clock_of(document), (request_time + clock.running()) / 2)
         except (PeerError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, PeerError) and error.clock_ms is not None:
                 view.clock = Reading(error.clock_ms, (request_time + clock.running()) / 2)
@@ -292,13 +254,6 @@ class PeerClient:
         view.answered_ms = int(self._wall() * 1000)
         view.round_trip_ms = round((time.perf_counter() - start) * 1000, 3)
         return view.node_id, height
-
-    def _standing(self, document: Mapping[str, Any]) -> tuple[int, int, int | None]:
-        """Height, certified height and number of the epoch out of a status document of our chain."""
-        if document.get("chain_id") != self._chain_id:
-            raise PeerError(f"it serves chain {document.get('chain_id')!r}, not ours", sent=True)
-        epoch = document.get("epoch")
-        return int(document["height"]), int(document["certified"]), None if epoch is None else int(epoch)
 
     async def _ask(self, name: str, method: str, target: str, body: bytes = b"", *, limits: _Limits) -> Answer:
         token, request_id = self._signer.request(name, method, target, body)
@@ -326,7 +281,7 @@ class PeerClient:
             refusal = error
         if answer.status == 401:
             # Refused before it was read: signed only if this node's key is known there, and its clock is what is wrong.
-            clock_ms = _clock_of(answer.document()) if refusal is None else None
+            clock_ms = clock_of(answer.document()) if refusal is None else None
             reason = content[:300].decode(errors="replace")
             # Whoever is on the way can answer so to a write that has been taken, or have it taken afterwards.
             raise PeerError(f"it refuses this node: {reason}", sent=True, clock_ms=clock_ms)
@@ -353,48 +308,3 @@ class PeerClient:
                 return response, bytes(content)
             finally:
                 await response.aclose()
-
-
-def _clock_of(document: Mapping[str, Any]) -> int | None:
-    """The clock in a signed answer; None when the peer's release does not send it. Raises PeerError."""
-    clock_ms = document.get("clock_ms")
-    if clock_ms is not None and (type(clock_ms) is not int or not 0 <= clock_ms < 1 << 53):
-        raise PeerError(f"its clock is {clock_ms!r:.40}, which is not a time in milliseconds", sent=True)
-    return clock_ms
-
-
-def _blocks_of(body: bytes) -> tuple[Epoch | None, list[tuple[Block, Certificate]]]:
-    """The epoch that an answer names, and its blocks. Raises PeerError, InvalidBlock."""
-    try:
-        document = encoding.decode(body)
-        epoch, rows = (None, document)
-        if document and type(document) is list and type(document[0]) is bytes:
-            raw_epoch, rows = encoding.record(document, (bytes, list))
-            epoch = Epoch.decode(raw_epoch)
-        records = [encoding.record(row, (bytes, bytes)) for row in rows]
-    except (ValueError, TypeError) as error:
-        raise PeerError(f"the answer is not a list of blocks: {error}", sent=True) from error
-    return epoch, decode_pairs(records, len(body))
-
-
-def _receipt(document: Mapping[str, Any]) -> Receipt:
-    try:
-        return Receipt(
-            int(document["height"]),
-            int(document["index"]),
-            str(document["transaction_id"]),
-            bytes.fromhex(document["block_hash"]),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise PeerError(f"the answer is not a receipt: {error!r}", sent=True) from error
-
-
-def _proposer_error(leader: str, problem: Mapping[str, Any]) -> errors.GoudError:
-    """The error that the proposer raised, from its problem document."""
-    kind = _BY_CODE.get(str(problem.get("code")))
-    detail = str(problem.get("detail", "no detail"))
-    if kind is NotLeader:
-        return NotLeader(detail, None)
-    if kind is not None:
-        return kind(detail)
-    return OutcomeUnknown(f"The proposer {leader} failed: {detail}")
