@@ -35,7 +35,7 @@ async def _read(client: httpx.AsyncClient, url: str, most: int) -> httpx.Respons
         # Without its headers: one that names a compression would have it unpacked.
         return httpx.Response(answer.status_code, content=bytes(content), request=answer.request)
     finally:
-        # An error and its task refer to each other: with them this would stay until the collector looks for such circles,
+        # An error and its task refer to each other. With them this would stay until the collector looks for circles,
         # and who asks again and again would hold several answers at once.
         content.clear()
 

@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 
 _PATIENCE: Final = (0.5, 2.0)
 """Seconds between looks at what cannot be read."""
+_SHIP_SECONDS: Final = 5.0
+"""Least wait for a run that ships: it comes every half minute, and is short."""
 
 
 def fork(
@@ -44,7 +46,7 @@ def fork(
         ) from error
     with (
         locks.Lock(repository.target, locks.BACKUP, "fork", wait=wait) as backup,
-        locks.Lock(repository.target, locks.SHIP, "fork", wait=max(wait, 5.0)) as ship,
+        locks.Lock(repository.target, locks.SHIP, "fork", wait=max(wait, _SHIP_SECONDS)) as ship,
     ):
         past, listing = repository.abandoned_backups(), _manifests(repository)
         listing.require_known_formats()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, Self
 
 from goud_backup import source as sources
 from goud_backup.codec.sealing import Sealer
@@ -63,11 +63,21 @@ class NodeBlocks(sources.NodeView):
 
 
 class DirectoryBlocks:
-    """The data directory of a stopped node."""
+    """The data directory of a stopped node: opened for each question, or once for all those of a `with` statement."""
 
     def __init__(self, data_dir: Path, genesis: Genesis) -> None:
         self._data_dir = data_dir
         self._genesis = genesis
+        self._store: RocksStore | None = None
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._store = self._open.enter_context(self._database())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._store = None
+        self._open.close()
 
     def from_height(self, start: int) -> Iterator[Pair]:
         with self._database() as store:
@@ -91,6 +101,9 @@ class DirectoryBlocks:
 
     @contextmanager
     def _database(self) -> Iterator[RocksStore]:
+        if self._store is not None:
+            yield self._store
+            return
         source = sources.DirectorySource(self._data_dir)
         with source.open(self._genesis) as snapshot, opened(snapshot.database) as store:
             yield store

@@ -132,8 +132,8 @@ def backup(
 
 
 def ship(repository: Repository, data_dir: Path, recipients: Sequence[str] = (), **options: int) -> shipping.Shipped:
-    blocks = shipping.DirectoryBlocks(data_dir, GENESIS)
-    return shipping.ship(repository, blocks, recipients, **options)  # type: ignore[arg-type]  # tests choose
+    with shipping.DirectoryBlocks(data_dir, GENESIS) as blocks:
+        return shipping.ship(repository, blocks, recipients, **options)  # type: ignore[arg-type]  # tests choose
 
 
 def restore(

@@ -59,7 +59,7 @@ def ship(
         progress = stack.enter_context(output.progress())
         blocks: engine.Blocks
         if data_dir is not None:
-            blocks = engine.DirectoryBlocks(data_dir, repository.config.genesis)
+            blocks = stack.enter_context(engine.DirectoryBlocks(data_dir, repository.config.genesis))
         else:
             client = options.node_client(node_url, node, key, repository.config.genesis, operator=operator)
             stack.callback(client.close)
