@@ -167,7 +167,7 @@ class _Run:
             self._store(draft, examination.facts, previous)
             reading.result()
             self._mark_read(unread)
-            manifest = sealed(self._description(draft, examination.facts, previous, sequence), self._sealer)
+            manifest = sealed(self._described(draft, examination.facts, previous, sequence), self._sealer)
             look = partial(self._look_again, history, Grown(examination, self._snapshot.live), previous)
             # Before, because a host may not be able to withdraw; after, because others look before they write as well.
             look()
@@ -253,7 +253,7 @@ class _Run:
     def _url(self) -> str:
         return self._repository.url
 
-    def _description(self, draft: _Draft, facts: Facts, previous: Manifest | None, sequence: int) -> Manifest:
+    def _described(self, draft: _Draft, facts: Facts, previous: Manifest | None, sequence: int) -> Manifest:
         now = datetime.now(UTC)
         objects = draft.objects()
         entries = tuple(
