@@ -54,7 +54,7 @@ def test_a_plan_creates_changes_and_removes() -> None:
     assert plan["create"] == [{"name": "new"}]
     assert plan["change"] == [{"name": "other", "x": 1}]
     assert plan["extra"] == ["old"]
-    assert plan["told"] == ["new: create", "other: change x", "old: remove"]
+    assert plan["sentences"] == ["new: create", "other: change x", "old: remove"]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_disks_as_asked_need_nothing() -> None:
     assert list(inventory) == ["c-node1-data"]
     assert inventory["c-node1-data"]["machine"] == "c-node1"
     plan = resources.goud_disk_plan([TARGET], inventory, "pd-ssd", "c-daily")
-    assert plan == {"create": [], "unscheduled": [], "faults": [], "told": []}
+    assert plan == {"create": [], "unscheduled": [], "faults": [], "sentences": []}
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_disks_with_data_are_not_bent(change: dict[str, Any], words: str) -> Non
 
 def test_a_grown_disk_stays_grown() -> None:
     inventory = resources.goud_gcp_disks([{**DISK, "sizeGb": "100"}])
-    assert resources.goud_disk_plan([TARGET], inventory, "pd-ssd", "c-daily")["told"] == []
+    assert resources.goud_disk_plan([TARGET], inventory, "pd-ssd", "c-daily")["sentences"] == []
 
 
 def machine(**change: Any) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def test_machines_are_created_started_protected_and_given_their_disk() -> None:
     plan = resources.goud_machine_plan([machine()], {}, free, True)
     assert [entry["full_name"] for entry in plan["create"]] == ["c-node1"]
     plan = resources.goud_machine_plan([machine()], instances_with(state="stopped", protected=False), free, True)
-    assert plan["told"] == ["c-node1: start", "c-node1: protect from deletion", "c-node1-data: attach to c-node1"]
+    assert plan["sentences"] == ["c-node1: start", "c-node1: protect from deletion", "c-node1-data: attach to c-node1"]
 
 
 @pytest.mark.parametrize(

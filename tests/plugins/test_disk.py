@@ -87,7 +87,7 @@ def test_a_size_that_does_not_come_names_the_level(tmp_path: Path) -> None:
 def test_an_absent_disk_names_those_that_are_there(tmp_path: Path) -> None:
     (tmp_path / "google-other").touch()
     text = text_of(goud_disk.Disk(str(tmp_path / "google-data")), "/nowhere")
-    assert "is not there after 5 s" in text
+    assert "did not appear within 5 s" in text
     assert "google-other" in text
 
 

@@ -54,7 +54,7 @@ def _text(value: Any) -> str:
 
 
 def goud_plan(targets: Iterable[Resource], resources: Iterable[Resource], key: str = "name") -> dict[str, list[Any]]:
-    """What has to be done: `create` and `change` (the targets), `extra` (names); `told` has a sentence for each."""
+    """What has to be done: `create` and `change` (the targets), `extra` (names); `sentences` has one for each."""
     resource_by_name = {str(resource[key]): resource for resource in resources}
     target_by_name = {str(resource[key]): resource for resource in targets}
     create = [resource for name, resource in target_by_name.items() if name not in resource_by_name]
@@ -68,7 +68,7 @@ def goud_plan(targets: Iterable[Resource], resources: Iterable[Resource], key: s
     sentences = [f"{resource[key]}: create" for resource in create]
     sentences += [f"{name}: change {', '.join(fields)}" for name, fields in differing.items() if fields]
     sentences += [f"{name}: remove" for name in extra]
-    return {"create": create, "change": change, "extra": extra, "told": sentences}
+    return {"create": create, "change": change, "extra": extra, "sentences": sentences}
 
 
 def singular(kind: str) -> str:
@@ -82,7 +82,7 @@ def goud_plans(
     """goud_plan for several kinds of resources at once; each sentence begins with the kind."""
     plans = {kind: goud_plan(kind_targets, resources[kind]) for kind, kind_targets in targets.items()}
     return {
-        kind: {**plan, "told": [f"{singular(kind)} {sentence}" for sentence in plan["told"]]}
+        kind: {**plan, "sentences": [f"{singular(kind)} {sentence}" for sentence in plan["sentences"]]}
         for kind, plan in plans.items()
     }
 

@@ -45,7 +45,7 @@ def goud_kind_and_name(resource: Resource) -> str:
 def goud_disk_plan(
     disks: Iterable[Resource], inventory: Mapping[str, Resource], kind: str, schedule: str
 ) -> dict[str, Any]:
-    """Disks to `create`, those to put under the `schedule`, `faults` that nothing here may mend; all of it `told`."""
+    """Disks to `create`, to put under the `schedule`, `faults` that nothing here may mend; `sentences` say it all."""
     disks = list(disks)
     create = [disk for disk in disks if disk["name"] not in inventory]
     faults = []
@@ -67,7 +67,7 @@ def goud_disk_plan(
             unscheduled.append(name)
     sentences = [f"{disk['name']}: create, {disk['size_gb']} GB {kind} in {disk['zone']}" for disk in create]
     sentences += [f"{name}: put under the schedule {schedule}" for name in unscheduled]
-    return {"create": create, "unscheduled": unscheduled, "faults": faults, "told": sentences}
+    return {"create": create, "unscheduled": unscheduled, "faults": faults, "sentences": sentences}
 
 
 def goud_gcp_machines(instances: Iterable[Resource]) -> Inventory:
@@ -125,7 +125,7 @@ def goud_machine_plan(
     protected: bool,
     edge_address: str = "",
 ) -> dict[str, Any]:
-    """Machines to `create`, `start`, `protect` and give their `address`, disks to `attach`; all of it `told`.
+    """Machines to `create`, `start`, `protect` and give their `address`, disks to `attach`; `sentences` say all of it.
 
     `faults` are what nothing here may mend.
     """
@@ -159,7 +159,7 @@ def goud_machine_plan(
     ]
     sentences += [f"{machine['disk']}: attach to {machine['full_name']}" for machine in attach]
     plan = {"create": create, "start": start, "attach": attach, "protect": protect, "address": address}
-    return plan | {"faults": faults, "told": sentences}
+    return plan | {"faults": faults, "sentences": sentences}
 
 
 def goud_gcp_snapshots(snapshots: Iterable[Resource]) -> list[dict[str, Any]]:

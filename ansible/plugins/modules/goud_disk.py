@@ -245,10 +245,10 @@ def problems(disk: Disk, mount: str, minimum: int, seconds: int) -> list[str]:
 def _absent(device: str, seconds: int) -> str:
     path = Path(device)
     if path.exists():
-        return f"{device} is no block device: data_disk_device names the wrong thing"
+        return f"{device} is not a block device: data_disk_device names the wrong thing"
     names = sorted(entry.name for entry in path.parent.iterdir()) if path.parent.is_dir() else []
     return (
-        f"{device} is not there after {seconds} s: attach the disk, or set data_disk_device."
+        f"{device} did not appear within {seconds} s: attach the disk, or set data_disk_device."
         f" In {path.parent} there is: {', '.join(names) or 'nothing'}"
     )
 
