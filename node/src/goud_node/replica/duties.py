@@ -264,6 +264,9 @@ class Duties:
             renewal.cancel()
             await asyncio.wait({renewal})
             return False
+        except lead.BlockRefused as error:
+            self._complain("propose", error)
+            self.queue.fail(error, self.core.unsure_transactions)
         except (Unavailable, OutcomeUnknown) as error:
             self._complain("propose", error)
         else:

@@ -9,11 +9,18 @@ from functools import partial
 from goud_node.agreement.sequencer import HeightTrimmed, Term
 from goud_node.chain.block import Block, build
 from goud_node.chain.ledger import Ledger, Receipt
-from goud_node.errors import EpochMismatch, NotLeader, OutcomeUnknown, Unavailable
+from goud_node.chain.rules import check_block
+from goud_node.errors import EpochMismatch, InvalidBlock, NotLeader, OutcomeUnknown, Unavailable
 from goud_node.replica.batch import Batch, Waiting, compose
 from goud_node.replica.clocks import ClockRefused
 from goud_node.replica.core import Core
 from goud_node.replica.steps import follow
+
+
+class BlockRefused(Unavailable):
+    """The block that this node made breaks a rule, so it was not ordered: every node would halt on it."""
+
+    code = "block-refused"
 
 
 async def campaign(core: Core) -> Term | None:
@@ -53,7 +60,7 @@ async def propose(
 
     The batch is chosen against the local tip, and the log accepts the block only as the successor of that very tip: so
     what is applied already is never ordered again. Raises NotLeader (this block is not and will not be ordered),
-    Unavailable (it is not ordered), OutcomeUnknown (call `settle` until it answers).
+    BlockRefused or another Unavailable (it is not ordered), OutcomeUnknown (call `settle` until it answers).
     """
     if core.unresolved_block is not None:
         raise OutcomeUnknown(f"block {core.unresolved_block.height} is not settled")
@@ -79,14 +86,19 @@ async def propose(
 
 
 def _choose(core: Core, waiting: list[Waiting], now_ms: int) -> tuple[Batch, Block | None]:
-    """A batch against the tip, and the signed block of it, if there is anything to order."""
+    """A batch against the tip, and the signed block of it, if there is anything to order. Raises BlockRefused."""
     batch, tip = compose(core.ledger, waiting), core.ledger.tip
     if not batch.selection:
         return batch, None
-    timestamp = max(now_ms, tip.timestamp_ms + 1)
     raws = [entry.raw for entry in batch.selection]
-    block = build(tip, raws, proposer=core.node_id, timestamp_ms=timestamp, key=core.key)
-    block.encode()  # remembered by the block
+    block = build(tip, raws, proposer=core.node_id, timestamp_ms=now_ms, key=core.key)
+    try:
+        check_block(core.ledger.genesis, tip, block)
+    except InvalidBlock as error:
+        raise BlockRefused(
+            f"nothing was ordered, as this node's own rules refuse the block that it made: {error} "
+            "Check this node's clock and key; another node may write meanwhile"
+        ) from error
     return batch, block
 
 
