@@ -313,12 +313,14 @@ class Replica:
         except TimeoutError:
             tail = await self._core.sequencer.tail(receipt.height, 1)
             block = Block.decode(tail.blocks[0]) if tail.blocks else None
-            if block is None or block.hash != receipt.block_hash:
+            if block is None or (block.height, block.hash) != (receipt.height, receipt.block_hash):
                 return None
             if not 0 <= receipt.index < len(block.transactions):
                 return None
             transaction = transactions.decode(block.transactions[receipt.index])
-            return receipt if transactions.same_request(transaction, attempt.transaction) else None
+            if not transactions.same_request(transaction, attempt.transaction):
+                return None
+            return Receipt(block.height, receipt.index, transaction.transaction_id, block.hash)
         try:
             own_receipt = self._core.ledger.admissible(attempt.transaction)
         except InvalidTransaction:
