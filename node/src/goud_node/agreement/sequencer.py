@@ -50,7 +50,7 @@ class LogUnreadable(Unavailable):
             + (
                 remedy
                 or f"stop every node, delete all keys below {root}/ with etcdctl, and run `goud-node epoch start` on "
-                "the node with the longest chain"
+                "the node with the longest chain; a node that orders by itself is restored from a backup"
             )
         )
 
