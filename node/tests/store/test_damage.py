@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -260,9 +261,27 @@ def test_a_floor_that_is_recorded_is_not_written_again(database: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"not a number", b"", b"\xb12\n", b"9" * 5000, "²\n".encode(), b"-1\n"], ids=lambda found: found[:9]
+    "content",
+    [b"not a number", b"", b"0", b"0\n", b"\xb12\n", b"9" * 5000, "²\n".encode(), b"-1\n"],
+    ids=lambda found: found[:9],
 )
 def test_a_damaged_floor_is_named(database: Path, content: bytes) -> None:
     (database / FLOOR).write_bytes(content)
+    with pytest.raises(CorruptStore, match=FLOOR):
+        read_all(database)
+
+
+def _folder(path: Path) -> None:
+    path.mkdir()
+
+
+def _loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize("odd", [_folder, _loop, os.mkfifo])
+def test_a_floor_that_is_no_file_is_named(database: Path, odd: Callable[[Path], None]) -> None:
+    (database / FLOOR).unlink()
+    odd(database / FLOOR)
     with pytest.raises(CorruptStore, match=FLOOR):
         read_all(database)

@@ -11,23 +11,31 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from goud_node.documents import Malformed, read_bytes
 from goud_node.errors import CorruptStore
 from goud_node.store import durable
 
 NAME = "goud-sequence"
-_NUMBER = re.compile(rb"\d{1,20}\n?")
+_NUMBER = re.compile(rb"[1-9]\d{0,19}\n?")
+_MOST_BYTES = 100
 
 
 def check(path: Path, sequence: int) -> None:
     """Raises CorruptStore when the database at `path` is older than it was, or when nothing says how old it was."""
     try:
-        text = (path / NAME).read_bytes()
+        text = read_bytes(path / NAME, _MOST_BYTES)
     except FileNotFoundError:
         raise CorruptStore(
             f"{path / NAME} is missing, which every database has from its creation: whether the database lost writes, "
             "too, cannot be seen. Restore the directory from a backup, or let the node refill from its peers on an "
             f"empty volume. If you know that nothing else is missing: echo {sequence} > {path / NAME}"
         ) from None
+    except OSError as error:
+        raise CorruptStore(
+            f"Cannot read {path / NAME}: {error.strerror}. Restore the directory from a backup."
+        ) from error
+    except Malformed:
+        text = b""
     if _NUMBER.fullmatch(text) is None:
         raise CorruptStore(f"{path / NAME} is damaged: it must hold one number. Restore the directory from a backup.")
     if sequence < int(text):
