@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import re
+import stat
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
@@ -82,13 +84,29 @@ def shaped(document: object, shape: type[T]) -> T:
 
 def read_file(path: Path, shape: type[T], most: int = MOST_BYTES) -> T:
     """The document of a file, of which no more is read than it may have. Raises Malformed, OSError."""
-    with path.open("rb", buffering=0) as file:
-        if os.fstat(file.fileno()).st_size > most:
+    return read(read_bytes(path, most), shape, most)
+
+
+def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+    """All that a regular file holds. Raises Malformed when that is more than `most`, OSError also for another kind.
+
+    To open a pipe would wait until somebody writes into it, and a device never ends.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "Not a regular file", str(path))
+        if status.st_size > most:
             raise Malformed(_too_long(most))
         data = bytearray()
-        while part := file.read(most + 1 - len(data)):
+        while part := os.read(descriptor, most + 1 - len(data)):
             data += part
-    return read(data, shape, most)
+    finally:
+        os.close(descriptor)
+    if len(data) > most:
+        raise Malformed(_too_long(most))
+    return bytes(data)
 
 
 def require_bounds(data: bytes | bytearray, most: int) -> None:

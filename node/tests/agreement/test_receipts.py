@@ -70,9 +70,21 @@ async def never(_height: int) -> None:
     await asyncio.Event().wait()
 
 
-@pytest.mark.parametrize("shift", [0, 1, -1])
-async def test_a_follower_that_lags_believes_the_log(monkeypatch: pytest.MonkeyPatch, shift: int) -> None:
-    """The log tells the place of the write, too: a receipt that names another one is none."""
+@pytest.mark.parametrize(
+    ("lie", "refused"),
+    [
+        (lambda true: true, False),
+        (lambda true: replace(true, index=true.index + 1), True),
+        (lambda true: replace(true, index=true.index - 1), True),
+        (lambda true: replace(true, height=true.height - 1), True),
+        (lambda true: replace(true, height=true.height + 1), True),
+        (lambda true: replace(true, block_hash=bytes(32)), True),
+        (lambda true: replace(true, transaction_id="any text \u2603"), False),
+    ],
+    ids=["none", "the next place", "the place before", "the block before", "the next block", "the hash", "the id"],
+)
+async def test_a_follower_that_lags_believes_the_log(monkeypatch: pytest.MonkeyPatch, lie: Any, refused: bool) -> None:
+    """The log tells the place and the id of the write, too: a receipt that names another place is none."""
     trio = Trio(Shared(), Options(submit_deadline=5.0))
     for name in NAMES:
         trio.start(name)
@@ -86,15 +98,16 @@ async def test_a_follower_that_lags_believes_the_log(monkeypatch: pytest.MonkeyP
 
         async def forward(leader: str, transaction: bytes) -> Receipt:
             true = await honest(leader, transaction)
-            return replace(true, index=true.index + shift)
+            false: Receipt = lie(true)
+            return false
 
         monkeypatch.setattr(follower.replica._core.peers, "forward", forward)
         core, follow = follower.replica._core, steps.follow
         monkeypatch.setattr(steps, "follow", lambda other: nothing() if other is core else follow(other))
-        if shift:
+        if refused:
             with pytest.raises(OutcomeUnknown):
                 await follower.replica.submit(account("not-here-yet"), budget=1.0)
-        receipt = None if shift else await follower.replica.submit(account("not-here-yet"))
+        receipt = None if refused else await follower.replica.submit(account("not-here-yet"))
         monkeypatch.setattr(steps, "follow", follow)
         await trio.until(trio.agreed)
         assert receipt in {None, follower.ledger.admissible(decode(account("not-here-yet")))}

@@ -8,12 +8,13 @@ import pytest
 
 from goud_node.agreement.embedded import EmbeddedKv
 from goud_node.agreement.kv import KeyValue, Put
-from goud_node.agreement.sequencer import HeightTrimmed, Sequencer, State, Term
+from goud_node.agreement.sequencer import HeightTrimmed, LogUnreadable, Sequencer, State, Term
 from goud_node.chain.block import Block, build
+from goud_node.chain.encoding import encode
 from goud_node.chain.genesis import Genesis, Validator
 from goud_node.chain.keys import SigningKey
 from goud_node.chain.ledger import Epoch
-from goud_node.errors import CorruptStore, GoudError, NotLeader, Unavailable
+from goud_node.errors import GoudError, NotLeader, OutcomeUnknown, Unavailable
 from goud_node.store.memory import MemoryStore
 
 from .trio import account
@@ -165,15 +166,60 @@ async def test_signatures_and_progress_belong_to_their_epoch() -> None:
         await log.countersign(new, dict.fromkeys(range(101), b""), 0)
 
 
-async def test_unreadable_control_keys_are_named() -> None:
-    kv, log, _ = await begin()
+ROOT = f"/goud/{GENESIS.chain_id}/".encode()
+JUNK = [b"", b"\xff", b"junk", *map(encode, [None, 7, "x", [], ["x"], ["x", b"y"], [-1, None], [1, b"short"], {}])]
+JUNK += [encode([height, bytes(32)]) for height in (-1, 2**63, 2**64 - 1)]
+JUNK += [encode([number, height, bytes(32)]) for number, height in ((-5, 0), (0, 0), (2**63, 0), (1, -1), (1, 2**63))]
+JUNK += [encode([1, 0, b""]), encode([1, 0, bytes(33)]), encode(["n1", "x"]), encode(["n1", None])]
+"""What no node writes to a control key."""
 
-    await kv.txn([], [Put(f"/goud/{GENESIS.chain_id}/head".encode(), b"\xff")])
-    with pytest.raises(CorruptStore):
+
+@pytest.mark.parametrize("key", [b"epoch", b"head"])
+@pytest.mark.parametrize("junk", JUNK, ids=bytes.hex)
+async def test_an_unreadable_control_key_is_named_and_waited_for(key: bytes, junk: bytes) -> None:
+    """One validator can write it: that proves nothing about the chain, so nobody may halt for it."""
+    kv, log, term = await begin()
+    value = next(entry.value for entry in await kv.range(ROOT + key))
+    await kv.txn([], [Put(ROOT + key, junk)])
+    with pytest.raises(LogUnreadable, match=f"{(ROOT + key).decode()} .*epoch start"):
         await log.state()
+    with pytest.raises((OutcomeUnknown, NotLeader, Unavailable)):
+        await log.commit(term, after(GENESIS.block(), "one"))
+    await kv.txn([], [Put(ROOT + key, value)])
+    assert (await log.state()).epoch == EPOCH
 
 
-@pytest.mark.parametrize("written", [b"", b"\xff", b"\xf6", b"\x61x", b"\xfb\x7f\xf0\x00\x00\x00\x00\x00\x00", b"\x20"])
+@pytest.mark.parametrize("junk", JUNK, ids=bytes.hex)
+async def test_an_unreadable_leader_is_none_and_is_removed_by_who_wants_to_lead(junk: bytes) -> None:
+    kv, log, term = await begin()
+    await kv.txn([], [Put(ROOT + b"leader", junk)])
+    assert (await log.state()).leader is None
+    with pytest.raises(LogUnreadable, match="removed"):
+        await log.campaign(EPOCH, 60)
+    new_term = await log.campaign(EPOCH, 60)
+    assert new_term is not None
+    with pytest.raises(NotLeader):
+        await log.commit(term, after(GENESIS.block(), "late"))
+    block = after(GENESIS.block(), "one")
+    assert await log.commit(new_term, block) == block.encode()
+
+
+@pytest.mark.parametrize(
+    "name", [b"", b"zz", b"1", b"%016x " % 1, b"%016X" % 10, b"%017x" % 1, b"%016x/x" % 2, b"\xff"]
+)
+async def test_a_key_that_is_no_block_s_says_nothing(name: bytes) -> None:
+    kv, log, term = await begin()
+    block = after(GENESIS.block(), "one")
+    await log.commit(term, block)
+    await kv.txn([], [Put(ROOT + b"blocks/" + name, b"junk")])
+    assert (await log.tail(1, 10)).blocks == [block.encode()]
+    assert (await log.tail(2, 10)).blocks == []
+    assert await log.held_above(0) == 1
+
+
+@pytest.mark.parametrize(
+    "written", [b"", b"\xff", b"\xf6", b"\x61x", b"\xfb\x7f\xf0\x00\x00\x00\x00\x00\x00", b"\x20", encode(2**64 - 1)]
+)
 async def test_what_one_node_writes_of_itself_stops_no_other(written: bytes) -> None:
     """Everybody reads what each node says it holds and signs; what cannot be read says nothing."""
     kv, log, _ = await begin()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from goud_node.errors import (
     StoreFull,
     Unavailable,
 )
+from goud_node.problems import ProblemError
 
 REFUSALS = [Unavailable, Draining, NotLeader, CoordinationFull, StoreFull, InvalidTransaction, CorruptStore]
 FINAL = [IdempotencyConflict, AlreadyExists]
@@ -30,7 +32,7 @@ FINAL = [IdempotencyConflict, AlreadyExists]
 RECEIPT = Receipt(1, 0, "a", bytes(32))
 
 
-def context_of(*script: GoudError | Receipt) -> Context:
+def context_of(*script: GoudError | Receipt, in_doubt: frozenset[bytes] = frozenset()) -> Context:
     """A node whose replica answers as the script says, the last of it for ever."""
     answers = list(script)
 
@@ -41,7 +43,9 @@ def context_of(*script: GoudError | Receipt) -> Context:
             raise outcome
         return outcome
 
-    replica = SimpleNamespace(submit=answer, status=SimpleNamespace(quorum=True))
+    replica = SimpleNamespace(
+        submit=answer, status=SimpleNamespace(quorum=True), is_in_doubt=lambda write: write in in_doubt
+    )
     metrics = SimpleNamespace(commit_latency=SimpleNamespace(observe=lambda _seconds: None))
     context: Any = SimpleNamespace(
         room=lambda: SimpleNamespace(shortage=None),
@@ -50,6 +54,27 @@ def context_of(*script: GoudError | Receipt) -> Context:
         metrics=metrics,
     )
     return cast(Context, context)
+
+
+def _without_quorum(context: Any) -> None:
+    context.replica.status.quorum = False
+
+
+def _without_space(context: Any) -> None:
+    context.room = lambda: SimpleNamespace(shortage="full", path="/data", free=0, needed=1)
+
+
+@pytest.mark.parametrize("hindrance", [_without_quorum, _without_space])
+async def test_what_keeps_a_write_out_is_no_answer_about_one_that_is_in_doubt(
+    monkeypatch: pytest.MonkeyPatch, hindrance: Callable[[Any], None]
+) -> None:
+    monkeypatch.setattr("goud_node.api.submit._QUORUM_SECONDS", 0.05)
+    context = context_of(RECEIPT, in_doubt=frozenset({b"a write"}))
+    hindrance(context)
+    with pytest.raises(OutcomeUnknown, match="Idempotency-Key"):
+        await submit(context, b"a write")
+    with pytest.raises(ProblemError):
+        await submit(context, b"another write")
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)

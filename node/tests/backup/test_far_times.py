@@ -1,4 +1,4 @@
-"""A block's time is whatever a clock said, also one that no calendar has: it is stored, and read again."""
+"""A block's time is whatever a clock said, as far as the rules go: it is stored, and read again."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from goud_backup.repository.manifest import Manifest, dump
 from goud_backup.repository.repository import Repository
 from goud_node.chain.block import build
 from goud_node.chain.ledger import Ledger
+from goud_node.chain.rules import LATEST_MS
 from goud_node.store import RocksStore
 
 from .support import GENESIS, KEYS, backup, certificate_of, grow, restore, ship
 
 YEAR_9999 = 253_370_764_800_000
-LAST = (1 << 63) - 1
 
 
-@pytest.fixture(params=[YEAR_9999, 1 << 53, LAST], ids=["9999", "beyond JavaScript", "the last"])
+@pytest.fixture(params=[[YEAR_9999], [LATEST_MS - 1], [LATEST_MS, 0]], ids=["9999", "the last", "beyond calendars"])
 def late(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A chain of six blocks, the last of which has that time."""
+    """A chain of six blocks, the last of which have those times; 0: as early as may be after the one before."""
     data = tmp_path / "late"
-    grow(data, 5)
+    grow(data, 6 - len(request.param))
     store = RocksStore.open(data / "rocksdb")
     try:
         ledger = Ledger(store, GENESIS)
-        block = build(ledger.tip, [], proposer="node1", key=KEYS["node1"], timestamp_ms=request.param)
-        ledger.append([block], [certificate_of(block)])
+        for time_ms in request.param:
+            block = build(ledger.tip, [], proposer="node1", key=KEYS["node1"], timestamp_ms=time_ms)
+            ledger.append([block], [certificate_of(block)])
     finally:
         store.close()
     return data

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
-from goud_node.agreement.embedded import EmbeddedKv
-from goud_node.agreement.sequencer import Sequencer, State
 from goud_node.chain import encoding, proof
-from goud_node.chain.certificate import Certificate, countersign
+from goud_node.chain.certificate import Certificate
 from goud_node.chain.indexes import account_key, collection_key, height_key, key_hash_key
 from goud_node.chain.ledger import EPOCH_KEY, STATE_KEY, Epoch, Ledger
 from goud_node.chain.proof import prove
@@ -20,7 +17,7 @@ from goud_node.chain.transactions import Transaction
 from goud_node.errors import CorruptStore, GoudError, InvalidBlock
 from goud_node.store import Batch, Family, MemoryStore
 
-from .support import GENESIS, KEYS, account, block_after, certificate_of, chain_of, collection, resigned
+from .support import GENESIS, account, certificate_of, chain_of, collection, resigned
 
 BODIES: list[list[Transaction]] = [
     [collection("void"), account(), account("bob")],
@@ -278,50 +275,3 @@ def test_a_forged_signature_is_found_although_the_stretch_was_checked_before(
     store.write(batch)
     with pytest.raises(InvalidBlock, match="signature"):
         prove(store, GENESIS, checked=before)
-
-
-def ordered() -> MemoryStore:
-    """A single node's database, with the order that it keeps."""
-    store = whole()
-
-    async def order() -> None:
-        kv = EmbeddedKv(store)
-        sequencer = Sequencer(kv, GENESIS.chain_id, "node1")
-        epoch = Epoch(2, 1, CHAIN[0].hash)
-        await sequencer.begin_epoch(epoch, State(None, None, None))
-        term = await sequencer.campaign(epoch, 60)
-        assert term is not None
-        for block in [*CHAIN[1:], block_after(CHAIN[-1].header, [], at=90_000)]:
-            await sequencer.commit(term, block)
-        await sequencer.countersign(epoch, {7: countersign(KEYS["node1"], CHAIN[6].hash)}, CERTIFIED)
-
-    asyncio.run(order())
-    return store
-
-
-def test_the_order_of_a_single_node_may_not_contradict_its_chain() -> None:
-    store = ordered()
-    assert prove(store, GENESIS).keys["sequencer"] == sum(1 for _ in store.scan(Family.SEQUENCER))
-    blocks = [(key, value) for key, value in store.scan(Family.SEQUENCER) if b"/blocks/" in key]
-    signature = next(key for key, _ in store.scan(Family.SEQUENCER) if b"/signatures/" in key)
-    head = next(key for key, _ in store.scan(Family.SEQUENCER) if key.endswith(b"/head"))
-    (one, first), (_, second) = blocks[:2]
-    damage = [
-        (one, second),
-        (one, first[:-1]),
-        (signature, first),
-        (head, first),
-        (b"record/other", first),
-        (b"junk", b""),
-        (b"revision", None),
-    ]
-    for key, value in damage:
-        copy = store.copy()
-        batch = Batch()
-        if value is None:
-            batch.delete(Family.SEQUENCER, key)
-        else:
-            batch.put(Family.SEQUENCER, key, value)
-        copy.write(batch)
-        with pytest.raises(CorruptStore, match="sequencer"):
-            prove(copy, GENESIS)

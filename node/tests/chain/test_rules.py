@@ -8,7 +8,7 @@ import pytest
 
 from goud_node.chain.block import MAX_BLOCK_BYTES, NO_HASH, Block, build, merkle_root
 from goud_node.chain.keys import DOMAIN_BLOCK, DOMAIN_PERSISTED, SigningKey
-from goud_node.chain.rules import check_block
+from goud_node.chain.rules import LATEST_MS, check_block
 from goud_node.errors import InvalidBlock
 
 from .support import GENESIS, KEYS, account, block_after, collection, resigned, simple_chain
@@ -30,7 +30,9 @@ def test_a_good_block_passes_and_yields_its_transactions() -> None:
         ({"height": 1}, "does not follow"),
         ({"previous": NO_HASH}, "previous hash"),
         ({"timestamp_ms": FIRST.header.timestamp_ms}, "not later"),
-        ({"timestamp_ms": 2**63}, "not later"),
+        ({"timestamp_ms": FIRST.header.timestamp_ms - 1}, "not later"),
+        ({"timestamp_ms": LATEST_MS + 1}, "after the year 9999"),
+        ({"timestamp_ms": 2**63}, "after the year 9999"),
         ({"proposer": "stranger"}, "not a validator"),
         ({"proposer": ""}, "not a validator"),
         ({"proposer": "node2"}, "signature of node2"),
@@ -84,3 +86,14 @@ def test_an_empty_block_is_a_block() -> None:
 
 def signed(parts: list[bytes]) -> Block:
     return build(FIRST.header, parts, proposer="node1", key=KEYS["node1"], timestamp_ms=0)
+
+
+@pytest.mark.parametrize("time_ms", [LATEST_MS - 1, LATEST_MS])
+def test_a_block_of_any_allowed_time_can_be_followed(time_ms: int) -> None:
+    """Whatever a clock said: time then goes on by milliseconds, and the chain with it."""
+    tip = resigned(SECOND, {"timestamp_ms": time_ms})
+    check_block(GENESIS, FIRST.header, tip)
+    for _ in range(3):
+        following = build(tip.header, [], proposer="node1", key=KEYS["node1"], timestamp_ms=0)
+        check_block(GENESIS, tip.header, following)
+        tip = following

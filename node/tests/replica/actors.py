@@ -38,13 +38,14 @@ def key_of(name: str) -> CachedKey:
 KEYS = {name: key_of(name) for name in ("n1", "n2", "n3", "n4", "n5", "observer")}
 
 
-def entry(number: int) -> Entry:
+def entry(number: int, tries: int = 0) -> Entry:
+    """A request, in the bytes of one of its tries: a client makes new ones whenever it asks again."""
     digest = hashlib.sha256(b"account %d" % number).digest()
-    transaction = AccountCreate(f"a{number}", digest, digest, number)
+    transaction = AccountCreate(f"a{number}", digest, digest, number + tries)
     return Entry(transaction.encode(), transaction)
 
 
 ENTRIES = [entry(number) for number in range(12)]
 
-WRITES = [entry(number) for number in range(100, 164)]
-"""Each is asked for once."""
+WRITES = [entry(number, tries) for number in range(100, 132) for tries in (0, 1)]
+"""Each is asked for once, and repeated in other bytes."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from goud_node.chain.ledger import Receipt
+from goud_node.chain.transactions import decode_trusted
 from goud_node.errors import GoudError, OutcomeUnknown, StoreFull, Unavailable
 from goud_node.peer.answers import proposer_error
 from goud_node.replica.batch import Waiting
@@ -70,6 +71,8 @@ class Clients:
         self.letters: list[Letter] = []
         self.ordered: set[bytes] = set()
         """Whatever was in a block, ever."""
+        self._doubts: set[tuple[Any, str]] = set()
+        self._denials: set[str] = set()
         self._asked: Counter[bytes] = Counter()
         self._refused: Counter[bytes] = Counter()
         self._tasks: dict[asyncio.Task[Any], Node] = {}
@@ -147,10 +150,15 @@ class Clients:
                 task.result()
 
     def check(self) -> None:
-        """A write that was refused, as often as it was asked for, was never ordered. Raises Violation."""
+        """A write that was refused, as often as it was asked for, was never ordered; nor one whose repeat was refused
+        by the very node that had not known what became of it. Raises Violation.
+        """
         for raw, times in self._refused.items():
             if times == self._asked[raw] and raw in self.ordered:
                 raise Violation("a write was answered 503 and is in the chain")
+        accounts = {decode_trusted(raw).account_id for raw in self.ordered}
+        if self._denials & accounts:
+            raise Violation("a repeat was answered 503 and the request is in the chain")
 
     def _begin(self, node: Node, coroutine: Any) -> asyncio.Task[Any]:
         task = self.turns.create_task(coroutine)
@@ -161,12 +169,17 @@ class Clients:
     async def _request(self, node: Node, entry: Entry, within: float) -> None:
         if node.replica is None:
             raise Violation("a node that is down cannot be asked")
+        replica, account_id = node.replica, entry.transaction.account_id
         try:
-            receipt = await node.replica.submit(entry.raw, budget=within)
+            receipt = await replica.submit(entry.raw, budget=within)
         except OutcomeUnknown:
+            self._doubts.add((replica, account_id))
             return
         except (Unavailable, StoreFull):
             self._refused[entry.raw] += 1
+            # What is asked for again and again may be ordered later.
+            if (replica, account_id) in self._doubts and self._asked[entry.raw] == 1:
+                self._denials.add(account_id)
             return
         except GoudError as error:
             raise Violation(f"a valid transaction was refused: {error}") from error

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from goud_node.agreement.sequencer import HeightTrimmed, Sequencer
+from goud_node.chain.transactions import decode_trusted, same_request
 from goud_node.errors import CoordinationFull, EpochMismatch, GoudError, NotLeader, OutcomeUnknown, Unavailable
 from goud_node.replica import lead, steps
 
@@ -205,7 +206,7 @@ class Model:
         except CoordinationFull as full:
             unit.step = unit.call = None
             if unit.name == "lead" and node.core is not None:
-                node.queue.fail(full, node.core.unsure_transactions)
+                node.queue.fail(full, node.core.unsure_claims)
         except (NotLeader, HeightTrimmed, EpochMismatch) as end:
             unit.step = unit.call = None
             if unit.name == "lead":
@@ -312,14 +313,18 @@ class Model:
             for height in range(reference.height + 1):
                 if node.ledger.raw_block(height) != reference.raw_block(height):
                     raise Violation(f"{node.name} holds another block {height}")
-        chain = [raw for block in reference.blocks(1, reference.height) for raw in block.transactions]
+        chain = [decode_trusted(raw) for block in reference.blocks(1, reference.height) for raw in block.transactions]
+        accounts = [transaction.account_id for transaction in chain]
         for raw, receipt in world.acknowledged.items():
-            if chain.count(raw) != 1:
-                raise Violation(f"an acknowledged transaction is in the chain {chain.count(raw)} times")
+            request = decode_trusted(raw)
+            if accounts.count(request.account_id) != 1:
+                raise Violation(
+                    f"an acknowledged transaction is in the chain {accounts.count(request.account_id)} times"
+                )
             block = reference.block(receipt.height)
-            if block is None or block.transactions[receipt.index] != raw:
+            if block is None or not same_request(decode_trusted(block.transactions[receipt.index]), request):
                 raise Violation(f"a receipt points to something else at {receipt.height}")
-        if len(set(chain)) != len(chain):
+        if len(set(accounts)) != len(accounts):
             raise Violation("a transaction was ordered twice")
 
 
@@ -329,7 +334,7 @@ def end_term(node: Node) -> None:
     core = node.core
     if core is not None:
         node.duties.leading = False
-        node.queue.release(core.unsure_transactions)
+        node.queue.release(core.unsure_claims)
         node.queue.ebb()
         core.leader = None
 

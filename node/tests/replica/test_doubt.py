@@ -11,6 +11,7 @@ import pytest
 from goud_node.agreement.embedded import EmbeddedKv
 from goud_node.agreement.sequencer import HeightTrimmed, Sequencer, Term
 from goud_node.chain.block import Block
+from goud_node.chain.transactions import claims
 from goud_node.errors import CoordinationFull, GoudError, NotLeader, OutcomeUnknown, StoreFull, Unavailable
 from goud_node.replica import lead
 from goud_node.replica.batch import Waiting
@@ -55,7 +56,7 @@ async def test_a_refusal_after_a_lost_answer_is_no_refusal() -> None:
     with pytest.raises(OutcomeUnknown, match="may be ordered"):
         await lead.settle(core, TERM)
     assert core.unresolved_block is not None
-    assert ENTRIES[0].raw in core.unsure_transactions
+    assert core.unsure_claims == claims(ENTRIES[0].transaction)
     assert (await lead.settle(core, TERM)).height == 1
     assert core.ledger.height == 1
 
@@ -65,7 +66,7 @@ async def test_a_refusal_without_a_lost_answer_is_final() -> None:
     with pytest.raises(Unavailable):
         await lead.propose(core, TERM, WAITING)
     assert core.unresolved_block is None
-    assert not core.unsure_transactions
+    assert not core.unsure_claims
 
 
 async def test_the_fence_ends_a_doubt() -> None:
@@ -75,7 +76,7 @@ async def test_the_fence_ends_a_doubt() -> None:
     with pytest.raises(NotLeader):
         await lead.settle(core, TERM)
     assert core.unresolved_block is None
-    assert not core.unsure_transactions
+    assert not core.unsure_claims
 
 
 async def test_nothing_is_proposed_beside_what_is_not_settled() -> None:
@@ -94,7 +95,7 @@ async def test_a_height_that_is_decided_and_trimmed_settles_no_write() -> None:
     with pytest.raises(HeightTrimmed):
         await lead.propose(core, TERM, WAITING)
     assert core.unresolved_block is None, "the same block is not proposed again"
-    assert ENTRIES[0].raw in core.unsure_transactions
+    assert core.unsure_claims == claims(ENTRIES[0].transaction)
 
 
 async def test_a_block_that_is_ordered_and_not_stored_is_in_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +109,7 @@ async def test_a_block_that_is_ordered_and_not_stored_is_in_doubt(monkeypatch: p
     with pytest.raises(StoreFull):
         await lead.propose(core, TERM, WAITING)
     assert core.unresolved_block is None
-    assert ENTRIES[0].raw in core.unsure_transactions
+    assert core.unsure_claims == claims(ENTRIES[0].transaction)
 
 
 async def _log_is_full(duties: Any) -> None:
@@ -146,7 +147,7 @@ async def test_whatever_empties_the_queue_tells_whose_block_may_be_ordered(
     ]
     for submission in waiting:
         queue.put(submission)
-    duties.core.unsure_transactions = frozenset({ENTRIES[0].raw})
+    duties.core.unsure_claims = claims(ENTRIES[0].transaction)
     await event(duties)
     assert isinstance(waiting[0].result.exception(), OutcomeUnknown)
     assert not isinstance(waiting[1].result.exception(), OutcomeUnknown)

@@ -19,6 +19,7 @@ from goud_node.errors import CoordinationFull, Draining, GoudError, OutcomeUnkno
 from goud_node.replica import epochs, lead, proofs
 from goud_node.replica.batch import Batch, Waiting, compose
 from goud_node.replica.core import Core
+from goud_node.replica.doubts import Doubts
 from goud_node.replica.replica import Replica
 from goud_node.replica.types import Served
 
@@ -242,3 +243,9 @@ def test_a_forwarded_write_that_is_refused_at_its_deadline_is_found(monkeypatch:
 def test_a_refusal_after_a_lost_answer_is_found(monkeypatch: pytest.MonkeyPatch, refusal: str) -> None:
     monkeypatch.setattr(Replica, "_attempt", certain_of(LATER_REFUSALS[refusal]))
     assert "answered 503" in caught(lambda schedule: Model(schedule).run(), busy)
+
+
+def test_a_node_that_forgets_what_it_did_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The repeat of a request has other bytes: whoever keeps only the tries under way in mind tells it a lie."""
+    monkeypatch.setattr(Doubts, "leave", lambda *_: None)
+    assert "a repeat was answered 503" in caught(lambda schedule: Model(schedule).run(), busy)

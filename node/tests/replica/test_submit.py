@@ -18,6 +18,7 @@ from goud_node.agreement.embedded import EmbeddedKv
 from goud_node.agreement.sequencer import Leader, Sequencer
 from goud_node.chain.genesis import Genesis, Validator
 from goud_node.chain.ledger import Epoch, Ledger, Receipt
+from goud_node.chain.transactions import CollectionPut, Transaction, claims
 from goud_node.errors import (
     ConflictingBlock,
     CoordinationFull,
@@ -28,6 +29,7 @@ from goud_node.errors import (
     Unavailable,
 )
 from goud_node.replica.clocks import Reading
+from goud_node.replica.doubts import Doubts
 from goud_node.replica.queue import Queue, Submission
 from goud_node.replica.replica import Replica
 from goud_node.replica.types import Options, Served
@@ -50,6 +52,7 @@ class ScriptedPeers:
     change_leader: Callable[[], None] = lambda: None
     applied: bool = False
     asked: list[str] = field(default_factory=list)
+    transaction: bytes = ENTRIES[0].raw
 
     async def fetch(self, start: int, limit: int, epoch: Epoch) -> Served | None:
         raise NotImplementedError
@@ -64,7 +67,7 @@ class ScriptedPeers:
         raise NotImplementedError
 
     async def forward(self, leader: str, transaction: bytes) -> Receipt:
-        assert transaction == ENTRIES[0].raw
+        assert transaction == self.transaction
         self.asked.append(leader)
         behaviour = self.script.pop(0) if self.script else "silent"
         await asyncio.sleep(0)
@@ -184,20 +187,79 @@ async def test_a_definite_refusal_leaves_no_doubt(behaviour: str) -> None:
     assert isinstance(outcome, Unavailable)
 
 
+COLLECTION = CollectionPut("c1", "a", "key", b"f" * 32, b"label", b"payload", 1)
+REPEATS: list[tuple[Transaction, Transaction]] = [
+    (ENTRIES[0].transaction, ENTRIES[0].transaction),
+    (ENTRIES[0].transaction, replace(ENTRIES[0].transaction, created_ms=77)),
+    (COLLECTION, replace(COLLECTION, collection_id="c2", payload=b"sealed anew", created_ms=77)),
+    (COLLECTION, replace(COLLECTION, idempotency_key="another key", created_ms=77)),
+]
+"""A write, and one that claims the same: every request of a client makes new bytes."""
+
+
 @pytest.mark.parametrize("event", ["stopped", "halted", "leads_with_a_full_queue"])
 @pytest.mark.parametrize("forward", [True, False])
-async def test_a_repeat_of_a_write_in_flight_is_not_refused(event: str, *, forward: bool) -> None:
+@pytest.mark.parametrize(("first", "repeat"), REPEATS)
+async def test_a_repeat_of_a_write_whose_block_may_be_ordered_is_not_refused(
+    event: str, first: Transaction, repeat: Transaction, *, forward: bool
+) -> None:
     """The first request waits for its block; the second comes to a node that takes nothing any more."""
     replica = replica_of(ScriptedPeers([]))
-    cast("Any", replica)._core.unsure_transactions = frozenset({ENTRIES[0].raw})
+    cast("Any", replica)._core.unsure_claims = claims(first)
     happens_later(replica, event)
     try:
         with pytest.raises(OutcomeUnknown):
-            await replica.submit(ENTRIES[0].raw, forward=forward)
+            await replica.submit(repeat.encode(), forward=forward)
         with pytest.raises(Unavailable):
             await replica.submit(ENTRIES[1].raw, forward=forward)
     finally:
         cast("Any", replica)._executor.shutdown()
+
+
+@pytest.mark.parametrize("event", ["stopped", "halted", "leads_with_a_full_queue", "leaderless"])
+@pytest.mark.parametrize("when", ["while the first one waits", "after the first one's deadline"])
+@pytest.mark.parametrize(("first", "repeat"), REPEATS)
+async def test_a_repeat_of_a_write_that_has_left_is_not_refused(
+    event: str, when: str, first: Transaction, repeat: Transaction
+) -> None:
+    """The proposer has the first one and does not answer: it may be ordered whatever becomes of the repeat."""
+    replica = replica_of(ScriptedPeers([], transaction=first.encode()))
+    try:
+        waiting = asyncio.create_task(replica.submit(first.encode()))
+        await asyncio.sleep(0.01)
+        if when == "after the first one's deadline":
+            await asyncio.wait({waiting})
+        happens_later(replica, event)
+        assert replica.is_in_doubt(repeat.encode())
+        with pytest.raises(OutcomeUnknown):
+            await replica.submit(repeat.encode(), budget=0.05)
+        with pytest.raises(Unavailable):
+            await replica.submit(ENTRIES[1].raw, budget=0.05)
+        with pytest.raises(OutcomeUnknown):
+            await waiting
+    finally:
+        cast("Any", replica)._executor.shutdown()
+
+
+async def test_a_receipt_ends_the_doubt_of_every_try() -> None:
+    replica = replica_of(ScriptedPeers(["ordered_and_lost"]))
+    inner = cast("Any", replica)
+    try:
+        with pytest.raises(OutcomeUnknown):
+            await replica.submit(ENTRIES[0].raw)
+        cast("Any", inner._core.peers).script = ["ordered"]
+        assert await replica.submit(ENTRIES[0].raw) == RECEIPT
+        assert not replica.is_in_doubt(ENTRIES[0].raw)
+    finally:
+        inner._executor.shutdown()
+
+
+async def test_the_doubts_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("goud_node.replica.doubts._MOST_CLAIMS", 4)
+    doubts = Doubts()
+    for entry in ENTRIES[:3]:
+        doubts.leave(claims(entry.transaction))
+    assert [doubts.cover(claims(entry.transaction)) for entry in ENTRIES[:3]] == [False, True, True]
 
 
 @asynccontextmanager
@@ -251,7 +313,7 @@ async def test_a_node_that_halts_while_a_block_is_chosen_does_not_order_it() -> 
         try:
             write = asyncio.create_task(replica.submit(ENTRIES[1].raw, budget=10))
             async with asyncio.timeout(10):
-                while ENTRIES[1].raw not in cast("Any", replica)._core.unsure_transactions:  # noqa: ASYNC110  # nobody tells when
+                while claims(ENTRIES[1].transaction) != cast("Any", replica)._core.unsure_claims:  # noqa: ASYNC110  # nobody tells when
                     await asyncio.sleep(0.01)
             cast("Any", replica)._duties._halt(ConflictingBlock("another block"))
             with pytest.raises(OutcomeUnknown):
@@ -300,7 +362,7 @@ async def test_a_term_that_ends_without_an_answer_leaves_a_doubt() -> None:
         write = asyncio.create_task(replica.submit(ENTRIES[0].raw))
         await asyncio.sleep(0)
         inner._duties.leading, inner._core.leader = False, None
-        inner._queue.release(frozenset({ENTRIES[0].raw}))
+        inner._queue.release(claims(ENTRIES[0].transaction))
         with pytest.raises(OutcomeUnknown):
             await write
     finally:
@@ -308,14 +370,15 @@ async def test_a_term_that_ends_without_an_answer_leaves_a_doubt() -> None:
 
 
 @pytest.mark.parametrize("how", ["release", "fail"])
-async def test_a_queue_that_is_emptied_tells_whose_outcome_is_unknown(how: str) -> None:
-    queue = Queue(8, 1 << 20)
-    waiting = [
-        Submission(entry.raw, entry.transaction, asyncio.get_running_loop().create_future()) for entry in ENTRIES[:2]
-    ]
+@pytest.mark.parametrize(("first", "repeat"), REPEATS)
+async def test_a_queue_that_is_emptied_tells_whose_outcome_is_unknown(
+    how: str, first: Transaction, repeat: Transaction
+) -> None:
+    queue, loop = Queue(8, 1 << 20), asyncio.get_running_loop()
+    waiting = [Submission(write.encode(), write, loop.create_future()) for write in (repeat, ENTRIES[1].transaction)]
     for submission in waiting:
         queue.put(submission)
-    unsure = frozenset({ENTRIES[0].raw})
+    unsure = claims(first)
     if how == "release":
         queue.release(unsure)
     else:

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
 
 from goud_node.agreement.embedded import EmbeddedKv
 from goud_node.agreement.sequencer import Sequencer, State, Term
+from goud_node.chain.keys import SigningKey
+from goud_node.chain.rules import LATEST_MS
+from goud_node.errors import Unavailable
 from goud_node.replica import steps
+from goud_node.replica.core import Core
 from goud_node.replica.duties import Duties
-from goud_node.replica.queue import Queue
+from goud_node.replica.queue import Queue, Submission
 from goud_node.replica.types import Hooks
 from goud_node.store.memory import MemoryStore
 
-from .test_steps import GENESIS, Told, core_on
+from .actors import ENTRIES
+from .test_steps import CLOCK_MS, GENESIS, Told, core_on
 
 
 @pytest.fixture
@@ -81,3 +88,45 @@ async def test_what_is_asked_in_the_term_ends_one_that_the_log_does_not_know(dut
         assert await Sequencer(cast("Any", log)._kv, GENESIS.chain_id, "n2").campaign(epoch, 60) is not None
     await follow(duties)
     assert duties.ending
+
+
+def _clock_after_the_year_9999(core: Core) -> None:
+    core.options = replace(core.options, alone=True)  # with others, a majority's clocks would refuse it before
+    core.clock = lambda: LATEST_MS + 1
+
+
+def _key_that_is_not_the_validators(core: Core) -> None:
+    core.key = SigningKey.generate()
+
+
+def _name_that_is_no_validators(core: Core) -> None:
+    core.node_id = "stranger"
+
+
+@pytest.mark.parametrize(
+    "fault", [_clock_after_the_year_9999, _key_that_is_not_the_validators, _name_that_is_no_validators]
+)
+async def test_a_block_that_its_own_proposer_refuses_is_never_ordered(
+    duties: Duties, fault: Callable[[Core], None]
+) -> None:
+    """Ordered, it would halt every node. Whoever waits is told the reason, and the node goes on once it is mended."""
+    core, loop = duties.core, asyncio.get_running_loop()
+    core.clock = lambda: CLOCK_MS
+    key, node_id = core.key, core.node_id
+    term = await elected(duties)
+    renewal = asyncio.ensure_future(asyncio.Event().wait())
+    fault(core)
+    submission = Submission(ENTRIES[0].raw, ENTRIES[0].transaction, loop.create_future())
+    duties.queue.put(submission)
+    assert not await cast("Any", duties)._attempt(lambda: cast("Any", duties)._propose(term), renewal)
+    state = await core.sequencer.state()
+    assert state.head is not None
+    assert state.head.height == 0
+    with pytest.raises(Unavailable, match="own rules refuse") as caught:
+        await submission.result
+    assert caught.value.code == "block-refused"
+    core.key, core.node_id, core.clock = key, node_id, lambda: CLOCK_MS
+    duties.queue.put(Submission(ENTRIES[0].raw, ENTRIES[0].transaction, loop.create_future()))
+    assert await cast("Any", duties)._attempt(lambda: cast("Any", duties)._propose(term), renewal)
+    assert core.ledger.height == 1
+    renewal.cancel()

@@ -191,9 +191,9 @@ class World:
         self._cancel(node)
         duties.stopped.set()
         if node.term is not None:
-            node.queue.release(core.unsure_transactions)
+            node.queue.release(core.unsure_claims)
         duties.leading, node.term = False, None
-        node.queue.fail(Unavailable("this node is stopping; ask another"), core.unsure_transactions)
+        node.queue.fail(Unavailable("this node is stopping; ask another"), core.unsure_claims)
 
     def halt(self, node: Node) -> None:
         """The node finds something that it must stop for."""
@@ -352,4 +352,4 @@ class World:
         if batch is not None:
             node.queue.answer(batch)
             node.queue.settle(batch)
-            core.unsure_transactions = frozenset()
+            core.unsure_claims = frozenset()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,68 @@ def test_sweep_drops_expired_unfinished_and_unleased_ones_only(
     after_restart = Checkpoints(store, directory, clock)
     assert after_restart.sweep() == ["crashed.tmp", "short", "unleased", "unreadable"]
     assert sorted(entry.name for entry in directory.iterdir()) == ["long", "long.json"]
+
+
+def _link_to_a_folder(directory: Path) -> None:
+    (directory / "odd").symlink_to(directory.parent)
+
+
+def _link_to_itself(directory: Path) -> None:
+    (directory / "odd").symlink_to("odd")
+    (directory / "odd.json").symlink_to("odd.json")
+
+
+def _folder_as_a_lease(directory: Path) -> None:
+    (directory / "odd.json").mkdir()
+
+
+def _file_beside_its_lease(directory: Path) -> None:
+    (directory / "odd").write_bytes(b"")
+    (directory / "odd.json").write_bytes(b"{}")
+
+
+def _pipe(directory: Path) -> None:
+    os.mkfifo(directory / "odd.json")
+    os.mkfifo(directory / "odd")
+
+
+@pytest.mark.parametrize("odd", [_link_to_a_folder, _link_to_itself, _folder_as_a_lease, _file_beside_its_lease, _pipe])
+def test_an_odd_entry_keeps_no_expired_checkpoint(
+    checkpoints: Checkpoints, clock: Clock, tmp_path: Path, odd: Callable[[Path], None]
+) -> None:
+    for name in ("m", "p"):
+        checkpoints.create(name, 10)
+    odd(tmp_path / "checkpoints")
+    clock.now += 11
+    swept: list[str] = []
+    sweep = threading.Thread(target=lambda: swept.extend(checkpoints.sweep()), daemon=True)
+    sweep.start()
+    sweep.join(5)
+    assert {"m", "p"} <= set(swept)
+    assert not {"m", "p", "m.json", "p.json"} & {entry.name for entry in (tmp_path / "checkpoints").iterdir()}
+    assert checkpoints.list() == []
+    assert not checkpoints.release("odd")
+    assert tmp_path.is_dir()
+
+
+def test_a_checkpoint_that_cannot_be_removed_keeps_no_other(
+    checkpoints: Checkpoints, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a", "m", "z"):
+        checkpoints.create(name, 10)
+    clock.now += 11
+    remove = shutil.rmtree
+
+    def fail(path: Path) -> None:
+        if path.name == "m":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        remove(path)
+
+    monkeypatch.setattr(shutil, "rmtree", fail)
+    assert checkpoints.sweep() == ["a", "z"]
+    assert "checkpoints/m" in caplog.text
+    monkeypatch.undo()
+    assert checkpoints.sweep() == ["m"]
 
 
 @pytest.mark.parametrize("hours", [-7.0, 7.0])

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from goud_node.errors import CorruptStore, StoreError
-from goud_node.store import Batch, Family, RocksStore
+from goud_node.errors import CorruptStore, StoreError, StoreFull
+from goud_node.store import FRESH_KEY, Batch, Family, RocksStore
 from goud_node.store.floor import NAME as FLOOR
 
 from .support import filled, flip, largest, put_rows
@@ -182,10 +183,105 @@ def test_a_log_torn_in_its_last_record_is_a_crash_and_opens(
     assert len(original[1]) - 10 <= len(rows) < len(original[1])
 
 
+def _log_deleted(database: Path) -> None:
+    largest(database, "*.log").unlink()
+
+
+def _log_emptied(database: Path) -> None:
+    largest(database, "*.log").write_bytes(b"")
+
+
+def _log_cut(database: Path) -> None:
+    log = largest(database, "*.log")
+    log.write_bytes(log.read_bytes()[: log.stat().st_size // 3])
+
+
+def _manifest_cut(database: Path) -> None:
+    manifest = largest(database, "MANIFEST-*")
+    manifest.write_bytes(manifest.read_bytes()[: manifest.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("harm", [_log_deleted, _log_emptied, _log_cut, _manifest_cut])
+def test_what_a_killed_node_loses_later_shows_by_the_floor_of_its_last_record(
+    tmp_path: Path, harm: Callable[[Path], None]
+) -> None:
+    killed = tmp_path / "killed"
+    store = RocksStore.create(tmp_path / "rocksdb")
+    try:
+        begun = Batch()
+        begun.delete(Family.METADATA, FRESH_KEY)
+        store.write(begun)
+        for number in range(3):
+            rows = put_rows(store, number * 100, 100)
+            if harm is _manifest_cut:
+                store.flush()
+        store.floor.record()
+        shutil.copytree(tmp_path / "rocksdb", killed)
+    finally:
+        store.close()
+    shutil.copytree(killed, tmp_path / "whole")
+    assert rows.items() <= read_all(tmp_path / "whole").items()
+    harm(killed)
+    with pytest.raises(CorruptStore):
+        read_all(killed)
+
+
+@pytest.mark.parametrize("failure", [StoreError, StoreFull])
+def test_the_floor_is_never_above_what_was_synced(
+    database: Path, monkeypatch: pytest.MonkeyPatch, failure: type[StoreError]
+) -> None:
+    """The library counts a write that failed, too; a floor above what a power cut leaves refuses a good database."""
+    store = RocksStore.open(database)
+    put_rows(store, 5000, 10)
+    sequence = store.sequence_number()
+
+    def fail(_batch: Batch) -> bool:
+        raise failure("the disk broke off")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "_try_write", fail)
+        patched.setattr(store, "sequence_number", lambda: sequence + 7)
+        with pytest.raises(failure):
+            put_rows(store, 6000, 10)
+        patched.setattr(store, "_try_write", lambda _batch: True)
+        store.write(Batch())  # how a node finds out whether the disk takes writes again: nothing is written
+        store.floor.record()
+    assert int((database / FLOOR).read_text()) == sequence
+    store.close()
+
+
+def test_a_floor_that_is_recorded_is_not_written_again(database: Path) -> None:
+    store = RocksStore.open(database)
+    put_rows(store, 5000, 10)
+    store.floor.record()
+    first = (database / FLOOR).stat()
+    store.floor.record()
+    assert (database / FLOOR).stat().st_ino == first.st_ino
+    store.close()
+
+
 @pytest.mark.parametrize(
-    "content", [b"not a number", b"", b"\xb12\n", b"9" * 5000, "²\n".encode(), b"-1\n"], ids=lambda found: found[:9]
+    "content",
+    [b"not a number", b"", b"0", b"0\n", b"\xb12\n", b"9" * 5000, "²\n".encode(), b"-1\n"],
+    ids=lambda found: found[:9],
 )
 def test_a_damaged_floor_is_named(database: Path, content: bytes) -> None:
     (database / FLOOR).write_bytes(content)
+    with pytest.raises(CorruptStore, match=FLOOR):
+        read_all(database)
+
+
+def _folder(path: Path) -> None:
+    path.mkdir()
+
+
+def _loop(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
+@pytest.mark.parametrize("odd", [_folder, _loop, os.mkfifo])
+def test_a_floor_that_is_no_file_is_named(database: Path, odd: Callable[[Path], None]) -> None:
+    (database / FLOOR).unlink()
+    odd(database / FLOOR)
     with pytest.raises(CorruptStore, match=FLOOR):
         read_all(database)

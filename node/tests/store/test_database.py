@@ -269,6 +269,9 @@ def test_a_write_that_the_database_puts_off_waits_outside_of_the_library(
                 raise Exception(answers.pop(0))  # noqa: TRY002  # the library raises nothing else
             library.write(changes, options)
 
+        def latest_sequence_number(self) -> int:
+            return library.latest_sequence_number()
+
     batch = Batch()
     batch.put(Family.BLOCKS, b"key", b"value")
     with monkeypatch.context() as patch:

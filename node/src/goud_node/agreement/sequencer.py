@@ -13,25 +13,46 @@ Keys under /goud/<chain id>/:
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from goud_node.agreement.kv import Compare, Delete, KeyValue, Kv, Operation, Put, prefix_end
 from goud_node.chain import encoding
-from goud_node.chain.block import Block
+from goud_node.chain.block import HASH_BYTES, Block
 from goud_node.chain.ledger import Epoch
-from goud_node.errors import CoordinationFull, CorruptStore, GoudError, NotLeader, OutcomeUnknown, Unavailable
+from goud_node.chain.transactions import MAX_INT
+from goud_node.errors import CoordinationFull, GoudError, NotLeader, OutcomeUnknown, Unavailable
 
+T = TypeVar("T")
 MAX_SIGNATURES_PER_TXN = 100  # etcd refuses transactions of more than 128 operations
 _MOST_BLOCKS = 64
 _ENTRY = re.compile(rb"(?P<height>[0-9a-f]{16})/(?P<node>[!-~]+)")
 """Of a signature. Each node writes its own: one that is written wrong must not stop those who read all."""
+_HEIGHT = re.compile(rb"[0-9a-f]{16}")
 
 
 class HeightTrimmed(OutcomeUnknown):
     """The height is decided, but no longer in the log: certified blocks from peers tell how."""
 
     code = "height-trimmed"
+
+
+class LogUnreadable(Unavailable):
+    """A key of the log holds what no node of ours writes. Whoever reads it waits until somebody puts it right."""
+
+    code = "log-unreadable"
+
+    def __init__(self, key: bytes, reason: object, remedy: str = "") -> None:
+        root = key.rpartition(b"/")[0].decode()
+        super().__init__(
+            f"the log's key {key.decode()} cannot be read ({reason}); "
+            + (
+                remedy
+                or f"stop every node, delete all keys below {root}/ with etcdctl, and run `goud-node epoch start` on "
+                "the node with the longest chain; a node that orders by itself is restored from a backup"
+            )
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +74,7 @@ class Leader:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """One consistent reading of the control keys; all None in an empty log."""
+    """One consistent reading of the control keys; all None in an empty log, and `leader` when it cannot be read."""
 
     epoch: Epoch | None
     head: Head | None
@@ -93,17 +114,14 @@ class Sequencer:
         self._blocks, self._signatures, self._nodes = root + b"blocks/", root + b"signatures/", root + b"nodes/"
 
     async def state(self) -> State:
-        """Read epoch, head and leader at one revision."""
+        """Read epoch, head and leader at one revision. Raises LogUnreadable."""
         entries = {kv.key: kv for kv in await self._kv.range(self._epoch, self._leader + b"\0")}
         epoch, head, leader = (entries.get(key) for key in (self._epoch, self._head, self._leader))
-        try:
-            return State(
-                None if epoch is None else Epoch.decode(epoch.value),
-                None if head is None else Head(*encoding.decode_trusted(head.value)),
-                None if leader is None else _leader(leader),
-            )
-        except (TypeError, ValueError) as error:
-            raise CorruptStore(f"the control keys of the log cannot be read: {error}") from error
+        return State(
+            None if epoch is None else _readable(epoch, Epoch.decode),
+            None if head is None else _readable(head, _load_head),
+            None if leader is None else _leader(leader),
+        )
 
     async def begin_epoch(self, new_epoch: Epoch, previous: State) -> None:
         """Replace the epoch of `previous` by `new_epoch`: head moves to its base, what was ordered before is dropped.
@@ -142,7 +160,10 @@ class Sequencer:
             )
 
     async def campaign(self, epoch: Epoch, ttl: int) -> Term | None:
-        """Try once to become the proposer; None when somebody else is, or the epoch changed."""
+        """Try once to become the proposer; None when somebody else is, or the epoch changed.
+
+        Raises LogUnreadable when what stood in the way was no proposer at all: then it is removed.
+        """
         lease = await self._kv.grant(ttl)
         value = encoding.encode([self._node_id, lease])
         compares = [Compare(self._leader, "version", 0), Compare(self._epoch, "value", epoch.encode())]
@@ -159,7 +180,16 @@ class Sequencer:
         if txn.succeeded:
             return Term(lease, txn.revision, epoch)
         await self._kv.revoke(lease)
+        await self._remove_unreadable_leader()
         return None
+
+    async def _remove_unreadable_leader(self) -> None:
+        """It hangs on nobody's lease, so that nobody could be elected any more."""
+        for entry in await self._kv.range(self._leader):
+            if _leader(entry) is None:
+                unchanged = Compare(self._leader, "mod_revision", entry.mod_revision)
+                await self._kv.txn([unchanged], [Delete(self._leader)])
+                raise LogUnreadable(self._leader, "it names no node", "it is removed, and a leader elected")
 
     async def renew(self, term: Term) -> bool:
         """Keep the term's lease alive; False when it has ended."""
@@ -266,7 +296,8 @@ class Sequencer:
 
     async def held_above(self, height: int) -> int:
         """How many blocks above that height the log still holds."""
-        return len(await self._kv.range(self._block_key(height + 1), prefix_end(self._blocks), keys_only=True))
+        entries = await self._kv.range(self._block_key(height + 1), prefix_end(self._blocks), keys_only=True)
+        return sum(self._height(entry.key) is not None for entry in entries)
 
     async def trim(self, epoch: Epoch, height: int) -> bool:
         """Drop blocks and signatures up to that height from the log; False if the epoch changed."""
@@ -305,13 +336,15 @@ class Sequencer:
             else:
                 if len(entries) == self._batch:
                     self._batch = min(2 * batch, _MOST_BLOCKS)
-                return entries
+                return [entry for entry in entries if self._height(entry.key) is not None]
 
     def _block_key(self, height: int) -> bytes:
         return self._blocks + b"%016x" % height
 
-    def _height(self, key: bytes) -> int:
-        return int(key[len(self._blocks) :], 16)
+    def _height(self, key: bytes) -> int | None:
+        """None for a key that is no block's: it says nothing."""
+        digits = key[len(self._blocks) :]
+        return int(digits, 16) if _HEIGHT.fullmatch(digits) else None
 
 
 def _reported_height(value: bytes) -> int | None:
@@ -319,12 +352,30 @@ def _reported_height(value: bytes) -> int | None:
         height = encoding.decode_trusted(value)
     except encoding.NotCanonical:
         return None
-    return height if type(height) is int and height >= 0 else None
+    return height if type(height) is int and 0 <= height <= MAX_INT else None
 
 
-def _leader(kv: KeyValue) -> Leader:
-    node_id, lease = encoding.decode_trusted(kv.value)
-    return Leader(str(node_id), int(lease), kv.create_revision)
+def _readable(entry: KeyValue, decode: Callable[[bytes], T]) -> T:
+    try:
+        return decode(entry.value)
+    except ValueError as error:
+        raise LogUnreadable(entry.key, error) from error
+
+
+def _load_head(raw: bytes) -> Head:
+    """Raises ValueError when the bytes are not a head."""
+    height, block_hash = encoding.record(encoding.decode(raw), (int, bytes))
+    if not 0 <= height <= MAX_INT or len(block_hash) != HASH_BYTES:
+        raise ValueError(f"block {height} with a hash of {len(block_hash)} bytes is none")
+    return Head(height, block_hash)
+
+
+def _leader(kv: KeyValue) -> Leader | None:
+    try:
+        node_id, lease = encoding.record(encoding.decode(kv.value), (str, int))
+    except encoding.NotCanonical:
+        return None
+    return Leader(node_id, lease, kv.create_revision)
 
 
 def _dump_head(height: int, block_hash: bytes) -> bytes:

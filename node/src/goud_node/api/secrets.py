@@ -13,6 +13,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+from goud_node.documents import Malformed, read_bytes
 from goud_node.errors import ConfigurationError, StoreError, StoreFull
 from goud_node.store import durable
 
@@ -56,9 +57,11 @@ class Keyring:
             _create(path)
         try:
             mode = path.stat().st_mode
-            text = path.read_bytes()
+            text = read_bytes(path)
         except OSError as error:
             raise ConfigurationError(f"Cannot read the secret file {path}: {error.strerror}.") from error
+        except Malformed as error:
+            raise ConfigurationError(f"Cannot read the secret file {path}: {error}.") from error
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise ConfigurationError(
                 f"The secret file {path} is open to others (mode {stat.S_IMODE(mode):04o}): run `chmod 600 {path}`."

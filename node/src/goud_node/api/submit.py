@@ -14,6 +14,7 @@ _QUORUM_SECONDS = 2.0
 """Longer than the load balancer waits before it asks another node: that one may have a quorum."""
 _QUORUM_RETRY_SECONDS = 2
 _PAUSE_SECONDS = 0.05
+_UNDER_WAY = "This write was under way and may still be applied: repeat it with the same Idempotency-Key."
 
 
 async def submit(context: Context, transaction: bytes) -> Receipt:
@@ -22,18 +23,27 @@ async def submit(context: Context, transaction: bytes) -> Receipt:
     Raises the replica's errors: Unavailable and StoreFull when it surely did not happen, OutcomeUnknown when it may
     have.
     """
+    start = time.perf_counter()
+    # One budget from the arrival on: who asks again elsewhere after it must not wait for the sum of several.
+    deadline = time.monotonic() + context.settings.submit_deadline_seconds
+    try:
+        _require_space(context)
+        await _quorum(context)
+    except ProblemError as error:
+        if context.replica.is_in_doubt(transaction):
+            raise OutcomeUnknown(f"{error} {_UNDER_WAY}") from error
+        raise
+    receipt = await _until_known(context, transaction, deadline)
+    context.metrics.commit_latency.observe(time.perf_counter() - start)
+    return receipt
+
+
+def _require_space(context: Context) -> None:
     room = context.room()
     if room.shortage is not None:
         raise ProblemError(
             507, "disk-full", room.shortage, path=str(room.path), free_bytes=room.free, needed_bytes=room.needed
         )
-    start = time.perf_counter()
-    # One budget from the arrival on: who asks again elsewhere after it must not wait for the sum of several.
-    deadline = time.monotonic() + context.settings.submit_deadline_seconds
-    await _quorum(context)
-    receipt = await _until_known(context, transaction, deadline)
-    context.metrics.commit_latency.observe(time.perf_counter() - start)
-    return receipt
 
 
 async def _quorum(context: Context) -> None:
@@ -63,9 +73,7 @@ async def _until_known(context: Context, transaction: bytes, deadline: float) ->
             if doubt is None:
                 raise
             # Nobody takes it before there is space: waiting longer would not tell more.
-            raise OutcomeUnknown(
-                f"{error} This write was under way and may still be applied: repeat it with the same Idempotency-Key."
-            ) from error
+            raise OutcomeUnknown(f"{error} {_UNDER_WAY}") from error
         except (IdempotencyConflict, AlreadyExists):
             raise  # what is taken stays taken, and would not be, had an earlier attempt been applied
         except GoudError:

@@ -10,6 +10,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from goud_node.documents import read_bytes
 from goud_node.errors import ConfigurationError
 
 DOMAIN_BLOCK = b"goud-block-v1"
@@ -43,7 +44,7 @@ class SigningKey:
     def load(cls, path: Path) -> SigningKey:
         """Read a PKCS#8 PEM file. Raises ConfigurationError naming the file."""
         try:
-            private_key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+            private_key = serialization.load_pem_private_key(read_bytes(path), password=None)
         except OSError as error:
             raise ConfigurationError(
                 f"Cannot read the node key {path}: {error.strerror}. Create one with `goud-node keygen`."

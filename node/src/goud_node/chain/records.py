@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from goud_node.chain import encoding
+from goud_node.chain.block import HASH_BYTES
+from goud_node.chain.transactions import MAX_INT
 from goud_node.errors import CorruptStore
 
 Item = TypeVar("Item")
@@ -39,6 +41,8 @@ class Epoch:
     def decode(cls, raw: bytes) -> Epoch:
         """Raises ValueError when the bytes are not an epoch."""
         number, base_height, base_hash = encoding.record(encoding.decode(raw), (int, int, bytes))
+        if not (0 < number <= MAX_INT and 0 <= base_height <= MAX_INT and len(base_hash) == HASH_BYTES):
+            raise ValueError(f"epoch {number} from block {base_height}, a hash of {len(base_hash)} bytes, is none")
         return cls(number, base_height, base_hash)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from goud_node.chain.block import (
     BLOCK_SCHEMA,
     ENCODED_LIMIT,
@@ -13,8 +15,13 @@ from goud_node.chain.block import (
 )
 from goud_node.chain.genesis import Genesis
 from goud_node.chain.keys import DOMAIN_BLOCK, verify
-from goud_node.chain.transactions import MAX_INT, Transaction, decode
+from goud_node.chain.transactions import Transaction, decode
 from goud_node.errors import InvalidBlock, InvalidTransaction
+
+LATEST_MS: Final = 253_402_300_799_999
+"""The last millisecond of the year 9999. Later ones must leave time to the blocks that follow: each is stamped after
+the one before it, so one block at the end of all numbers would be the last.
+"""
 
 
 def check_block(genesis: Genesis, previous: Header, block: Block) -> tuple[Transaction, ...]:
@@ -58,8 +65,11 @@ def _check_link(previous: Header, header: Header) -> None:
         raise _refusal(header, f"it does not follow height {previous.height}")
     if header.previous != previous.hash:
         raise _refusal(header, f"its previous hash is not that of block {previous.height}")
-    if not previous.timestamp_ms < header.timestamp_ms <= MAX_INT:
+    if header.timestamp_ms <= previous.timestamp_ms:
         raise _refusal(header, "its timestamp is not later than the previous block's")
+    # Beyond it time goes on by single milliseconds, so that no block, whatever its time, ends the chain.
+    if header.timestamp_ms > max(LATEST_MS, previous.timestamp_ms + 1):
+        raise _refusal(header, "its timestamp is after the year 9999, and leaves later blocks no time")
 
 
 def _check_body(block: Block) -> None:

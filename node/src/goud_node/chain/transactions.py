@@ -84,6 +84,18 @@ class CollectionPut:
 
 
 Transaction = AccountCreate | CollectionPut
+Claim = tuple[str, ...]
+"""What only one transaction of a chain can have: an id, a key of an account, or an idempotency key."""
+
+
+def claims(transaction: Transaction) -> frozenset[Claim]:
+    """All that the transaction claims. A repeat of a request shares one with it, whatever its bytes are."""
+    if isinstance(transaction, AccountCreate):
+        return frozenset({("account", transaction.account_id), ("key", transaction.key_hash.hex())})
+    owner = transaction.account_id
+    return frozenset(
+        {("submission", owner, transaction.idempotency_key), ("collection", owner, transaction.collection_id)}
+    )
 
 
 def same_request(transaction: Transaction, other: Transaction) -> bool:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from goud_node.chain.block import MAX_BLOCK_BYTES
 from goud_node.chain.ledger import Ledger, Receipt
-from goud_node.chain.transactions import AccountCreate, Transaction
+from goud_node.chain.transactions import Claim, Transaction, claims
 from goud_node.errors import InvalidTransaction
 
 MAX_COUNT = 1024
@@ -45,7 +45,7 @@ def compose(ledger: Ledger, waiting: Iterable[Waiting]) -> Batch:
     Two that claim the same identifier never share a block: the later one waits until the ledger can judge it.
     """
     batch = Batch()
-    raw_by_claim: dict[tuple[str, ...], bytes] = {}
+    raw_by_claim: dict[Claim, bytes] = {}
     size = 0
     for entry in waiting:
         try:
@@ -56,8 +56,8 @@ def compose(ledger: Ledger, waiting: Iterable[Waiting]) -> Batch:
         if receipt is not None:
             batch.outcomes.append((entry, receipt))
             continue
-        claims = _claims(entry.transaction)
-        rivals = {raw_by_claim[claim] for claim in claims if claim in raw_by_claim}
+        entry_claims = claims(entry.transaction)
+        rivals = {raw_by_claim[claim] for claim in entry_claims if claim in raw_by_claim}
         if rivals:
             if rivals == {entry.raw}:
                 batch.twins.append(entry)
@@ -65,13 +65,6 @@ def compose(ledger: Ledger, waiting: Iterable[Waiting]) -> Batch:
         if size + len(entry.raw) > MAX_BLOCK_BYTES or len(batch.selection) >= MAX_COUNT:
             break
         size += len(entry.raw)
-        raw_by_claim.update(dict.fromkeys(claims, entry.raw))
+        raw_by_claim.update(dict.fromkeys(entry_claims, entry.raw))
         batch.selection.append(entry)
     return batch
-
-
-def _claims(transaction: Transaction) -> list[tuple[str, ...]]:
-    if isinstance(transaction, AccountCreate):
-        return [("account", transaction.account_id), ("key", transaction.key_hash.hex())]
-    owner = transaction.account_id
-    return [("submission", owner, transaction.idempotency_key), ("collection", owner, transaction.collection_id)]

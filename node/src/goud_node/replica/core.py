@@ -13,6 +13,7 @@ from goud_node.chain.block import MAX_BLOCK_BYTES, Block
 from goud_node.chain.certificate import Certificate
 from goud_node.chain.keys import SigningKey
 from goud_node.chain.ledger import Epoch, Ledger
+from goud_node.chain.transactions import Claim
 from goud_node.clock import running as running_clock
 from goud_node.replica import clocks
 from goud_node.replica.clocks import Verdict
@@ -72,8 +73,8 @@ class Core:
     """A proposal whose outcome is not known: nothing else may be proposed before it is."""
     doubtful: bool = False
     """Whether an answer about `unresolved_block` was lost; without that, a refusal is final."""
-    unsure_transactions: frozenset[bytes] = frozenset()
-    """Transactions of the latest proposal that is neither stored here nor surely refused."""
+    unsure_claims: frozenset[Claim] = frozenset()
+    """What the transactions of the latest proposal claim, if that is neither stored here nor surely refused."""
     patience: int = 0
     """How often the next certificate may still be missing in the log before peers are asked for it."""
     trimmed_height: int = 0

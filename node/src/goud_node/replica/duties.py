@@ -107,7 +107,7 @@ class Duties:
                     task.cancel()
         finally:
             self.leading = False
-            self.queue.fail(Unavailable("this node is stopping; ask another"), self.core.unsure_transactions)
+            self.queue.fail(Unavailable("this node is stopping; ask another"), self.core.unsure_claims)
 
     async def _repeat(
         self, name: str, step: Callable[[], Awaitable[None]], pause: Callable[[], Awaitable[object]]
@@ -217,7 +217,7 @@ class Duties:
         except asyncio.CancelledError:
             # As after a crash: the lease runs out by itself.
             renewal.cancel()
-            self.queue.release(core.unsure_transactions)
+            self.queue.release(core.unsure_claims)
             raise
         finally:
             self._term = None
@@ -225,7 +225,7 @@ class Duties:
 
     async def _end_term(self, term: Term, renewal: asyncio.Task[None]) -> None:
         self.leading = False
-        self.queue.release(self.core.unsure_transactions)
+        self.queue.release(self.core.unsure_claims)
         renewal.cancel()
         await asyncio.wait({renewal})
         self.core.leader = None
@@ -258,12 +258,15 @@ class Duties:
             outcome = await step()
         except CoordinationFull as error:
             self._note_full(error)
-            self.queue.fail(error, self.core.unsure_transactions)
+            self.queue.fail(error, self.core.unsure_claims)
         except (NotLeader, EpochMismatch, HeightTrimmed) as error:
             _log.warning("the term ends: %s", error)
             renewal.cancel()
             await asyncio.wait({renewal})
             return False
+        except lead.BlockRefused as error:
+            self._complain("propose", error)
+            self.queue.fail(error, self.core.unsure_claims)
         except (Unavailable, OutcomeUnknown) as error:
             self._complain("propose", error)
         else:
@@ -283,13 +286,13 @@ class Duties:
             # The log must not fill up with blocks that no majority has confirmed to hold.
             self.queue.fail(
                 Unavailable(f"{backlog} blocks await the signatures of a majority; start more validators"),
-                self.core.unsure_transactions,
+                self.core.unsure_claims,
             )
             return False
         start = time.monotonic()
         batch = await lead.propose(core, term, self.queue.waiting(), self._answer)
         self.queue.settle(batch)
-        core.unsure_transactions = frozenset()
+        core.unsure_claims = frozenset()
         if batch.selection:
             self._hooks.created(time.monotonic() - start)
             self._hooks.batched(float(len(batch.selection)))
@@ -369,7 +372,7 @@ class Duties:
         self.leading = False
         self._end_soon()
         _log.critical("halted: %s", error)
-        self.queue.fail(Unavailable(f"this node halted ({error.code}); ask another"), self.core.unsure_transactions)
+        self.queue.fail(Unavailable(f"this node halted ({error.code}); ask another"), self.core.unsure_claims)
         self.pulse.beat()
 
     def _complain(self, name: str, error: GoudError) -> None:

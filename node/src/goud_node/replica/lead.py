@@ -9,11 +9,19 @@ from functools import partial
 from goud_node.agreement.sequencer import HeightTrimmed, Term
 from goud_node.chain.block import Block, build
 from goud_node.chain.ledger import Ledger, Receipt
-from goud_node.errors import EpochMismatch, NotLeader, OutcomeUnknown, Unavailable
+from goud_node.chain.rules import check_block
+from goud_node.chain.transactions import Claim, claims
+from goud_node.errors import EpochMismatch, InvalidBlock, NotLeader, OutcomeUnknown, Unavailable
 from goud_node.replica.batch import Batch, Waiting, compose
 from goud_node.replica.clocks import ClockRefused
 from goud_node.replica.core import Core
 from goud_node.replica.steps import follow
+
+
+class BlockRefused(Unavailable):
+    """The block that this node made breaks a rule, so it was not ordered: every node would halt on it."""
+
+    code = "block-refused"
 
 
 async def campaign(core: Core) -> Term | None:
@@ -49,45 +57,54 @@ async def propose(
     """Order one block from what waits, store it, and return what became of the batch.
 
     `answer` gets the batch before the block is ordered, to answer what needs none; what it raises stops the block.
-    `core.unsure_transactions` names the block's transactions until the caller has answered those, too.
+    `core.unsure_claims` has what the block's transactions claim until the caller has answered those, too.
 
     The batch is chosen against the local tip, and the log accepts the block only as the successor of that very tip: so
     what is applied already is never ordered again. Raises NotLeader (this block is not and will not be ordered),
-    Unavailable (it is not ordered), OutcomeUnknown (call `settle` until it answers).
+    BlockRefused or another Unavailable (it is not ordered), OutcomeUnknown (call `settle` until it answers).
     """
     if core.unresolved_block is not None:
         raise OutcomeUnknown(f"block {core.unresolved_block.height} is not settled")
     now_ms = core.clock()
     _check_clock(core, now_ms)
     # Any of them may be in the block: whoever gives up while it is chosen must not be told that nothing happened.
-    core.unsure_transactions = frozenset(entry.raw for entry in waiting)
+    core.unsure_claims = _claims(waiting)
     try:
         # Thousands of look-ups and hashes: the loop must not wait for them.
         batch, block = await core.disk(partial(_choose, core, waiting, now_ms))
         answer(batch)
     except BaseException:
-        core.unsure_transactions = frozenset()
+        core.unsure_claims = frozenset()
         raise
     if block is None:
-        core.unsure_transactions = frozenset()
+        core.unsure_claims = frozenset()
         return batch
     core.unresolved_block, core.doubtful = block, False
-    core.unsure_transactions = frozenset(block.transactions)
+    core.unsure_claims = _claims(batch.selection)
     await settle(core, term)
     batch.receipts = await core.disk(partial(_receipts, core.ledger, batch))
     return batch
 
 
 def _choose(core: Core, waiting: list[Waiting], now_ms: int) -> tuple[Batch, Block | None]:
-    """A batch against the tip, and the signed block of it, if there is anything to order."""
+    """A batch against the tip, and the signed block of it, if there is anything to order. Raises BlockRefused."""
     batch, tip = compose(core.ledger, waiting), core.ledger.tip
     if not batch.selection:
         return batch, None
-    timestamp = max(now_ms, tip.timestamp_ms + 1)
     raws = [entry.raw for entry in batch.selection]
-    block = build(tip, raws, proposer=core.node_id, timestamp_ms=timestamp, key=core.key)
-    block.encode()  # remembered by the block
+    block = build(tip, raws, proposer=core.node_id, timestamp_ms=now_ms, key=core.key)
+    try:
+        check_block(core.ledger.genesis, tip, block)
+    except InvalidBlock as error:
+        raise BlockRefused(
+            f"nothing was ordered, as this node's own rules refuse the block that it made: {error} "
+            "Check this node's clock and key; another node may write meanwhile"
+        ) from error
     return batch, block
+
+
+def _claims(entries: list[Waiting]) -> frozenset[Claim]:
+    return frozenset(claim for entry in entries for claim in claims(entry.transaction))
 
 
 def _receipts(ledger: Ledger, batch: Batch) -> list[tuple[Waiting, Receipt]]:
@@ -110,7 +127,7 @@ async def settle(core: Core, term: Term) -> Block:
         core.unresolved_block = None
         raise
     except NotLeader:
-        core.unresolved_block, core.unsure_transactions = None, frozenset()
+        core.unresolved_block, core.unsure_claims = None, frozenset()
         raise
     except OutcomeUnknown:
         core.doubtful = True
@@ -118,11 +135,11 @@ async def settle(core: Core, term: Term) -> Block:
     except Unavailable as error:
         if core.doubtful:
             raise OutcomeUnknown(f"block {block.height} may be ordered; the log cannot say yet: {error}") from error
-        core.unresolved_block, core.unsure_transactions = None, frozenset()
+        core.unresolved_block, core.unsure_claims = None, frozenset()
         raise
     core.measure(time.monotonic() - start)
     if holder != block.encode():
-        core.unresolved_block, core.unsure_transactions = None, frozenset()
+        core.unresolved_block, core.unsure_claims = None, frozenset()
         raise NotLeader(f"another block holds height {block.height}: this node's term had ended")
     # Ordered. Should the disk refuse it now, following takes it from the log like any other block.
     core.unresolved_block = None

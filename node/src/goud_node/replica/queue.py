@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from goud_node.chain.ledger import Receipt
-from goud_node.chain.transactions import Transaction
+from goud_node.chain.transactions import Claim, Transaction, claims
 from goud_node.errors import GoudError, OutcomeUnknown, Unavailable
 from goud_node.replica.batch import Batch, Waiting
 
@@ -58,19 +58,23 @@ class Queue:
         self._drop_over()
         return list(self._submissions)
 
-    def release(self, unsure_transactions: frozenset[bytes]) -> None:
-        """Send all that wait to try again elsewhere; `unsure_transactions` may have been ordered, and are told so."""
-        self._spare(unsure_transactions)
+    def release(self, unsure_claims: frozenset[Claim]) -> None:
+        """Send all that wait to try again elsewhere; who shares one of `unsure_claims` is told of the doubt."""
+        self._spare(unsure_claims)
         self._answer((submission, None) for submission in self._submissions)
 
-    def fail(self, error: GoudError, unsure_transactions: frozenset[bytes]) -> None:
-        """Answer all that wait with an error; `unsure_transactions` may have been ordered, and are told so."""
-        self._spare(unsure_transactions)
+    def fail(self, error: GoudError, unsure_claims: frozenset[Claim]) -> None:
+        """Answer all that wait with an error; who shares one of `unsure_claims` is told of the doubt."""
+        self._spare(unsure_claims)
         self._answer((submission, error) for submission in self._submissions)
 
-    def _spare(self, unsure_transactions: frozenset[bytes]) -> None:
+    def _spare(self, unsure_claims: frozenset[Claim]) -> None:
         error = OutcomeUnknown("the answer was lost; submit the same request again")
-        self._answer((submission, error) for submission in self._submissions if submission.raw in unsure_transactions)
+        self._answer(
+            (submission, error)
+            for submission in self._submissions
+            if unsure_claims and not unsure_claims.isdisjoint(claims(submission.transaction))
+        )
 
     def settle(self, batch: Batch) -> None:
         """Answer a batch whose block is stored."""

@@ -14,7 +14,7 @@ from goud_node.chain import transactions
 from goud_node.chain.block import Block
 from goud_node.chain.keys import SigningKey
 from goud_node.chain.ledger import Ledger, Receipt
-from goud_node.chain.transactions import Transaction
+from goud_node.chain.transactions import Claim, Transaction
 from goud_node.errors import (
     AlreadyExists,
     CoordinationFull,
@@ -29,6 +29,7 @@ from goud_node.errors import (
 )
 from goud_node.replica import steps
 from goud_node.replica.core import Core
+from goud_node.replica.doubts import Doubts
 from goud_node.replica.duties import Duties
 from goud_node.replica.events import Events
 from goud_node.replica.queue import Queue, Submission
@@ -82,6 +83,7 @@ class Replica:
         self._queue = Queue(options.max_queue, options.max_queue_bytes)
         self._duties = Duties(self._core, self._queue, hooks)
         self._submission_count = 0
+        self._doubts = Doubts()
 
     async def run(self) -> None:
         """Work until stopped or cancelled (then without handing over, as after a crash).
@@ -103,12 +105,33 @@ class Replica:
         `budget` is what is left of the deadline, in seconds; all of it unless given.
         The peer server calls it with `forward=False`: then a node that does not lead raises `NotLeader` at once.
         Raises `InvalidTransaction` and its kinds, `Unavailable` or `StoreFull` (it did not happen), or `OutcomeUnknown`
-        (it may have; the same bytes may be submitted again, and are applied once).
+        (it may have, or another try of the same request; both may be submitted again, and are applied once).
         """
         content = transactions.decode(transaction)
-        attempt = _Attempt(transaction, content, forward)
+        attempt = _Attempt(transaction, content, forward, self._doubts)
         seconds = self._core.options.submit_deadline if budget is None else budget
         self._submission_count += 1
+        try:
+            receipt = await self._until_ordered(attempt, seconds)
+        except (OutcomeUnknown, asyncio.CancelledError):
+            self._doubts.leave(attempt.claims)
+            raise
+        else:
+            self._doubts.settle(attempt.claims)
+            return receipt
+        finally:
+            attempt.doubtful = False
+            self._submission_count -= 1
+
+    def is_in_doubt(self, transaction: bytes) -> bool:
+        """Whether this write, or one that is the same request or claims the same, may be in the chain already.
+
+        Raises `InvalidTransaction`.
+        """
+        return self._shares_doubt(transactions.claims(transactions.decode(transaction)))
+
+    async def _until_ordered(self, attempt: _Attempt, seconds: float) -> Receipt:
+        """Raises what `submit` does."""
         try:
             async with asyncio.timeout(seconds):
                 while True:
@@ -117,7 +140,7 @@ class Replica:
                         return receipt
                     await self._duties.pulse.wait(self._core.options.poll_interval)
         except TimeoutError as error:
-            if self._is_in_doubt(attempt):
+            if self._shares_doubt(attempt.claims):
                 raise OutcomeUnknown(f"no answer within {seconds:.1f} s; submit the same request again") from error
             self._refuse_when_full()
             raise Unavailable(f"no proposer took it within {seconds:.1f} s; is there a majority?") from error
@@ -125,11 +148,9 @@ class Replica:
             raise  # the ledger says what is taken, and would have said otherwise had an earlier try been applied
         except GoudError as error:
             # This try is refused. An earlier one whose answer was lost may be ordered all the same.
-            if self._is_in_doubt(attempt):
+            if self._shares_doubt(attempt.claims):
                 raise OutcomeUnknown(f"{error}; an earlier try may have been applied: submit it again") from error
             raise
-        finally:
-            self._submission_count -= 1
 
     def drain(self) -> None:
         """Stop campaigning and report `draining`; submissions are still taken and forwarded."""
@@ -207,9 +228,9 @@ class Replica:
         leader = self._core.leader
         return self._duties.leading or (leader is not None and leader.node_id == self._core.node_id)
 
-    def _is_in_doubt(self, attempt: _Attempt) -> bool:
-        """Whether an answer about these very bytes was lost, or their block is under way for somebody else."""
-        return attempt.doubtful or attempt.raw in self._core.unsure_transactions
+    def _shares_doubt(self, claims: frozenset[Claim]) -> bool:
+        """Whether the answer about a write that claims any of it was lost, or its block is under way."""
+        return self._doubts.cover(claims) or not self._core.unsure_claims.isdisjoint(claims)
 
     async def _attempt(self, attempt: _Attempt) -> Receipt | None:
         """One try with whoever leads now; None: try again."""
@@ -292,12 +313,14 @@ class Replica:
         except TimeoutError:
             tail = await self._core.sequencer.tail(receipt.height, 1)
             block = Block.decode(tail.blocks[0]) if tail.blocks else None
-            if block is None or block.hash != receipt.block_hash:
+            if block is None or (block.height, block.hash) != (receipt.height, receipt.block_hash):
                 return None
             if not 0 <= receipt.index < len(block.transactions):
                 return None
             transaction = transactions.decode(block.transactions[receipt.index])
-            return receipt if transactions.same_request(transaction, attempt.transaction) else None
+            if not transactions.same_request(transaction, attempt.transaction):
+                return None
+            return Receipt(block.height, receipt.index, transaction.transaction_id, block.hash)
         try:
             own_receipt = self._core.ledger.admissible(attempt.transaction)
         except InvalidTransaction:
@@ -324,11 +347,22 @@ class Replica:
 
 
 class _Attempt:
-    """What is remembered between the tries of one submission.
+    """What is remembered between the tries of one submission."""
 
-    `doubtful`: an answer was lost or is still awaited, so only a receipt that is borne out can end the doubt.
-    """
-
-    def __init__(self, raw: bytes, transaction: Transaction, forward: bool) -> None:
+    def __init__(self, raw: bytes, transaction: Transaction, forward: bool, doubts: Doubts) -> None:
         self.raw, self.transaction, self.forward = raw, transaction, forward
-        self.doubtful = False
+        self.claims = transactions.claims(transaction)
+        self._doubts, self._doubtful = doubts, False
+
+    @property
+    def doubtful(self) -> bool:
+        """An answer was lost or is still awaited, so only a receipt that is borne out can end the doubt."""
+        return self._doubtful
+
+    @doubtful.setter
+    def doubtful(self, value: bool) -> None:
+        if value and not self._doubtful:
+            self._doubts.begin(self.claims)
+        elif self._doubtful and not value:
+            self._doubts.end(self.claims)
+        self._doubtful = value

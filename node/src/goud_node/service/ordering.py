@@ -10,6 +10,7 @@ from goud_node.agreement.channels import TlsFiles
 from goud_node.agreement.embedded import EmbeddedKv
 from goud_node.agreement.etcd import EtcdKv
 from goud_node.agreement.kv import Kv
+from goud_node.documents import Malformed, read_bytes
 from goud_node.errors import ConfigurationError
 from goud_node.settings import Settings
 from goud_node.store import RocksStore
@@ -36,6 +37,8 @@ def _tls(settings: Settings) -> TlsFiles | None:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path)
     except OSError as error:
         raise ConfigurationError(f"Cannot read {path}: {error.strerror}.") from error
+    except Malformed as error:
+        raise ConfigurationError(f"Cannot read {path}: {error}.") from error

@@ -8,6 +8,8 @@ read the checkpoint ended as well.
 from __future__ import annotations
 
 import json
+import logging
+import os
 import re
 import shutil
 import time
@@ -25,6 +27,7 @@ from goud_node.store import durable, floor
 from goud_node.store.database import RocksStore
 from goud_node.store.failures import classified
 
+_log = logging.getLogger(__name__)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 MAX_TTL_SECONDS = 7 * 24 * 3600
 
@@ -75,7 +78,7 @@ class Checkpoints:
 
     def _create(self, checkpoint_id: str, ttl_seconds: float) -> CheckpointInfo:
         path = self._directory / checkpoint_id
-        if path.exists() or self._lease(checkpoint_id).exists():
+        if os.path.lexists(path) or os.path.lexists(self._lease(checkpoint_id)):
             raise StoreError(f"Checkpoint {checkpoint_id} exists already. Release it or choose another id.")
         self._prepare_directory()
         # Flushing inside the checkpoint would hold the interpreter lock for as long as the memory takes to write.
@@ -108,25 +111,34 @@ class Checkpoints:
         if not _ID.fullmatch(checkpoint_id):
             return False
         with self._lock:
-            if not (self._directory / checkpoint_id).exists():
+            if not _is_folder(self._directory / checkpoint_id):
                 return False
             self._remove(checkpoint_id)
             return True
 
     def sweep(self) -> list[str]:
-        """Remove checkpoints that are expired, unfinished or without a readable lease; their ids."""
+        """Remove checkpoints that are expired, unfinished or without a readable lease; their ids.
+
+        What is no folder is no checkpoint and stays; one that cannot be removed keeps no other.
+        """
         with self._lock:
             if not self._directory.is_dir():
                 return []
             leases = self._leases()
             stale_ids = sorted(
-                {entry.name for entry in self._directory.iterdir() if entry.is_dir()}
+                {entry.name for entry in self._directory.iterdir() if _is_folder(entry)}
                 - {name for name, seconds in leases.items() if seconds > 0}
             )
-            orphans = {name for name in leases if not (self._directory / name).is_dir()}
-            for name in {*stale_ids, *orphans}:
-                self._remove(name)
-            return stale_ids
+            orphans = {name for name in leases if not _is_folder(self._directory / name)}
+            return [name for name in sorted({*stale_ids, *orphans}) if self._sweep(name) and name in stale_ids]
+
+    def _sweep(self, name: str) -> bool:
+        try:
+            self._remove(name)
+        except OSError as error:
+            _log.warning("the checkpoint %s could not be removed: %s", self._directory / name, error)
+            return False
+        return True
 
     def list(self) -> list[CheckpointInfo]:
         """Live checkpoints, by id."""
@@ -134,12 +146,12 @@ class Checkpoints:
             return [
                 CheckpointInfo(self._directory / name, name, time.time() + seconds, _files(self._directory / name))
                 for name, seconds in sorted(self._leases().items())
-                if (self._directory / name).is_dir()
+                if _is_folder(self._directory / name)
             ]
 
     def _remove(self, name: str) -> None:
         for path in (self._directory / name, self._directory / f"{name}.tmp"):
-            if path.exists():
+            if _is_folder(path):
                 shutil.rmtree(path)
         # The lease goes last: a removal that is interrupted is finished by the next sweep.
         self._lease(name).unlink(missing_ok=True)
@@ -151,7 +163,7 @@ class Checkpoints:
         """The seconds that each lease still has; none or fewer when it has ended."""
         if not self._directory.is_dir():
             return {}
-        return {path.stem: self._remaining_seconds(path) for path in self._directory.glob("*.json")}
+        return {path.stem: self._remaining_seconds(path) for path in self._directory.glob("*.json") if path.is_file()}
 
     def _remaining_seconds(self, path: Path) -> float:
         try:
@@ -162,6 +174,11 @@ class Checkpoints:
         except (OSError, Malformed):
             # An unreadable lease protects nothing: space must not stay pinned because a file is damaged.
             return 0.0
+
+
+def _is_folder(path: Path) -> bool:
+    """A link to one is somebody else's."""
+    return path.is_dir() and not path.is_symlink()
 
 
 def _files(path: Path) -> dict[str, int]:

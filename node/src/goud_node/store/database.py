@@ -49,6 +49,7 @@ class RocksStore:
         self._read_only = read_only
         self._families = {family: database.get_column_family(family.value) for family in Family}
         self._handles = {family: database.get_column_family_handle(family.value) for family in Family}
+        self.floor = floor.Floor(path)
         self._write_options = WriteOptions()
         self._write_options.sync = True
         # A write that would have to wait fails at once instead: it would wait inside the library, which holds the
@@ -75,7 +76,6 @@ class RocksStore:
         batch.put(Family.METADATA, FRESH_KEY, b"")
         try:
             store.write(batch)
-            floor.raise_to(staging_path, store.sequence_number())
         finally:
             store.close()
         with durable.named(path):
@@ -240,6 +240,7 @@ class RocksStore:
             self.failure = None if self.refused else str(error)
             raise
         self.refused, self.failure = False, None
+        self.floor.reach(self.sequence_number() if len(batch) else 0)
 
     def _try_write(self, batch: Batch) -> bool:
         """Write, unless the database has to catch up first; then nothing was written."""
@@ -395,6 +396,5 @@ class RocksStore:
 
 def _give_back(path: Path) -> None:
     """What the library wrote while root had the database open is the node's, like the rest of it."""
-    owner = path.stat()
-    if os.geteuid() == 0 and owner.st_uid != 0:
+    if os.geteuid() == 0 and path.stat().st_uid != 0:
         durable.adopt_all(path, path)

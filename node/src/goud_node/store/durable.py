@@ -35,7 +35,9 @@ def replace(path: Path, content: bytes, mode: int | None = None) -> None:
     """
     temporary = path.with_name(f"{path.name}.tmp")
     with named(path):
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode or 0o600)
+        # O_NONBLOCK: a pipe of that name is an error, and not waited for until somebody reads it.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(temporary, flags, mode or 0o600)
         with os.fdopen(descriptor, "wb") as file:
             _adopt(descriptor, path.parent, mode)
             file.write(content)

@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Protocol
 
+from goud_node.documents import Malformed, read_bytes
 from goud_node.errors import ConfigurationError, UninitializedVolume, WrongChain
 from goud_node.store import durable
 
@@ -86,14 +87,13 @@ def read(data_dir: Path, expected: str) -> str | None:
     """
     path = data_dir / MARKER
     try:
-        with path.open("rb") as file:
-            raw = file.read(_MOST_BYTES + 1)
+        raw = read_bytes(path, _MOST_BYTES)
         marked = raw.decode().strip()
     except FileNotFoundError:
         return None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, Malformed, UnicodeDecodeError) as error:
         raise _unreadable(path, str(error), expected) from error
-    if len(raw) > _MOST_BYTES or not marked or not marked.isprintable():
+    if not marked or not marked.isprintable():
         raise _unreadable(path, f"{raw[:40]!r} is not the id of a chain", expected)
     return marked
 

@@ -80,3 +80,10 @@ class Space:
         It blocks, and belongs where everything else is written.
         """
         self._store.write(Batch())
+
+    def record_floor(self) -> None:
+        """Have what is synced by now be missed, should the database lose it. Raises StoreFull, or another StoreError.
+
+        It blocks, and belongs where everything else is written.
+        """
+        self._store.floor.record()
