@@ -221,6 +221,18 @@ def cover(segments: Iterable[Reference], start: int) -> list[Reference]:
         at = best.last + 1
 
 
+def overlapping(segments: Iterable[Reference]) -> list[Reference]:
+    """Those that hold a block which another of them holds, too, by height."""
+    shared: dict[str, Reference] = {}
+    highest: Reference | None = None
+    for segment in sorted(segments, key=lambda segment: (segment.first, segment.last, segment.name)):
+        if highest is not None and segment.first <= highest.last:
+            shared |= {highest.key: highest, segment.key: segment}
+        if highest is None or segment.last > highest.last:
+            highest = segment
+    return sorted(shared.values(), key=lambda segment: segment.key)
+
+
 def runs(segments: Iterable[Reference]) -> list[tuple[int, int]]:
     """Ranges of heights (first, last) without a gap, ascending."""
     ranges: list[tuple[int, int]] = []
