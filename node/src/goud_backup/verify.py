@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -210,11 +210,14 @@ def _segments(repository: Repository, report: Report, depth: Depth, tools: resto
     references = repository.segments(every=True)
     report.segments = len(references)
     history = _history(repository)
-    heights = set() if history is None else {anchor.height for anchor in history.anchors}
+    named = set() if history is None else {anchor.height for anchor in history.anchors}
+    named |= set() if history is None else links.heights(history.segments)
 
     def look(segment: Reference) -> tuple[Reference, Look | str]:
         try:
-            return segment, _look_at_segment(repository, segment, heights, depth, tools)
+            if not depth.data:
+                return segment, Look(repository.segment_header(segment))
+            return segment, links.look(repository, segment, named, tools.opener)
         except GoudError as error:
             return segment, _finding(error)
 
@@ -227,6 +230,8 @@ def _segments(repository: Repository, report: Report, depth: Depth, tools: resto
     if depth.data:
         report.bytes += sum(segment.size for segment in references)
     if history is not None:
+        if depth.data:
+            links.warn_of_sealed(history, looks)
         _links(history, looks, report, depth)
 
 
@@ -243,15 +248,6 @@ def _links(history: History, looks: Mapping[str, Look], report: Report, depth: D
             report.add(fault.thing, fault.message)
     for thing, message in rotten.items():
         report.add(thing, message)
-
-
-def _look_at_segment(
-    repository: Repository, segment: Reference, heights: Container[int], depth: Depth, tools: restore.Tools
-) -> Look:
-    if not depth.data:
-        return Look(repository.segment_header(segment), {})
-    header, pairs = repository.check_segment(segment, tools.opener)
-    return Look(header, {block.height: block.hash.hex() for block, _ in pairs if block.height in heights})
 
 
 def _history(repository: Repository) -> History | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,11 +11,16 @@ from pathlib import Path
 import pytest
 from pyrage import x25519
 
-from goud_backup.codec.sealing import Sealer
-from goud_backup.errors import OtherHistory, SourceError
+from goud_backup import plan as plans
+from goud_backup import verify as verifying
+from goud_backup.codec.sealing import Opener, Sealer
+from goud_backup.errors import Damaged, OtherHistory, SourceError
 from goud_backup.fork import fork
+from goud_backup.plan import Wish
 from goud_backup.repository import segments
 from goud_backup.repository.repository import Repository
+from goud_backup.repository.segments import Reference
+from goud_backup.restore import Tools
 from goud_backup.ship import DirectoryBlocks
 
 from .support import GENESIS, backup, grow, make_repository, restore, ship, tip_of
@@ -113,3 +119,46 @@ def test_segments_of_one_history_may_overlap(tmp_path: Path, run: str, *, sealed
         world.store("present", ranges)
     grow(tmp_path / "present", 3, size=500)
     RUNS[run](world)
+
+
+def test_segments_that_overlap_are_found() -> None:
+    def of(*ranges: tuple[int, int]) -> list[Reference]:
+        return [Reference(f"{first:03d}-{last:03d}", first, last, "", 1) for first, last in ranges]
+
+    assert segments.overlapping(of((1, 5), (6, 9), (10, 20))) == []
+    assert segments.overlapping(of((1, 5), (5, 9), (10, 20))) == of((1, 5), (5, 9))
+    assert segments.overlapping(of((1, 50), (5, 9), (20, 30), (51, 60))) == of((1, 50), (5, 9), (20, 30))
+    assert segments.overlapping(of((1, 9), (1, 10), (8, 20), (21, 22))) == of((1, 9), (1, 10), (8, 20))
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.parametrize(("former", "present"), OVERLAPS)
+def test_verification_and_restore_name_them(
+    tmp_path: Path, former: list[tuple[int, int]], present: list[tuple[int, int]], *, sealed: bool
+) -> None:
+    world = world_of(tmp_path, former, present, sealed=sealed)
+    tools = Tools(Opener([IDENTITY]))
+    for depth in (verifying.Depth(), verifying.Depth(deep=True)):
+        report = verifying.verify(world.repository, depth, tools)
+        mixed = [problem for problem in report.problems if "two histories are mixed" in problem.message]
+        assert {problem.thing for problem in mixed} & {segment.key for segment in world.repository.segments()}
+    with pytest.raises(Damaged, match=r"two histories are mixed.*--to-height 10"):
+        restore(world.repository, tmp_path / "again", tools=tools)
+    assert restore(world.repository, tmp_path / "lower", Wish(to_height=10), tools).height == 10
+    if not sealed:
+        with pytest.raises(Damaged, match="two histories are mixed"):
+            plans.require_restorable(world.repository, world.repository.object_sizes())
+
+
+def test_without_a_key_verification_says_what_it_did_not_compare(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = world_of(tmp_path, [(11, 20)], [(11, 18)], sealed=True)
+    with caplog.at_level(logging.WARNING):
+        assert verifying.verify(world.repository, verifying.Depth(record=False), Tools(None)).ok
+    assert any(
+        "-000000000020-" in entry.getMessage() and "--identity" in entry.getMessage() for entry in caplog.records
+    )
+    caplog.clear()
+    verifying.verify(world.repository, verifying.Depth(record=False), Tools(Opener([IDENTITY])))
+    assert not caplog.records
