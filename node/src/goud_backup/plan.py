@@ -122,8 +122,8 @@ def _references(repository: Repository, wish: Wish) -> Sequence[Reference]:
         backup = repository.find(wish.backup).id
         leading = [fork for fork in forks if backup in fork.backups]
         if leading:
-            keys = abandoned_segments(leading)
-            return [segment for segment in repository.segments(every=True) if segment.key in keys]
+            names = abandoned_segments(leading)
+            return [segment for segment in repository.segments(every=True) if segment.name in names]
     return repository.segments(forks=forks)
 
 
