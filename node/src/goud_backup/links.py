@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 
 from goud_backup.codec.sealing import Opener
-from goud_backup.errors import Damaged
+from goud_backup.errors import Damaged, Missing, WrongIdentity
 from goud_backup.repository.history import History
 from goud_backup.repository.repository import Repository
 from goud_backup.repository.segments import Header, Reference, overlapping
+from goud_node.errors import WrongChain
 
 _log = logging.getLogger(__name__)
 
@@ -41,10 +43,15 @@ def heights(segments: Sequence[Reference]) -> set[int]:
     return {height for segment in segments for height in (segment.first - 1, segment.last)}
 
 
-def look(repository: Repository, segment: Reference, named: Container[int], opener: Opener | None) -> Look:
+def named(history: History) -> set[int]:
+    """The heights of all blocks that backups and segments name."""
+    return {anchor.height for anchor in history.anchors} | heights(history.segments)
+
+
+def look(repository: Repository, segment: Reference, wanted: Container[int], opener: Opener | None) -> Look:
     """Raises Missing, Damaged, WrongIdentity, WrongChain, naming the segment."""
     header, pairs = repository.check_segment(segment, opener)
-    blocks = {block.height: block.hash.hex() for block, _ in pairs if block.height in named}
+    blocks = {block.height: block.hash.hex() for block, _ in pairs if block.height in wanted}
     return Look(header, blocks if pairs else None)
 
 
@@ -74,8 +81,12 @@ def require_one(repository: Repository, segments: Sequence[Reference], upto: int
     of them a restore would take, nothing but their lengths decides.
     """
     shared = overlapping(segment for segment in segments if segment.first <= upto)
-    named = heights(shared) | {upto}
-    looks = {segment.key: look(repository, segment, named, opener) for segment in shared}
+    wanted = heights(shared) | {upto}
+    looks: dict[str, Look] = {}
+    for segment in shared:
+        # What cannot be read stops whoever needs it; that another one is read instead is what overlapping is for.
+        with suppress(Missing, Damaged, WrongIdentity, WrongChain):
+            looks[segment.key] = look(repository, segment, wanted, opener)
     for fault in faults(History(repository, (), shared), looks):
         if fault.height <= upto:
             below = min(segment.first for segment in shared) - 1
