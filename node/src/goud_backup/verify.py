@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from goud_backup import links, noting, pool, restore, staging
+from goud_backup import claims, links, noting, pool, restore, staging
 from goud_backup import plan as plans
 from goud_backup import quarantine as quarantining
 from goud_backup.codec.encoding import SEALED
@@ -86,8 +86,7 @@ def verify(repository: Repository, depth: Depth, tools: restore.Tools) -> Report
     report = Report("deep" if depth.deep else "data" if depth.data else "listing")
     _forks(repository, report)
     manifests = _manifests(repository, report)
-    objects = {name: entry for manifest in manifests for name, entry in manifest.objects.items()}
-    bad, rotten = _objects(repository, objects, report, depth, tools)
+    objects, bad, rotten = _objects(repository, manifests, report, depth, tools)
     foreign = _segments(repository, manifests, report, depth, tools)
     _whole(repository, report)
     chosen: Manifest | None = None
@@ -103,7 +102,7 @@ def verify(repository: Repository, depth: Depth, tools: restore.Tools) -> Report
                 repository, manifests, faulty, bad, rotten=rotten, before=before, data=depth.data, chosen=chosen
             )
             if depth.data:
-                noting.take_back(repository, before, {manifest.id for manifest in manifests}, set(objects) - rotten)
+                noting.take_back(repository, before, {manifest.id for manifest in manifests}, objects - rotten)
     return report
 
 
@@ -130,14 +129,7 @@ def _manifests(repository: Repository, report: Report) -> list[Manifest]:
     listing = repository.manifests()
     for key, problem in listing.bad.items():
         report.add(key, problem)
-    for stat in repository.target.list(layout.MANIFESTS):
-        if stat.key != layout.MANIFESTS and layout.manifest_parts(stat.key) is None:
-            report.add(
-                stat.key,
-                f"{stat.key} does not have the name of a manifest, so no verb sees it, and prune removes what only it "
-                "needs. If it is a backup, copy it back under its name from another copy of the repository; then move "
-                "this one out of manifests/ by hand.",
-            )
+    _names(repository, report)
     by_id = {manifest.id: manifest for manifest in listing.good}
     for manifest in listing.good:
         before = by_id.get(manifest.previous[0]) if manifest.previous is not None else None
@@ -155,6 +147,22 @@ def _manifests(repository: Repository, report: Report) -> list[Manifest]:
     return listing.good
 
 
+def _names(repository: Repository, report: Report) -> None:
+    """What lies among manifests and segments, and is none by its name."""
+    for folder, parts, noun, loss in (
+        (layout.MANIFESTS, layout.manifest_parts, "manifest", ", and prune removes what only it needs"),
+        (layout.SEGMENTS, layout.segment_parts, "segment", ""),
+    ):
+        for stat in repository.target.list(folder):
+            if stat.key != folder and parts(stat.key) is None:
+                report.add(
+                    stat.key,
+                    f"{stat.key} does not have the name of a {noun}, so no verb sees it{loss}. If it is one, copy it "
+                    "back under its name from another copy of the repository; then move this one out of "
+                    f"{folder} by hand.",
+                )
+
+
 def _check_latest(repository: Repository, manifests: Sequence[Manifest], report: Report) -> None:
     if not manifests or repository.target.stat(layout.LATEST) is None:
         return
@@ -169,10 +177,13 @@ def _check_latest(repository: Repository, manifests: Sequence[Manifest], report:
 
 
 def _objects(
-    repository: Repository, objects: dict[str, StoredObject], report: Report, depth: Depth, tools: restore.Tools
-) -> tuple[set[str], set[str]]:
-    """Names of the objects that are missing or damaged; and of those which only a look at their bytes shows to be."""
-    present = repository.object_sizes()
+    repository: Repository, manifests: Sequence[Manifest], report: Report, depth: Depth, tools: restore.Tools
+) -> tuple[set[str], set[str], set[str]]:
+    """Names of all objects; of those that are missing or damaged; and of those which only their bytes show to be."""
+    present, wrong = repository.object_sizes(), dict[str, str]()
+    objects = claims.objects_of(repository, manifests, present, tools.opener, wrong)
+    for thing, message in wrong.items():
+        report.add(thing, message)
     bad: dict[str, str] = {}
     for name, entry in objects.items():
         if name not in present:
@@ -197,7 +208,7 @@ def _objects(
     report.objects = len(objects)
     for name, problem in sorted(bad.items()):
         report.add(layout.object_key(name), problem)
-    return set(bad), set(bad) - listed
+    return set(objects), set(bad), set(bad) - listed
 
 
 def _look(repository: Repository, name: str, entry: StoredObject) -> str | None:
