@@ -128,20 +128,23 @@ def _quarantined(repository: Repository, height: int, known: Callable[[], Collec
 
 def _own_key(repository: Repository, stat: Stat, height: int, known: Collection[tuple[int, str]]) -> str | None:
     """The key of a quarantined segment, as its header tells; one above the base where rot may have changed what it
-    tells. None for an object, and with a warning for what cannot be read.
+    tells, or nobody can read it now. None for an object, and with a warning for a header that cannot be parsed.
     """
     name = stat.key.removeprefix(layout.DAMAGED)
     if not layout.OBJECT_NAME.fullmatch(name):
         return None
     try:
-        raw = b"" if stat.archived else repository.target.get(stat.key, 0, HEAD_BYTES)
-        if raw and bytes(raw[: len(MAGIC)]) != MAGIC:
+        if stat.archived:
+            # Nobody can tell what it is. A fork names segments by their hash, so of an object this says nothing.
+            return layout.segment_key(height + 1, height + 1, name)
+        raw = repository.target.get(stat.key, 0, HEAD_BYTES)
+        if bytes(raw[: len(MAGIC)]) != MAGIC:
             return None  # an object, most likely
         header, _ = header_of(raw, stat.key)
     except Damaged:
         _log.warning(
-            "which blocks were in %s cannot be read: if it is a segment, do not copy it back, as blocks above %d of "
-            "the abandoned history would join the present one",
+            "which blocks were in %s cannot be read: do not copy that segment back, as blocks above %d of the "
+            "abandoned history would join the present one",
             stat.key,
             height,
         )
