@@ -23,19 +23,22 @@ def objects_of(
 
     Raises TargetError.
     """
-    claims: dict[str, dict[str, StoredObject]] = {}
-    for manifest in manifests:
-        for name, entry in manifest.objects.items():
-            claims.setdefault(name, {})[manifest.id] = entry
-    objects = {}
-    for name, by_backup in claims.items():
-        objects[name] = next(iter(by_backup.values()))
-        if len(set(by_backup.values())) == 1 or name not in present:
-            continue
+    objects: dict[str, StoredObject] = {}
+    disputed = {
+        name
+        for manifest in manifests
+        for name, entry in manifest.objects.items()
+        if objects.setdefault(name, entry) != entry
+    }
+    for name in sorted(disputed & present.keys()):
+        by_backup = {manifest.id: manifest.objects[name] for manifest in manifests if name in manifest.objects}
         key = layout.object_key(name)
         right = _right(repository, name, set(by_backup.values()), present[name], opener)
         if right is None:
-            problems[key] = f"Backups {' and '.join(sorted(by_backup))} say different things of it, and one is wrong."
+            problems[key] = (
+                f"Backups {' and '.join(sorted(by_backup))} say different things of it, so one of the manifests was "
+                "replaced. Verify with --identity, which tells which one."
+            )
             continue
         objects[name] = right
         for backup_id in [backup_id for backup_id, entry in by_backup.items() if entry != right]:
