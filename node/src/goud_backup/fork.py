@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 from goud_backup.codec.sealing import Opener
 from goud_backup.errors import Damaged, NotVerified
+from goud_backup.quarantine import precious, set_aside
 from goud_backup.repository import forks, layout, locks
 from goud_backup.repository.forks import Fork
+from goud_backup.repository.history import anchors_of
 from goud_backup.repository.layout import manifest_parts
 from goud_backup.repository.manifest import Manifest
 from goud_backup.repository.recording import follow, put_under
 from goud_backup.repository.repository import Listing, Repository
 from goud_backup.repository.segments import HEAD_BYTES, MAGIC, Reference, header_of
+from goud_backup.targets import Stat
 from goud_node.documents import Digest, Malformed, shaped
 from goud_node.errors import ConfigurationError, WrongChain
 
@@ -51,17 +55,19 @@ def fork(
         past, listing = repository.abandoned_backups(), _manifests(repository)
         listing.require_known_formats()
         manifests = [manifest for manifest in listing.good if manifest.id not in past]
-        unknown = _unreadable(listing, past)
+        unreadable = _unreadable(repository, listing, height, past)
         segments = repository.segments()
         _check_base(repository, height, block_hash, _hashes(repository, height, manifests, segments, opener))
+        known = partial(_known, repository, (height, block_hash), manifests, segments)
+        quarantined = _quarantined(repository, height, known)
         record = Fork(
             height,
             block_hash,
             _date(repository, listing.good, segments).isoformat(timespec="seconds"),
-            tuple({segment.key for segment in segments if segment.last > height} | _quarantined(repository, height)),
-            (*(manifest.id for manifest in manifests if manifest.chain.height > height), *unknown),
+            tuple({segment.key for segment in segments if segment.last > height} | quarantined),
+            (*(manifest.id for manifest in manifests if manifest.chain.height > height), *unreadable),
         )
-        if not record.segments and len(record.backups) == len(unknown):
+        if not record.segments and not record.backups:
             # One that was cut off has not come to this.
             follow(repository, [backup, ship])
             return None
@@ -81,13 +87,17 @@ def _manifests(repository: Repository) -> Listing:
     return repository.manifests()
 
 
-def _unreadable(listing: Listing, past: Collection[str]) -> list[str]:
-    """Backups whose height is not known now: when such a manifest is copied back, it must not become the present
-    history's highest. It can be restored by its id.
+def _unreadable(repository: Repository, listing: Listing, height: int, past: Collection[str]) -> list[str]:
+    """Backups whose manifest cannot be read now, or lies below damaged/ or trash/, and that are not known to end at the
+    base: when it is copied back, it must not become the present history's highest. It can be restored by its id.
     """
-    unknown = [parts[1] for parts in map(manifest_parts, sorted(listing.bad)) if parts is not None]
-    abandoned = [backup for backup in unknown if backup not in past]
-    for backup in abandoned:
+    known = {*past, *(manifest.id for manifest in listing.good)}
+    in_place = ((parts[1], None) for parts in map(manifest_parts, sorted(listing.bad)) if parts is not None)
+    hidden: dict[str, int | None] = {}
+    for backup, manifest in [*in_place, *set_aside(repository, layout.DAMAGED), *set_aside(repository, layout.TRASH)]:
+        if backup not in known:
+            hidden[backup] = hidden.get(backup) if manifest is None else manifest.chain.height
+    for backup in [backup for backup, top in hidden.items() if top is None]:
         _log.warning(
             "the manifest of %s cannot be read, so it is taken for one of the abandoned history: when it has been "
             "copied back, `goud-backup restore %s` restores it, and `goud-backup keep %s` keeps it from being pruned",
@@ -95,33 +105,69 @@ def _unreadable(listing: Listing, past: Collection[str]) -> list[str]:
             backup,
             backup,
         )
-    return abandoned
+    return sorted(backup for backup, top in hidden.items() if top is None or top > height)
 
 
-def _quarantined(repository: Repository, height: int) -> set[str]:
-    """The keys that segments above the base had before they were moved aside, as their headers tell: one that is copied
-    back must not join the present history.
+def _quarantined(repository: Repository, height: int, known: Callable[[], Collection[tuple[int, str]]]) -> set[str]:
+    """The keys that segments above the base had before they were moved aside: one that is copied back must not join the
+    present history. `known` tells blocks, by height and hash.
     """
+    aside = list(repository.target.list(layout.DAMAGED))
+    past, blocks = forks.abandoned_segments(repository.forks()), known() if aside else ()
     keys = set()
-    for stat in repository.target.list(layout.DAMAGED):
-        name = stat.key.removeprefix(layout.DAMAGED)
-        if stat.archived or not layout.OBJECT_NAME.fullmatch(name):
-            continue
+    for stat in aside:
+        own_key = f"{layout.SEGMENTS}{stat.key.rpartition('/')[2]}"
+        parts = layout.segment_parts(own_key)
+        if parts is None:
+            own_key = _own_key(repository, stat, height, blocks) or ""
+            parts = layout.segment_parts(own_key)
+        if parts is not None and parts[1] > height and parts[2] not in past:
+            keys.add(own_key)
+    return keys
+
+
+def _own_key(repository: Repository, stat: Stat, height: int, known: Collection[tuple[int, str]]) -> str | None:
+    """The key of a quarantined segment, as its header tells; one above the base where rot may have changed what it
+    tells, or nobody can read it now. None for an object, and with a warning for a header that cannot be parsed.
+    """
+    name = stat.key.removeprefix(layout.DAMAGED)
+    if not layout.OBJECT_NAME.fullmatch(name):
+        return None
+    try:
+        if stat.archived:
+            # Nobody can tell what it is. A fork names segments by their hash, so of an object this says nothing.
+            return layout.segment_key(height + 1, height + 1, name)
         raw = repository.target.get(stat.key, 0, HEAD_BYTES)
         if bytes(raw[: len(MAGIC)]) != MAGIC:
-            continue  # an object, most likely
-        try:
-            header, _ = header_of(raw, stat.key)
-        except Damaged:
-            _log.warning(
-                "which blocks were in %s cannot be read: do not copy that segment back, as blocks above %d of the "
-                "abandoned history would join the present one",
-                stat.key,
-                height,
-            )
-        else:
-            keys |= {layout.segment_key(header.first, header.last, name)} if header.last > height else set()
-    return keys - forks.abandoned_segments(repository.forks())
+            return None  # an object, most likely
+        header, _ = header_of(raw, stat.key)
+    except Damaged:
+        _log.warning(
+            "which blocks were in %s cannot be read: do not copy that segment back, as blocks above %d of the "
+            "abandoned history would join the present one",
+            stat.key,
+            height,
+        )
+        return None
+    if header.last <= height and (header.last, header.last_hash) not in known and not precious(repository, stat):
+        # Blocks that were in fact below the base are shipped again; in the present history they might do harm.
+        _log.warning("the header of %s may be damaged, so it is taken for one of the abandoned history", stat.key)
+        return layout.segment_key(header.first, height + 1, name)
+    return layout.segment_key(header.first, header.last, name)
+
+
+def _known(
+    repository: Repository, base: tuple[int, str], manifests: Sequence[Manifest], segments: Sequence[Reference]
+) -> set[tuple[int, str]]:
+    """Blocks of the present history that the repository names, by height and hash."""
+    known = {base}
+    for manifest in manifests:
+        known |= {(anchor.height, anchor.digest) for anchor in anchors_of(manifest)}
+    for segment in segments:
+        with suppress(Damaged, WrongChain):
+            header = repository.segment_header(segment)
+            known |= {(header.first - 1, header.previous_hash), (header.last, header.last_hash)}
+    return known
 
 
 def _date(repository: Repository, manifests: Sequence[Manifest], segments: Sequence[Reference]) -> datetime:

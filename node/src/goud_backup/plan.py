@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from goud_backup import times
+from goud_backup import links, times
 from goud_backup.codec.sealing import Opener
 from goud_backup.errors import Damaged, NoSuchBackup, OutOfReach
+from goud_backup.repository import layout
 from goud_backup.repository.forks import abandoned_segments
 from goud_backup.repository.history import require_no_hole
 from goud_backup.repository.manifest import Manifest
-from goud_backup.repository.repository import Repository
+from goud_backup.repository.repository import Repository, missing_of
 from goud_backup.repository.segments import Reference, cover
 from goud_node.errors import SchemaMismatch
 from goud_node.store import SCHEMA_VERSION
@@ -96,10 +97,13 @@ class Wish:
 
 def make(repository: Repository, wish: Wish, opener: Opener | None) -> Plan:
     """Raises NoSuchBackup, OutOfReach, SchemaMismatch, or Damaged when the manifest asked for is damaged, or when what
-    was shipped after it has a hole: less than all is restored only to who asks for less.
+    was shipped after it has a hole or is of two histories: less than all is restored only to who asks for less.
     """
     references = _references(repository, wish)
     plan = _plan(repository, wish, references, opener)
+    if plan.segments and plan.height is not None:
+        used = [segment for segment in references if segment.last >= plan.segments[0].first]
+        links.require_one(repository, used, plan.height, opener)
     if plan.manifest is None:
         return plan
     try:
@@ -118,8 +122,8 @@ def _references(repository: Repository, wish: Wish) -> Sequence[Reference]:
         backup = repository.find(wish.backup).id
         leading = [fork for fork in forks if backup in fork.backups]
         if leading:
-            keys = abandoned_segments(leading)
-            return [segment for segment in repository.segments(every=True) if segment.key in keys]
+            names = abandoned_segments(leading)
+            return [segment for segment in repository.segments(every=True) if segment.name in names]
     return repository.segments(forks=forks)
 
 
@@ -132,6 +136,23 @@ def require_whole(repository: Repository) -> None:
     except NoSuchBackup:
         if repository.manifest_keys() or repository.segments(every=True):
             raise
+
+
+def require_restorable(repository: Repository, present: dict[str, int]) -> None:
+    """The same, and Damaged where `present`, the objects in the store, lacks some of what `latest` takes, or segments
+    that overlap are of two histories.
+    """
+    require_whole(repository)
+    references = repository.segments()
+    links.require_one(repository, references, max((segment.last for segment in references), default=0), None)
+    manifest = _highest(repository, references)
+    lost = [] if manifest is None else missing_of(dict(manifest.objects), present)
+    if manifest is not None and lost:
+        raise Damaged(
+            f"{len(lost)} objects of backup {manifest.id} are missing from {repository.url}, in an archive storage "
+            f"class, or cut short, {layout.object_key(lost[0])} among them. Run `goud-backup create`, which stores "
+            "again what the node still has, and `goud-backup verify`, which names all of them."
+        )
 
 
 def check_schema(schema: int, backup: str, maker: str) -> None:

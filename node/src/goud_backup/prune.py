@@ -15,9 +15,10 @@ from functools import partial
 from typing import Any, Final
 
 from goud_backup.errors import LockLost, NotVerified
-from goud_backup.quarantine import precious
+from goud_backup.quarantine import precious, set_aside
 from goud_backup.repository import layout, locks, rot, signed
 from goud_backup.repository import marks as marking
+from goud_backup.repository.forks import abandoned_segments
 from goud_backup.repository.manifest import Manifest, canonical
 from goud_backup.repository.marks import Clock, Mark
 from goud_backup.repository.recording import follow, put_under
@@ -78,6 +79,7 @@ class _State:
     objects: dict[str, int]
     marks: dict[str, Mark]
     trash: dict[str, int] = field(default_factory=dict)
+    held: set[str] = field(default_factory=set)
 
 
 def prune(
@@ -142,7 +144,8 @@ def _read(repository: Repository) -> _State:
         key, problem = next(iter(manifests.bad.items()))
         raise NotVerified(
             f"Nothing was removed, because {key} cannot be read and what it needs is not known: {problem} Copy it "
-            "back from another copy of the repository, or move it to damaged/ by hand, where it stays."
+            "back from another copy of the repository. Without one, move it to damaged/ by hand, where it stays: then "
+            "what only it needs is removed like all that nothing needs, as nobody can tell what that is."
         )
     objects = repository.object_sizes()
     protected, checks, past = repository.kept(), repository.checks(), repository.abandoned_backups()
@@ -158,7 +161,22 @@ def _read(repository: Repository) -> _State:
     trash = {key: size for key, size in trash.items() if is_key(key)}
     notes = rot.outlived(repository, checks, {entry.id for entry in manifests.good}, objects)
     trash |= {stat.key: stat.size for stat in (*target.unfinished(), *signed.superseded(repository), *notes)}
-    return _State(manifests, candidates, objects, marking.load(target), trash)
+    return _State(manifests, candidates, objects, marking.load(target), trash, _held(repository))
+
+
+def _held(repository: Repository) -> set[str]:
+    """The objects that manifests need which somebody has moved to damaged/, to copy them back some day."""
+    held: set[str] = set()
+    for backup_id, manifest in set_aside(repository, layout.DAMAGED):
+        if manifest is None:
+            _log.warning(
+                "the manifest of %s in damaged/ cannot be read: what only it needs is not known and goes, unless it "
+                "is copied back to manifests/ from another copy of the repository",
+                backup_id,
+            )
+        else:
+            held |= set(manifest.objects)
+    return held
 
 
 def _quarantined(repository: Repository) -> Iterator[Stat]:
@@ -197,7 +215,7 @@ def _decide(repository: Repository, state: _State, policy: Policy, grace: float,
     staying = [backup for backup in state.candidates if reasons[backup.id]]
     manifests = {manifest.id: manifest for manifest in state.manifests.good}
     going = [backup for backup in state.candidates if not reasons[backup.id]]
-    needed = {name for backup in staying for name in manifests[backup.id].objects}
+    needed = state.held | {name for backup in staying for name in manifests[backup.id].objects}
     garbage = {layout.object_key(name): size for name, size in state.objects.items() if name not in needed}
     garbage |= {segment.key: segment.size for segment in unneeded_segments(staying, segments)}
     garbage |= state.trash | _past_segments(repository, state.candidates, policy)
@@ -222,13 +240,8 @@ def _past_segments(repository: Repository, candidates: Sequence[Candidate], poli
     if policy.days and not days:
         return {}
     oldest = min(days, default="9999")
-    past = {
-        key
-        for fork in repository.forks()
-        if day(datetime.fromisoformat(fork.created)) < oldest
-        for key in fork.segments
-    }
-    return {entry.key: entry.size for entry in repository.segments(every=True) if entry.key in past} if past else {}
+    past = abandoned_segments(fork for fork in repository.forks() if day(datetime.fromisoformat(fork.created)) < oldest)
+    return {entry.key: entry.size for entry in repository.segments(every=True) if entry.name in past} if past else {}
 
 
 def _do(repository: Repository, state: _State, plan: Plan, now: Clock, held: Sequence[locks.Lock]) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 
 from goud_backup.codec.sealing import Opener
 from goud_backup.errors import Damaged, LaterFormat, Missing, TargetError, WrongIdentity
 from goud_backup.repository import layout, locks, segments
+from goud_backup.repository.manifest import Manifest, load
+from goud_backup.repository.records import MOST_LISTING
 from goud_backup.repository.repository import Repository
-from goud_backup.targets import Stat
+from goud_backup.targets import Stat, whole
 from goud_node.errors import WrongChain
 
 _log = logging.getLogger(__name__)
@@ -72,6 +74,21 @@ def precious(repository: Repository, stat: Stat) -> bool:
         return not layout.OBJECT_NAME.fullmatch(name) or _may_be_whole(repository, stat.key, name)
     except TargetError:
         return True  # what cannot be read now may be whole
+
+
+def set_aside(repository: Repository, prefix: str) -> Iterator[tuple[str, Manifest | None]]:
+    """The id of each backup whose manifest lies below `prefix` under its own name, as a person or a prune has moved it,
+    and the manifest; None where that cannot be read. Raises TargetError.
+    """
+    for stat in repository.target.list(prefix):
+        parts = layout.manifest_parts(f"{layout.MANIFESTS}{stat.key.rpartition('/')[2]}")
+        if parts is None:
+            continue
+        try:
+            raw = b"" if stat.archived else whole(repository.target, stat.key, MOST_LISTING)
+            yield parts[1], load(raw, stat.key)
+        except (Damaged, Missing):
+            yield parts[1], None
 
 
 def _may_be_whole(repository: Repository, key: str, name: str) -> bool:

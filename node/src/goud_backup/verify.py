@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from goud_backup import links, pool, restore, staging
+from goud_backup import claims, links, noting, pool, restore, staging
 from goud_backup import plan as plans
 from goud_backup import quarantine as quarantining
+from goud_backup.codec.encoding import SEALED
 from goud_backup.codec.sealing import Opener
 from goud_backup.errors import Damaged, Missing, NoSpace, NoSuchBackup, NotVerified, TargetError, WrongIdentity
 from goud_backup.links import Look
@@ -24,6 +26,7 @@ from goud_backup.repository.segments import Reference
 from goud_backup.targets import whole
 from goud_node.errors import GoudError, StoreFull
 
+_BY_HAND: Final = "move it to damaged/ by hand, and `goud-backup ship` stores its blocks again."
 _HINDRANCES: Final = (TargetError, NoSpace, StoreFull, WrongIdentity)
 
 
@@ -83,21 +86,23 @@ def verify(repository: Repository, depth: Depth, tools: restore.Tools) -> Report
     report = Report("deep" if depth.deep else "data" if depth.data else "listing")
     _forks(repository, report)
     manifests = _manifests(repository, report)
-    objects = {name: entry for manifest in manifests for name, entry in manifest.objects.items()}
-    bad, rotten = _objects(repository, objects, report, depth, tools)
-    _segments(repository, report, depth, tools)
+    objects, bad, rotten = _objects(repository, manifests, report, depth, tools)
+    foreign = _segments(repository, manifests, report, depth, tools)
     _whole(repository, report)
     chosen: Manifest | None = None
     try:
         if depth.deep:
-            chosen = _deep(repository, report, depth, tools)
+            chosen = _deep(repository, report, depth, tools, foreign)
     finally:
         # What the hashes told holds, whatever kept the restore to scratch from being done.
         if depth.record:
             before = _checks(repository, report)
-            _record(repository, manifests, report, bad, rotten=rotten, before=before, depth=depth, chosen=chosen)
+            faulty = {problem.thing for problem in report.problems}
+            noting.record(
+                repository, manifests, faulty, bad, rotten=rotten, before=before, data=depth.data, chosen=chosen
+            )
             if depth.data:
-                _take_back(repository, before, {manifest.id for manifest in manifests}, set(objects) - rotten)
+                noting.take_back(repository, before, {manifest.id for manifest in manifests}, objects - rotten)
     return report
 
 
@@ -124,14 +129,7 @@ def _manifests(repository: Repository, report: Report) -> list[Manifest]:
     listing = repository.manifests()
     for key, problem in listing.bad.items():
         report.add(key, problem)
-    for stat in repository.target.list(layout.MANIFESTS):
-        if stat.key != layout.MANIFESTS and layout.manifest_parts(stat.key) is None:
-            report.add(
-                stat.key,
-                f"{stat.key} does not have the name of a manifest, so no verb sees it, and prune removes what only it "
-                "needs. If it is a backup, copy it back under its name from another copy of the repository; then move "
-                "this one out of manifests/ by hand.",
-            )
+    _names(repository, report)
     by_id = {manifest.id: manifest for manifest in listing.good}
     for manifest in listing.good:
         before = by_id.get(manifest.previous[0]) if manifest.previous is not None else None
@@ -149,6 +147,22 @@ def _manifests(repository: Repository, report: Report) -> list[Manifest]:
     return listing.good
 
 
+def _names(repository: Repository, report: Report) -> None:
+    """What lies among manifests and segments, and is none by its name."""
+    for folder, parts, noun, loss in (
+        (layout.MANIFESTS, layout.manifest_parts, "manifest", ", and prune removes what only it needs"),
+        (layout.SEGMENTS, layout.segment_parts, "segment", ""),
+    ):
+        for stat in repository.target.list(folder):
+            if stat.key != folder and parts(stat.key) is None:
+                report.add(
+                    stat.key,
+                    f"{stat.key} does not have the name of a {noun}, so no verb sees it{loss}. If it is one, copy it "
+                    "back under its name from another copy of the repository; then move this one out of "
+                    f"{folder} by hand.",
+                )
+
+
 def _check_latest(repository: Repository, manifests: Sequence[Manifest], report: Report) -> None:
     if not manifests or repository.target.stat(layout.LATEST) is None:
         return
@@ -163,10 +177,13 @@ def _check_latest(repository: Repository, manifests: Sequence[Manifest], report:
 
 
 def _objects(
-    repository: Repository, objects: dict[str, StoredObject], report: Report, depth: Depth, tools: restore.Tools
-) -> tuple[set[str], set[str]]:
-    """Names of the objects that are missing or damaged; and of those which only a look at their bytes shows to be."""
-    present = repository.object_sizes()
+    repository: Repository, manifests: Sequence[Manifest], report: Report, depth: Depth, tools: restore.Tools
+) -> tuple[set[str], set[str], set[str]]:
+    """Names of all objects; of those that are missing or damaged; and of those which only their bytes show to be."""
+    present, wrong = repository.object_sizes(), dict[str, str]()
+    objects = claims.objects_of(repository, manifests, present, tools.opener, wrong)
+    for thing, message in wrong.items():
+        report.add(thing, message)
     bad: dict[str, str] = {}
     for name, entry in objects.items():
         if name not in present:
@@ -191,7 +208,7 @@ def _objects(
     report.objects = len(objects)
     for name, problem in sorted(bad.items()):
         report.add(layout.object_key(name), problem)
-    return set(bad), set(bad) - listed
+    return set(objects), set(bad), set(bad) - listed
 
 
 def _look(repository: Repository, name: str, entry: StoredObject) -> str | None:
@@ -206,28 +223,58 @@ def _look(repository: Repository, name: str, entry: StoredObject) -> str | None:
     return None
 
 
-def _segments(repository: Repository, report: Report, depth: Depth, tools: restore.Tools) -> None:
+def _segments(
+    repository: Repository, manifests: Sequence[Manifest], report: Report, depth: Depth, tools: restore.Tools
+) -> set[str]:
+    """Keys of the segments that are sealed to others than the rest of the repository. Raises WrongIdentity where the
+    identity opens nothing.
+    """
     references = repository.segments(every=True)
     report.segments = len(references)
     history = _history(repository)
-    heights = set() if history is None else {anchor.height for anchor in history.anchors}
+    named = set() if history is None else links.named(history)
 
-    def look(segment: Reference) -> tuple[Reference, Look | str]:
+    def look(segment: Reference) -> tuple[Reference, Look | GoudError]:
         try:
-            return segment, _look_at_segment(repository, segment, heights, depth, tools)
+            if not depth.data:
+                return segment, Look(repository.segment_header(segment))
+            return segment, links.look(repository, segment, named, tools.opener)
         except GoudError as error:
-            return segment, _finding(error)
+            return segment, error
 
     looks: dict[str, Look] = {}
+    foreign: dict[str, WrongIdentity] = {}
     for segment, result in pool.run(look, references, tools.workers):
         if isinstance(result, Look):
             looks[segment.key] = result
+        elif isinstance(result, WrongIdentity):
+            foreign[segment.key] = result
         else:
-            report.add(segment.key, result)
+            report.add(segment.key, _finding(result))
+    _require_identity(manifests, looks, foreign, tools.opener)
+    for key, error in foreign.items():
+        report.add(key, f"{error} It opens others. Give the identity of this one, too; if nobody has it, {_BY_HAND}")
     if depth.data:
         report.bytes += sum(segment.size for segment in references)
     if history is not None:
         _links(history, looks, report, depth)
+    return set(foreign)
+
+
+def _require_identity(
+    manifests: Sequence[Manifest],
+    looks: Mapping[str, Look],
+    foreign: Mapping[str, WrongIdentity],
+    opener: Opener | None,
+) -> None:
+    """Raises WrongIdentity where segments could not be opened, unless something else could be."""
+    if not foreign or any(look.blocks and look.header.encoding.startswith(SEALED) for look in looks.values()):
+        return
+    for manifest in manifests:
+        with suppress(WrongIdentity, Damaged):
+            if manifest.files is None and manifest.listing(opener):
+                return
+    raise next(iter(foreign.values()))
 
 
 def _links(history: History, looks: Mapping[str, Look], report: Report, depth: Depth) -> None:
@@ -243,15 +290,8 @@ def _links(history: History, looks: Mapping[str, Look], report: Report, depth: D
             report.add(fault.thing, fault.message)
     for thing, message in rotten.items():
         report.add(thing, message)
-
-
-def _look_at_segment(
-    repository: Repository, segment: Reference, heights: Container[int], depth: Depth, tools: restore.Tools
-) -> Look:
-    if not depth.data:
-        return Look(repository.segment_header(segment), {})
-    header, pairs = repository.check_segment(segment, tools.opener)
-    return Look(header, {block.height: block.hash.hex() for block, _ in pairs if block.height in heights})
+    if depth.data:
+        links.warn_of_sealed(history, looks)
 
 
 def _history(repository: Repository) -> History | None:
@@ -278,7 +318,9 @@ def _whole(repository: Repository, report: Report) -> None:
             report.add(repository.url, message)
 
 
-def _deep(repository: Repository, report: Report, depth: Depth, tools: restore.Tools) -> Manifest | None:
+def _deep(
+    repository: Repository, report: Report, depth: Depth, tools: restore.Tools, foreign: Collection[str]
+) -> Manifest | None:
     """Restore to scratch, walk, compare: the whole of a restore, by the very plan of one, except the swap."""
     try:
         plan = plans.make(repository, plans.Wish(depth.backup), tools.opener)
@@ -295,7 +337,8 @@ def _deep(repository: Repository, report: Report, depth: Depth, tools: restore.T
             if manifest is not None:
                 staging.check_secrets(repository, manifest, tools.opener)
         except GoudError as error:
-            message, things = _finding(error), {problem.thing for problem in report.problems}
+            known = isinstance(error, WrongIdentity) and any(segment.key in foreign for segment in plan.segments)
+            message, things = str(error) if known else _finding(error), {problem.thing for problem in report.problems}
             if manifest is None or any(segment.key in things for segment in plan.segments):
                 # What is wrong has been named: a segment does not make the backup below it a bad one.
                 report.add(depth.backup, message)
@@ -313,56 +356,6 @@ def _checks(repository: Repository, report: Report) -> dict[str, Check]:
     for key, problem in unreadable.items():
         report.add(key, problem)
     return before
-
-
-def _record(
-    repository: Repository,
-    manifests: Sequence[Manifest],
-    report: Report,
-    bad: set[str],
-    *,
-    rotten: set[str],
-    before: Mapping[str, Check],
-    depth: Depth,
-    chosen: Manifest | None,
-) -> None:
-    """Note the result beside each backup."""
-    for manifest in manifests:
-        damaged = bool(bad & set(manifest.objects))
-        ok = not damaged and all(problem.thing != manifest.id for problem in report.problems)
-        restored = chosen is not None and chosen.id == manifest.id
-        earlier = before.get(manifest.id)
-        level = _level(earlier, depth, ok=ok, restored=restored, damaged=damaged)
-        known = set() if earlier is None else set(earlier.get("damaged", ()))
-        names = rotten & set(manifest.objects) if depth.data else known
-        if level is not None:
-            repository.put_check(manifest.id, ok=ok, level=level, damaged=names)
-        elif earlier is not None and names != known:
-            repository.put_check(manifest.id, ok=earlier["ok"], level=earlier["level"], damaged=names)
-
-
-def _take_back(repository: Repository, before: Mapping[str, Check], present: set[str], sound: set[str]) -> None:
-    """What was noted beside a backup that is gone counts until the object is found whole for another."""
-    for backup_id, check in before.items():
-        known = set(check.get("damaged", ()))
-        if backup_id not in present and known & sound:
-            repository.put_check(backup_id, ok=check["ok"], level=check["level"], damaged=known - sound)
-
-
-def _level(earlier: Check | None, depth: Depth, *, ok: bool, restored: bool, damaged: bool) -> str | None:
-    """How deep the look was that decides now; None when what is noted already says more."""
-    deeply = earlier is not None and earlier["level"] == "deep"
-    if not restored and earlier is not None and deeply and not earlier["ok"]:
-        # What a restore has found, only another restore takes back.
-        return None
-    looked = "data" if depth.data else "listing"
-    if not ok:
-        # A restore from damaged objects says no more than their hashes do: when they are whole again, that is over.
-        return "deep" if restored and not damaged else looked
-    if restored or (depth.data and deeply):
-        return "deep"
-    # A listing says too little to replace what a better look has found.
-    return looked if depth.data else None
 
 
 def quarantine(repository: Repository, report: Report, *, opener: Opener | None = None, wait: float = 0.0) -> list[str]:

@@ -167,3 +167,13 @@ def test_a_schema_that_is_not_ours_is_named_before_anything_stops(
     kept = goud_backup("restore-archive", made["archive"], "--reinitialize", "--yes")
     assert (kept["height"], kept["how"]) == (0, "begun again at the genesis block")
     assert Path(kept["kept"]).is_dir()
+
+
+@pytest.mark.parametrize("fault", ["missing", "cut short"])
+def test_status_tells_that_the_newest_backup_lacks_an_object(goud_backup: Command, fault: str) -> None:
+    goud_backup("init")
+    goud_backup("create")
+    assert goud_backup("status", "--json")["problem"] is None
+    stored = next(path for path in (goud_backup.folder / "repository" / "objects").rglob("*") if path.is_file())
+    stored.rename(stored.with_suffix(".away")) if fault == "missing" else os.truncate(stored, 10)
+    assert stored.name in goud_backup("status", "--json", code=10)["problem"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -13,15 +13,20 @@ from pyrage import x25519
 from goud_backup import fork as forking
 from goud_backup import restore as restoring
 from goud_backup import verify as verifying
+from goud_backup.codec.sealing import Opener
+from goud_backup.errors import Damaged, OtherHistory, SourceError
 from goud_backup.fork import fork
 from goud_backup.plan import Wish, make
 from goud_backup.repository import layout
 from goud_backup.repository.repository import Repository
 from goud_backup.ship import DirectoryBlocks
+from goud_backup.targets import Stat
 
-from .support import GENESIS, backup, grow, make_repository, ship, tip_of
+from .support import GENESIS, backup, grow, make_repository, restore, ship, tip_of
 
-RECIPIENT = str(x25519.Identity.generate().to_public())
+IDENTITY = x25519.Identity.generate()
+RECIPIENT = str(IDENTITY.to_public())
+OPENER = Opener([IDENTITY])
 
 
 @dataclass
@@ -122,3 +127,66 @@ def test_what_else_lies_there_does_not_matter(world: World, content: bytes) -> N
     record = fork(world.repository, 15, world.base)
     assert record is not None
     assert set(record.segments) == set(world.segments)
+
+
+def lowered(raw: bytes) -> bytes:
+    """Rot in the header, which says that it ends below the base, and in another block than it did."""
+    return raw.replace(b'"last":20', b'"last":10').replace(b'"last":30', b'"last":10')
+
+
+def by_hand(world: World, prefix: str) -> None:
+    for key, raw in world.segments.items():
+        world.repository.target.put(f"{layout.DAMAGED}{prefix}{key.removeprefix(layout.SEGMENTS)}", raw)
+        world.repository.target.delete(key)
+
+
+ASIDE: dict[str, Callable[[World], None]] = {
+    "rot says another height": lambda world: quarantine(world, lowered),
+    "by hand": lambda world: by_hand(world, ""),
+    "by hand, in a folder": lambda world: by_hand(world, "2026/"),
+}
+
+
+@pytest.mark.parametrize("way", ASIDE)
+def test_whatever_way_it_was_set_aside_it_stays_abandoned(world: World, way: str) -> None:
+    ASIDE[way](world)
+    fork(world.repository, 15, world.base)
+    assert fork(world.repository, 15, world.base) is None, "it has been said"
+    for key, raw in world.segments.items():
+        world.repository.target.put(key, raw)
+    ship(world.repository, world.other, world.recipients)
+    assert make(world.repository, Wish(), None).height == 20
+    assert verifying.verify(world.repository, verifying.Depth(record=False), restoring.Tools(None)).ok
+
+
+def test_what_cannot_be_read_at_once_stays_abandoned(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lifecycle rule has moved damaged/ to an archive storage class."""
+    quarantine(world)
+    listed = world.repository.target.list
+
+    def archived(prefix: str, after: str = "") -> Iterator[Stat]:
+        for stat in listed(prefix, after):
+            yield replace(stat, archived="GLACIER") if prefix == layout.DAMAGED else stat
+
+    monkeypatch.setattr(world.repository.target, "list", archived)
+    fork(world.repository, 15, world.base)
+    assert fork(world.repository, 15, world.base) is None, "it has been said"
+    for key, raw in world.segments.items():
+        world.repository.target.put(key, raw)
+    assert world.repository.segments() == []
+
+
+def test_what_nobody_could_name_is_refused_beside_the_present_history(world: World, tmp_path: Path) -> None:
+    """A prune had removed the damaged copies before the fork: then nothing tells what comes back."""
+    quarantine(world)
+    for stat in list(world.repository.target.list(layout.DAMAGED)):
+        world.repository.target.delete(stat.key)
+    fork(world.repository, 15, world.base)
+    ship(world.repository, world.other, world.recipients)
+    for key, raw in world.segments.items():
+        world.repository.target.put(key, raw)
+    with pytest.raises(Damaged, match="two histories are mixed"):
+        restore(world.repository, tmp_path / "again", tools=restoring.Tools(OPENER))
+    with pytest.raises((OtherHistory, SourceError)):
+        ship(world.repository, world.other, world.recipients)
+    assert not verifying.verify(world.repository, verifying.Depth(record=False), restoring.Tools(OPENER)).ok

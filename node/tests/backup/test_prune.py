@@ -243,3 +243,28 @@ def test_a_name_in_other_digits_is_none_of_ours(three: Repository) -> None:
     (Path(three.url.removeprefix("file://")) / key).write_bytes(b"x")
     assert len(three.manifests().good) == 3
     assert not three.manifests().bad
+
+
+def test_what_a_manifest_in_damaged_needs_stays_with_it(three: Repository) -> None:
+    """It was moved there to be copied back some day."""
+    first = three.manifests().good[0]
+    key = layout.manifest_key(first.sequence, first.id)
+    three.target.put(f"{layout.DAMAGED}{Path(key).name}", bytes(three.target.get(key)))
+    three.target.delete(key)
+    for _ in range(3):
+        prune(three, NEWEST, grace=0)
+    assert set(first.objects) <= set(three.object_sizes())
+
+
+def test_of_a_manifest_that_cannot_be_read_prune_says_what_goes(
+    three: Repository, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = three.manifests().good[0]
+    key = layout.manifest_key(first.sequence, first.id)
+    three.target.put(key, bytes(three.target.get(key))[:100])
+    with pytest.raises(NotVerified, match="then what only it needs is removed"):
+        prune(three, NEWEST)
+    three.target.put(f"{layout.DAMAGED}{Path(key).name}", bytes(three.target.get(key)))
+    three.target.delete(key)
+    prune(three, NEWEST, dry_run=True)
+    assert f"the manifest of {first.id} in damaged/ cannot be read" in caplog.text

@@ -21,6 +21,7 @@ from goud_backup.repository.repository import Repository
 from goud_backup.repository.retention import Policy
 from goud_backup.targets.file import FileTarget
 
+from .command import Command
 from .support import backup, grow, make_repository, redone, restore
 
 IDENTITY = pyrage.x25519.Identity.generate()
@@ -211,3 +212,17 @@ def test_what_a_store_sends_short_is_not_damaged(tmp_path: Path, monkeypatch: py
             with pytest.raises(TargetError, match="cuts answers short"):
                 look()
     assert verifying.verify(repository, verifying.Depth(), restoring.Tools(None)).ok
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"{}", b'{"ok": 1}'])
+def test_a_note_of_a_backup_that_is_gone_stops_nobody(goud_backup: Command, content: bytes) -> None:
+    goud_backup("init")
+    goud_backup("create")
+    note = goud_backup.folder / "repository" / layout.check_key("20200101T000000Z-aaaaaa")
+    note.parent.mkdir(exist_ok=True)
+    note.write_bytes(content)
+    for verb in (("status",), ("list",), ("show",), ("verify",), ("prune", "--dry-run")):
+        goud_backup(*verb, "--json")
+    for _ in range(2):
+        goud_backup("prune", "--grace-hours", "0")
+    assert not note.exists(), "as the warning says"

@@ -370,3 +370,14 @@ def test_a_damaged_segment_does_not_make_the_backup_below_it_a_bad_one(repositor
     assert {problem.thing for problem in report.problems} == {repository.segments()[-1].key, "latest"}
     check = repository.checks()[made.id]
     assert (check["ok"], check["level"]) == (True, "data"), "neither condemned nor proven"
+
+
+@pytest.mark.parametrize("folder", [layout.MANIFESTS, layout.SEGMENTS])
+@pytest.mark.parametrize("name", ["README", "{}.bak", "old/{}", "{}x"])
+def test_what_no_verb_sees_is_named(history: Repository, folder: str, name: str) -> None:
+    stored = next(iter(history.target.list(folder))).key
+    hidden = folder + name.format(stored.removeprefix(folder))
+    history.target.put(hidden, bytes(history.target.get(stored)))
+    for depth in (verifying.Depth(data=False), verifying.Depth()):
+        report = verifying.verify(history, depth, TOOLS)
+        assert [problem.thing for problem in report.problems] == [hidden]

@@ -84,10 +84,11 @@ def status(url: Url, as_json: AsJson = False) -> None:
     of the present history (after `fork`, until the next backup).
     """
     with options.repository(url) as repository:
-        document = _status(repository)
+        sizes = repository.object_sizes()
+        document = _status(repository, sizes)
         problem: Damaged | NoSuchBackup | None = None
         try:
-            plans.require_whole(repository)
+            plans.require_restorable(repository, sizes)
         except (Damaged, NoSuchBackup) as error:
             problem = error
             document["problem"] = str(error)
@@ -97,14 +98,13 @@ def status(url: Url, as_json: AsJson = False) -> None:
         raise typer.Exit(exits.code_of(problem))
 
 
-def _status(repository: Repository) -> dict[str, Any]:
+def _status(repository: Repository, sizes: dict[str, int]) -> dict[str, Any]:
     listing = repository.manifests()
     past = repository.abandoned_backups()
     newest = next((manifest for manifest in reversed(listing.good) if manifest.id not in past), None)
     references = repository.segments()
     last = max(references, key=lambda segment: segment.last) if references else None
     header = None if last is None else repository.segment_header(last)
-    sizes = repository.object_sizes()
     unfinished = list(repository.target.unfinished())
     holders = {name: _holder(repository, name) for name in (locks.BACKUP, locks.SHIP)}
     tip_ms = max([0 if newest is None else newest.chain.tip_ms, 0 if header is None else header.last_ms])

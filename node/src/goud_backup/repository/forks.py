@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from goud_backup.errors import Damaged, SourceError
-from goud_backup.repository.layout import FORMAT, fork_key
+from goud_backup.repository.layout import FORMAT, fork_key, segment_parts
 from goud_backup.repository.manifest import canonical, check_time
 from goud_backup.repository.records import MOST_LISTING, parse
 from goud_node.documents import Document, Line, Malformed, read
@@ -82,8 +82,9 @@ def load(raw: bytes | bytearray, key: str) -> Fork:
 
 
 def abandoned_segments(forks: Iterable[Fork]) -> set[str]:
-    """Keys of the segments that no longer lead anywhere."""
-    return {key for fork in forks for key in fork.segments}
+    """Hashes of the segments that no longer lead anywhere: where one was damaged, its heights may have been misread."""
+    named = (segment_parts(key) for fork in forks for key in fork.segments)
+    return {parts[2] for parts in named if parts is not None}
 
 
 def abandoned_backups(forks: Iterable[Fork]) -> set[str]:

@@ -18,7 +18,7 @@ from goud_backup.errors import Damaged, Missing, OtherHistory, SourceError
 from goud_backup.repository.forks import Fork, abandoned_backups
 from goud_backup.repository.manifest import Manifest
 from goud_backup.repository.repository import Repository
-from goud_backup.repository.segments import Header, Reference, check, holes
+from goud_backup.repository.segments import Header, Reference, check, holes, overlapping
 from goud_node.documents import Digest, Line, Number
 from goud_node.errors import WrongChain
 
@@ -107,6 +107,7 @@ class History:
         """
         if self.top == 0:
             return
+        self._require_each(source, height, whole)
         parting = self.parting(source)
         if parting.differs is not None:
             raise whole.refused(source, self.anchor(parting.differs), parting.differs)
@@ -158,6 +159,8 @@ class History:
                 raise all_of(self._repository, self._opener).refused(source, anchor, height)
         if reach < self.top:
             self._require_part(source, reach)
+        else:
+            self._require_each(source, reach, self)
 
     def _require_part(self, source: Source, reach: int) -> None:
         whole = all_of(self._repository, self._opener)
@@ -166,12 +169,46 @@ class History:
         for split in (parting, History(self._repository, (), whole.segments, self._opener).parting(source)):
             if split.differs is not None:
                 raise whole.refused(source, whole.anchor(split.differs), split.differs)
+        whole._require_each(source, reach, whole)
         if parting.shared < reach:
             raise SourceError(
                 f"The source ends at block {reach} and block {self.top} is stored already; what is stored is known "
                 f"to be of the same history up to block {parting.shared} only. Let the node catch up and try again. If "
                 "it was restored to an earlier block, say so with `goud-backup fork`."
             )
+
+    def _require_each(self, source: Source, reach: int, whole: History) -> None:
+        """Raises OtherHistory where a segment that overlaps another, or goes on above `reach`, is not of the source's
+        history: asked by height, one hides the other. SourceError where it is sealed, so that it cannot tell.
+        """
+        beyond = [segment for segment in self.segments if segment.first - 1 <= reach < segment.last]
+        for segment in {segment.key: segment for segment in [*overlapping(self.segments), *beyond]}.values():
+            height = min(segment.last, reach)
+            if height < segment.first - 1:
+                continue
+            digest = self._digest(segment, height)
+            if digest is None:
+                raise SourceError(
+                    f"The source ends at block {reach}, inside {segment.key}, which is sealed: nothing that can be "
+                    "read here says whether both have the same block there. Let the node catch up and try again. If "
+                    "it was restored to an earlier block, say so with `goud-backup fork`."
+                )
+            if source.digest(height) != digest:
+                raise whole.refused(source, Anchor(height, digest, segment.key), height)
+
+    def _digest(self, segment: Reference, height: int) -> Digest | None:
+        """The hash of a block by this very segment; None where that is sealed and there is no key."""
+        header = self.header(segment)
+        ends = {header.last: header.last_hash, header.first - 1: header.previous_hash}
+        if height in ends:
+            return ends[height]
+        if self._is_closed(header):
+            return None
+        _, pairs = self._repository.read_segment(segment, self._opener)
+        return pairs[height - header.first][0].hash.hex()
+
+    def _is_closed(self, header: Header) -> bool:
+        return self._opener is None and header.encoding.startswith(SEALED)
 
     def parting(self, source: Source, below: int | None = None) -> Parting:
         """Where the source's history and the one stored part, as closely as can be read here; not above `below`.
@@ -190,14 +227,17 @@ class History:
 
         position = bisect_left(heights, True, key=differs)
         parting = Parting([0, *heights][position], heights[position] if position < len(heights) else None)
-        for segment in self.segments:
-            if segment.first <= parting.shared + 1 <= segment.last and parting.shared < reach:
-                parting = self._within(segment, source, reach, parting)
-        return parting
-
-    def _within(self, segment: Reference, source: Source, reach: int, parting: Parting) -> Parting:
-        if self._opener is None and self.header(segment).encoding.startswith(SEALED):
+        if parting.shared == reach:
             return parting
+        around = [segment for segment in self.segments if segment.first <= parting.shared + 1 <= segment.last]
+        within = (self._within(segment, source, reach, parting) for segment in around)
+        # Of segments that overlap, the one that parts lowest says where.
+        return min((part for part in within if part is not None), key=lambda part: part.shared, default=parting)
+
+    def _within(self, segment: Reference, source: Source, reach: int, parting: Parting) -> Parting | None:
+        """None where it is sealed and there is no key."""
+        if self._is_closed(self.header(segment)):
+            return None
         _, pairs = self._repository.read_segment(segment, self._opener)
         blocks = [block for block, _ in pairs if parting.shared < block.height <= reach]
         position = bisect_left(blocks, True, key=lambda block: source.digest(block.height) != block.hash.hex())
@@ -213,7 +253,7 @@ class History:
         """
         if anchor is not None:
             self.require_whole(anchor.origin)
-        shared = self.parting(source, below).shared
+        shared = self.parting(source, None if below is None else below - 1).shared
         digest = source.digest(shared) if shared else self._anchors[0].digest
         where = "" if anchor is None else f"Block {anchor.height} of the source is not the one in {anchor.origin}. "
         return OtherHistory(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Final, Literal, NotRequired, TypedDict, TypeVar
 
 from goud_backup.errors import Damaged, Missing
@@ -10,6 +11,8 @@ from goud_backup.targets import Target, whole
 from goud_node.documents import MOST_BYTES, MOST_LISTING, Digest, Document, Line, Malformed, read
 
 __all__ = ["MOST_LISTING", "Check", "Latest", "fetch", "parse", "read_checks"]
+
+_log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -53,7 +56,7 @@ def read_checks(target: Target, unreadable: dict[str, str] | None) -> dict[str, 
     """The last verification of each backup, by id.
 
     Raises Damaged for one that cannot be read, as it may have said that its backup is damaged; with `unreadable` it is
-    noted there, by key.
+    noted there, by key. One of a backup that is gone is passed over: nobody would write it anew.
     """
     records: dict[str, Check] = {}
     for key in [stat.key for stat in target.list(layout.CHECKS)]:
@@ -65,7 +68,15 @@ def read_checks(target: Target, unreadable: dict[str, str] | None) -> dict[str, 
         except Missing:
             continue  # removed since it was listed
         except Damaged as error:
+            if not _has_backup(target, backup_id):
+                _log.warning("%s cannot be read; its backup is gone, so `goud-backup prune` removes it", key)
+                continue
             if unreadable is None:
                 raise
             unreadable[key] = str(error)
     return records
+
+
+def _has_backup(target: Target, backup_id: str) -> bool:
+    names = (layout.manifest_parts(stat.key) for stat in target.list(layout.MANIFESTS))
+    return any(parts is not None and parts[1] == backup_id for parts in names)

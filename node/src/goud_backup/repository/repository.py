@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -205,11 +206,15 @@ class Repository:
             if newest is None:
                 raise NoSuchBackup(self.emptiness())
             return newest
-        matches = [key for _, backup_id, key in self.manifest_keys() if backup_id.startswith(backup)]
-        if len(matches) != 1:
+        matches = [(backup_id, key) for _, backup_id, key in self.manifest_keys() if backup_id.startswith(backup)]
+        if len({backup_id for backup_id, _ in matches}) != 1:
             state = "is ambiguous" if matches else "does not exist"
             raise NoSuchBackup(f"The backup {backup!r} {state} in {self.url}. See `goud-backup list`.")
-        return self.read_manifest(matches[0])
+        for _, key in matches[:-1]:
+            # Junk may have its id under another number; of two, at most one is what its name says.
+            with suppress(Damaged, WrongChain):
+                return self.read_manifest(key)
+        return self.read_manifest(matches[-1][1])
 
     def emptiness(self) -> str:
         """For whoever finds nothing of the present history here: what there is instead, and what to do."""
@@ -245,7 +250,7 @@ class Repository:
         """
         past = set() if every else forked.abandoned_segments(self.forks() if forks is None else forks)
         after = layout.before_segments(since - shipped.MOST_BLOCKS + 1)
-        return [segment for segment in self.segments_after(after) if segment.key not in past]
+        return [segment for segment in self.segments_after(after) if segment.name not in past]
 
     def segments_after(self, key: str) -> Iterator[shipped.Reference]:
         """The segments of every history whose key is greater, by height."""

@@ -31,13 +31,12 @@ def noted(checks: Iterable[Check]) -> set[str]:
 def outlived(
     repository: Repository, checks: Mapping[str, Check], backups: Container[str], objects: Container[str]
 ) -> list[Stat]:
-    """The notes of backups that are gone. One that names an object which is still stored stays: see above."""
-    past = {
-        layout.check_key(backup_id)
-        for backup_id, check in checks.items()
-        if backup_id not in backups and not any(name in objects for name in noted([check]))
-    }
-    return [stat for stat in repository.target.list(layout.CHECKS) if stat.key in past]
+    """The notes of backups that are gone, with those that cannot be read, which `checks` does not have. One that names
+    an object which is still stored stays: see above.
+    """
+    needed = {backup_id for backup_id, check in checks.items() if any(name in objects for name in noted([check]))}
+    ids = ((stat, layout.checked(stat.key)) for stat in repository.target.list(layout.CHECKS))
+    return [stat for stat, backup_id in ids if not (backup_id is None or backup_id in needed or backup_id in backups)]
 
 
 def present_objects(repository: Repository) -> dict[str, int]:

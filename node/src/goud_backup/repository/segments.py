@@ -83,7 +83,7 @@ def reference(stat: Stat) -> Reference | None:
 def build(pairs: Sequence[Pair], sealer: Sealer | None, avoided: Container[str] = ()) -> tuple[str, bytes]:
     """The key and the bytes of a segment of consecutive blocks.
 
-    The key is none of `avoided`: what a fork has abandoned stays abandoned, so the same blocks, stored again, need
+    Its hash is none of `avoided`: what a fork has abandoned stays abandoned, so the same blocks, stored again, need
     another name. Spaces behind the header make it.
     """
     plain = encoding.encode([[block.encode(), certificate.encode()] for block, certificate in pairs])
@@ -104,10 +104,10 @@ def build(pairs: Sequence[Pair], sealer: Sealer | None, avoided: Container[str] 
     for spaces in count():
         text = canonical(header) + b" " * spaces
         stored = b"".join((MAGIC, len(text).to_bytes(4, "big"), text, encoded.data))
-        key = segment_key(first.height, last.height, sha256(stored).hexdigest())
-        if key not in avoided:
+        name = sha256(stored).hexdigest()
+        if name not in avoided:
             break
-    return key, stored
+    return segment_key(first.height, last.height, name), stored
 
 
 def read_header(raw: bytes | bytearray, segment: Reference) -> tuple[Header, int]:
@@ -219,6 +219,18 @@ def cover(segments: Iterable[Reference], start: int) -> list[Reference]:
             return chosen
         chosen.append(best)
         at = best.last + 1
+
+
+def overlapping(segments: Iterable[Reference]) -> list[Reference]:
+    """Those that hold a block which another of them holds, too, by height."""
+    shared: dict[str, Reference] = {}
+    highest: Reference | None = None
+    for segment in sorted(segments, key=lambda segment: (segment.first, segment.last, segment.name)):
+        if highest is not None and segment.first <= highest.last:
+            shared |= {highest.key: highest, segment.key: segment}
+        if highest is None or segment.last > highest.last:
+            highest = segment
+    return sorted(shared.values(), key=lambda segment: segment.key)
 
 
 def runs(segments: Iterable[Reference]) -> list[tuple[int, int]]:
