@@ -104,7 +104,7 @@ def test_a_key_from_standard_input_lies_in_the_container_only(tmp_path: Path) ->
     status, (*_, created, started) = run(tmp_path, GOUD_BACKUP_IDENTITY_FROM_STDIN="true")
     assert (status, started[:3]) == (0, ["start", "--attach", "--interactive"])
     assert "--interactive" in created
-    assert word_after(created, "-c").startswith("umask 077; cat >/tmp/identity; ")
+    assert word_after(created, "-c").startswith("(umask 077; cat >/tmp/identity); ")
 
 
 @pytest.mark.parametrize("refused", ["create", "connect"])

@@ -52,7 +52,7 @@ fi
 # with it, however this ends.
 terminal=''
 if [ -n "${GOUD_BACKUP_IDENTITY_FROM_STDIN:-}" ]; then
-    before="umask 077; cat >/tmp/identity; $before"
+    before="(umask 077; cat >/tmp/identity); $before"
     terminal=--interactive
 fi
 # The tool's words stay words: the shell in the container gets them as its own arguments.
