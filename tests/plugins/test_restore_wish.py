@@ -75,13 +75,16 @@ def test_a_bucket_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert "nothing was touched" in result.stdout
 
 
+HEIGHTS: list[object] = ["", " ", "0", 0, "-3", -3, "1.5", "many"]
+NODES: list[object] = ["", ",", [], "node1,node9"]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("restore_to_height", value) for value in ("", " ", "0", 0, "-3", -3, "1.5", "many")),
+        *(("restore_to_height", value) for value in HEIGHTS),
         *(("restore_to_time", value) for value in ("", "  ")),
-        *(("restore_nodes", value) for value in ("", ",", [])),
-        ("restore_nodes", "node1,node9"),
+        *(("restore_nodes", value) for value in NODES),
     ],
 )
 def test_a_target_that_is_none_is_refused_by_name(tmp_path: Path, name: str, value: object) -> None:
