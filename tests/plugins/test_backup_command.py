@@ -55,13 +55,15 @@ def run(tmp_path: Path, odd: str = "home", refused: str = "nothing", **more: str
     command.chmod(command.stat().st_mode | stat.S_IXUSR)
     words = {"container": "node1", "volume": "node1_data", "image": "node", "network": "n", "directory": f"{home}/repo"}
     words |= {"metrics": f"{home}/metrics", "scratch": f"{home}/scratch", "memory": "1g", "cpus": "1", "label": "l=x"}
-    quoted = {name: "'" + value.replace("'", "'\"'\"'") + "'" for name, value in (words | more).items()}
+    words |= {name: value for name, value in more.items() if name.islower()}
+    quoted = {name: "'" + value.replace("'", "'\"'\"'") + "'" for name, value in words.items()}
     (home / "config/command").write_text("".join(f"{name}={value}\n" for name, value in quoted.items()))
     engine, calls = tmp_path / "docker", tmp_path / "calls"
     engine.write_text(ENGINE.replace("{python}", sys.executable))
     engine.chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "GOUD_BACKUP_INCOMING": f"{home}/incoming"}
     environment |= {"CALLS": str(calls), "REFUSED": refused}
+    environment |= {name: value for name, value in more.items() if name.isupper()}
     result = subprocess.run([command, "status"], env=environment, check=False, capture_output=True, text=True)
     requests = [json.loads(line) for line in calls.read_text().splitlines()]
     return result.returncode, [call for call in requests if call[1] != "inspect"]
@@ -96,6 +98,13 @@ def test_the_network_of_the_peers_is_joined_before_anything_runs(tmp_path: Path)
     assert (status, word_after(created, "--network")) == (0, "n")
     assert joined == ["network", "connect", "peers", name]
     assert started == ["start", "--attach", name]
+
+
+def test_a_key_from_standard_input_lies_in_the_container_only(tmp_path: Path) -> None:
+    status, (*_, created, started) = run(tmp_path, GOUD_BACKUP_IDENTITY_FROM_STDIN="true")
+    assert (status, started[:3]) == (0, ["start", "--attach", "--interactive"])
+    assert "--interactive" in created
+    assert word_after(created, "-c").startswith("(umask 077; cat >/tmp/identity); ")
 
 
 @pytest.mark.parametrize("refused", ["create", "connect"])

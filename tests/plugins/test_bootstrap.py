@@ -226,9 +226,11 @@ def test_an_installation_that_fails_leaves_the_former_environment(
     assert checkout.installed() == packages("1.6"), "and the next run mends it"
 
 
-@pytest.mark.parametrize(("kind", "stalled"), [("link", "ansible"), ("directory", "tomlish")])
-def test_an_installation_that_is_killed_leaves_the_former_environment(
-    checkout: Checkout, kind: str, stalled: str
+@pytest.mark.parametrize(
+    ("kind", "stalled", "number"), [("link", "ansible", signal.SIGKILL), ("directory", "tomlish", signal.SIGTERM)]
+)
+def test_an_installation_that_is_ended_leaves_the_former_environment(
+    checkout: Checkout, kind: str, stalled: str, number: signal.Signals
 ) -> None:
     if kind == "directory":
         checkout.make_directory()
@@ -240,7 +242,10 @@ def test_an_installation_that_is_killed_leaves_the_former_environment(
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     ) as process:  # fmt: skip
         assert checkout.index.stalled.wait(60)
-        os.killpg(process.pid, signal.SIGKILL)
+        process.send_signal(number)
+        assert process.wait(20) in {-number, 128 + number}
+    running = subprocess.run(["sh", "-c", "cat /proc/[0-9]*/cmdline"], capture_output=True, check=False).stdout
+    assert number == signal.SIGKILL or f"{checkout.place}/.state/environments".encode() not in running
     assert checkout.state() == before
     checkout.index.stalled_name = ""
     checkout.make()
@@ -305,8 +310,8 @@ def test_two_at_once_make_one_environment(tmp_path: Path, index: PackageIndex) -
     with ThreadPoolExecutor(2) as pool:
         outputs = [run.result() for run in [pool.submit(checkout.bootstrap) for _ in range(2)]]
     assert [result.returncode for result in outputs] == [0, 0], outputs
-    assert len(list(checkout.place.glob(".state/environments/*/bin"))) == 1
-    assert checkout.installed() == packages(LOCKED)
+    assert sum("waiting for process" in result.stdout for result in outputs) == 1
+    assert (len(list(checkout.place.glob(".state/environments/*/bin"))), checkout.installed()) == (1, packages(LOCKED))
 
 
 def as_a_copy_brings_it(_checkout: Checkout) -> None:

@@ -91,18 +91,19 @@ class Place:
         checkout = goud_owner.identify(goud_owner.read_checkout(keys, keys.parent / "state"))
         (self.top / "mark").write_text(json.dumps(goud_owner.mark_labels(CLUSTER, checkout)))
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self, prelude: str = "", **variables: str) -> subprocess.Popen[str]:
         self.own()
         account = NOBODY if os.geteuid() == 0 else None
         settings = {"PATH": f"{self.project / 'programs'}:{os.environ['PATH']}", "PLACE": str(self.top)}
         return subprocess.Popen(
-            [self.project / ".ci/run"], env={**os.environ, **settings, "HOME": str(self.top)}, cwd=self.top,
+            ["bash", "-c", f'{prelude} exec "$@"', "-", self.project / ".ci/run"],
+            env={**os.environ, **settings, "HOME": str(self.top), **variables}, cwd=self.top,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             start_new_session=True, user=account, group=account,
         )  # fmt: skip
 
-    def run(self) -> tuple[int, str]:
-        with self.start() as process:
+    def run(self, **variables: str) -> tuple[int, str]:
+        with self.start(**variables) as process:
             output, _ = process.communicate(timeout=60)
         return process.returncode, output
 
@@ -224,8 +225,8 @@ def test_bootstrap_says_whether_it_started_the_engine(tmp_path: Path, answers: s
 # -- signals ----------------------------------------------------------------------------------------------------------
 
 
-def interrupt(place: Place, *signals: signal.Signals) -> int:
-    with place.start() as process:
+def interrupt(place: Place, *signals: signal.Signals, prelude: str = "") -> int:
+    with place.start(prelude) as process:
         for number in signals:
             while not (place.top / "begun").exists():
                 assert process.poll() is None
@@ -243,6 +244,21 @@ def test_a_signal_ends_the_tests_and_leaves_nothing(place: Place, number: signal
     assert [call for call in place.calls if call.startswith("run ")] == ["run test"]
     assert place.removals() == REMOVED
     assert place.calls[-1] == STOPPED
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_tests_of_who_ignores_ctrl_c(place: Place, number: signal.Signals) -> None:
+    """So does everything that a script starts in its background."""
+    place.say("slow", "stopped")
+    assert interrupt(place, number, prelude="trap '' INT;") == 128 + number
+    assert place.removals() == REMOVED
+
+
+def test_without_a_place_for_its_mark_nothing_begins(place: Place) -> None:
+    status, output = place.run(TMPDIR=str(place.top / "absent"))
+    assert (status, place.calls) == (1, []), output
+    assert "TMPDIR" in output
+    assert not Path("/engine").exists()
 
 
 def test_a_second_signal_ends_what_does_not_end_by_itself(place: Place) -> None:

@@ -240,11 +240,13 @@ CHANGING = ["deploy", "clean", "backup"]
 """One of each kind; that every verb asks is a convention (tests/conventions/test_verbs.py)."""
 
 
-def run(place: Path, engine: FakeEngine, verb: str, **variables: object) -> subprocess.CompletedProcess[str]:
+def run(
+    place: Path, engine: FakeEngine, verb: str, *words: str, **variables: object
+) -> subprocess.CompletedProcess[str]:
     program = Path(sys.executable).with_name("ansible-playbook")
     confirmation = {f"{verb}_confirm": True} if verb in {"clean", "prune", "restore"} else {}
     sayings = {"backup": "latest", **confirmation, **variables}
-    command = [str(program), f"{verb}.yml", "-i", "inventories/local", "-e", json.dumps(sayings)]
+    command = [str(program), f"{verb}.yml", "-i", "inventories/local", "-e", json.dumps(sayings), *words]
     environment = {**os.environ, **engine.environment, "ANSIBLE_NOCOLOR": "1", "COLUMNS": "500"}
     return subprocess.run(command, cwd=place, env=environment, check=False, capture_output=True, text=True)
 
@@ -273,6 +275,20 @@ def test_a_second_checkout_changes_nothing(verb: str, engine: FakeEngine, tmp_pa
     assert engine.changes == []
     assert not (second / ".state").exists()
     assert [path.name for path in (second / ".secrets").rglob("*")] in ([], ["local"], ["local", "running"])
+
+
+@pytest.mark.programs
+@pytest.mark.parametrize(
+    ("words", "variables"),
+    [(["--start-at-task", "Look what is there"], {}), (["--step"], {}), ([], {"goud_engine_shared": False})],
+)
+def test_nothing_switches_off_to_whom_a_cluster_belongs(
+    words: list[str], variables: dict[str, object], engine: FakeEngine, tmp_path: Path, second: Path
+) -> None:
+    marked(engine, tmp_path / "the first")
+    result = run(second, engine, "clean", *words, **variables)
+    assert engine.changes == []
+    assert result.returncode == 2, result.stdout + result.stderr
 
 
 @pytest.mark.programs

@@ -109,6 +109,22 @@ def test_a_run_in_which_nothing_happened_is_red(tmp_path: Path, words: tuple[str
     assert output == "text" or json.loads(result.stdout) == report
 
 
+@pytest.mark.parametrize("words", [("--start-at-task", "Tell"), ("--start-at-task=Change*",), ("--step",)])
+def test_what_passes_over_the_first_tasks_is_refused(tmp_path: Path, words: tuple[str, ...]) -> None:
+    result = play(tmp_path, *words)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert f"{words[0].partition('=')[0]} would pass over what every verb looks at first" in result.stdout
+    assert not (tmp_path / "written").exists()
+    assert (reports(tmp_path)[0]["result"], reports(tmp_path)[0]["hosts"]) == ("failed", {})
+
+
+def test_a_run_of_which_every_task_was_skipped_is_red(tmp_path: Path) -> None:
+    head = "- hosts: all\n  gather_facts: false\n  tasks:\n"
+    text = f"{head}    - ansible.builtin.debug:\n      when: false\n"
+    result = play(tmp_path, text=text)
+    assert (result.returncode, reports(tmp_path)[0]["result"]) == (2, "failed"), result.stdout + result.stderr
+
+
 @pytest.mark.parametrize("option", ["--list-hosts", "--list-tasks", "--list-tags", "--syntax-check"])
 def test_who_only_asks_what_a_playbook_holds_gets_that(tmp_path: Path, option: str) -> None:
     assert play(tmp_path, option).returncode == 0

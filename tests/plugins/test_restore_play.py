@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +48,9 @@ FACTS = {
 STEPS = ["chain_backup/create", "coordination/start", "coordination/health", "load_balancer/stop"]
 STEPS += ["load_balancer/start", "chain_node/stop", "chain_node/start", "chain_node/volume_create", *FACTS]
 COMMAND = """#!/bin/sh
-[ -e "$GOUD_BACKUP_INCOMING/age.key" ] || [ "$1" = undo ] || [ "$1" = fork ] || exit 9
+[ "$1" = undo ] || [ "$1" = fork ] || [ "$GOUD_BACKUP_IDENTITY_FROM_STDIN $(cat)" = 'true AGE-SECRET-KEY' ] ||
+    { echo 'this key opens nothing' >&2; exit 9; }
+[ ! -e SLOW ] || [ "$1" != restore ] || { touch "BEGUN-$NODE"; sleep 6; }
 case "$*" in
 fork*) echo '{"abandoned": null}' ;;
 undo*) echo "undo $NODE" >>LOG; echo '{}' ;;
@@ -82,6 +86,7 @@ class Project:
 
     def host(self, name: str) -> dict[str, Any]:
         command = COMMAND.replace("LOG", str(self.log)).replace("HEIGHT", str(self.heights[name]))
+        command = command.replace("SLOW", str(self.place / "slow")).replace("BEGUN", str(self.place / "begun"))
         write_program(self.place / f"goud-backup-{name}", command.replace("$NODE", name))
         incoming = {
             "chain_restore_incoming": str(self.incoming(name)),
@@ -93,6 +98,11 @@ class Project:
         return self.place / name / "incoming"
 
     def restore(self, faults: tuple[str, ...] = (), losses: tuple[str, ...] = (), *options: str) -> tuple[int, str]:
+        with self.start(faults, losses, *options) as process:
+            output, _ = process.communicate()
+        return process.returncode, output
+
+    def start(self, faults: tuple[str, ...] = (), losses: tuple[str, ...] = (), *options: str) -> subprocess.Popen[str]:
         for name in NODES:
             (self.place / name).mkdir(exist_ok=True)
         groups = {
@@ -104,13 +114,12 @@ class Project:
         wish = {"restore_confirm": True, "backup": "latest", "restore_identity": str(self.place / "age.key")}
         settings = {"faults": faults, "losses": losses, "ansible_become": False}
         settings |= {"ansible_python_interpreter": sys.executable, **wish}
-        result = subprocess.run(
+        return subprocess.Popen(
             [Path(sys.executable).with_name("ansible-playbook"), "restore.yml", "-i", "hosts.yml",
              "-e", json.dumps(settings), *options],
             cwd=self.place, env={**os.environ, "ANSIBLE_NOCOLOR": "1", "GOUD_REPORTS": str(self.place / "reports")},
-            check=False, capture_output=True, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
-        return result.returncode, result.stdout + result.stderr
 
     def steps(self, name: str) -> list[str]:
         """The hosts on which a step ran."""
@@ -142,6 +151,29 @@ def test_no_key_stays_on_a_host(project: Project, fault: str) -> None:
     status, output = project.restore((fault,))
     assert status == 2, output
     assert not [name for name in NODES if project.incoming(name).exists()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_no_key_outlives_a_run_that_is_cut_off(project: Project, number: signal.Signals) -> None:
+    (project.place / "slow").touch()
+    with project.start() as process:
+        while len(list(project.place.glob("begun-*"))) < len(NODES):
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.killpg(process.pid, number)
+        process.communicate(timeout=30)
+    for name in NODES:
+        assert "AGE-SECRET-KEY" not in "".join(
+            path.read_text() for path in (project.place / name).rglob("*") if path.is_file()
+        )
+
+
+def test_a_failure_of_the_command_that_has_the_key_is_told(project: Project) -> None:
+    (project.place / "age.key").write_text("another")
+    status, output = project.restore()
+    assert status == 2
+    assert "this key opens nothing" in output
+    assert "another" not in output
 
 
 @pytest.mark.parametrize(

@@ -23,12 +23,16 @@ PLAY = """---
   tasks:
     - name: Name a node
       ansible.builtin.add_host: {name: node1, groups: chain_nodes, goud_backups_dir: FOLDER}
+    - name: Name another
+      ansible.builtin.add_host: {name: node2, groups: chain_nodes}
     - name: Understand
       ansible.builtin.include_tasks: ROOT/ansible/tasks/restore_wish.yml
+    - name: Tell
+      ansible.builtin.debug: {msg: "nodes {{ restore_wish.nodes | join('+') }}"}
 """
 
 
-def understand(tmp_path: Path, **wish: str) -> subprocess.CompletedProcess[str]:
+def understand(tmp_path: Path, **wish: object) -> subprocess.CompletedProcess[str]:
     playbook = tmp_path / "probe.yml"
     playbook.write_text(PLAY.replace("FOLDER", str(tmp_path)).replace("ROOT", str(ROOT)))
     variables = {"ansible_python_interpreter": sys.executable, **wish}
@@ -69,3 +73,29 @@ def test_a_bucket_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert f"Not fetched from the bucket shelf: {NAME}.tar.gz" in result.stdout
     assert "nothing was touched" in result.stdout
+
+
+HEIGHTS: list[object] = ["", " ", "0", 0, "-3", -3, "1.5", "many"]
+NODES: list[object] = ["", ",", [], "node1,node9"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("restore_to_height", value) for value in HEIGHTS),
+        *(("restore_to_time", value) for value in ("", "  ")),
+        *(("restore_nodes", value) for value in NODES),
+    ],
+)
+def test_a_target_that_is_none_is_refused_by_name(tmp_path: Path, name: str, value: object) -> None:
+    """It would be taken for the newest block, or for all nodes."""
+    result = understand(tmp_path, backup="latest", **{name: value})
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert f"{name} {'names node9' if value == 'node1,node9' else 'is'}" in result.stdout
+
+
+@pytest.mark.parametrize("value", ["node1,node1", "node1", " node1 ,", ["node1", "node1"]])
+def test_nodes_are_named_in_any_form(tmp_path: Path, value: object) -> None:
+    result = understand(tmp_path, backup="latest", restore_nodes=value)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "nodes node1\n" in result.stdout

@@ -105,6 +105,7 @@ class ActionModule(ActionBase):
         extra = load_extra_vars(self._loader)
         return [
             *goud_variables.unknown_extra(extra, catalogue, removed),
+            *goud_variables.described_extra(extra),
             *goud_variables.unknown_inventory(_inventory_names(variables) - set(extra), catalogue, removed),
             *goud_variables.wrong_values(
                 {name: self._templar.template(value) for name, value in extra.items()}, catalogue

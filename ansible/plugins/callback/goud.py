@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ansible import constants
 from ansible import context as cli_context
@@ -109,6 +109,9 @@ class CallbackModule(CallbackBase):
         mode = "  (check mode: nothing is changed)" if self._run.check_mode else ""
         self._say(f"{self._run.verb}{mode}", color=constants.COLOR_HIGHLIGHT)
         atexit.register(self._end_early, os.getpid())
+        unsafe = [option for option in ("start_at_task", "step") if cli_context.CLIARGS.get(option)]
+        if unsafe:
+            self._refuse(goud_progress.passing_over(unsafe))
 
     def v2_playbook_on_play_start(self, play: Play) -> None:
         """Name the play, together with the first thing that is told of it: one in which nothing happens has no line."""
@@ -285,15 +288,17 @@ class CallbackModule(CallbackBase):
         for host in sorted(stats.processed):
             counts = stats.summarize(host)
             self._run.hosts[host] = {("failed" if key == "failures" else key): value for key, value in counts.items()}
-        if self._run.hosts or self._run.tables:
-            self._conclude()
-            return
-        self._run.begun = False
-        failure = {"host": "controller", "task": self._run.verb, "place": "", "message": goud_progress.NOTHING_DONE}
-        self._run.failures.append(failure)
-        self._say(goud_progress.NOTHING_DONE, color=constants.COLOR_ERROR)
+        if not self._run.tables and not any(goud_progress.has_acted(counts) for counts in self._run.hosts.values()):
+            self._refuse(goud_progress.NOTHING_DONE)
         self._conclude()
-        sys.exit(2)  # the core's status would be 0
+
+    def _refuse(self, message: str) -> NoReturn:
+        """End a run that has done nothing, red, whatever the core's status would be."""
+        self._run.begun = False
+        self._run.failures.append({"host": "controller", "task": self._run.verb, "place": "", "message": message})
+        self._say(message, color=constants.COLOR_ERROR)
+        self._conclude()
+        sys.exit(2)
 
     def _end_early(self, process: int) -> None:
         """At the end of the process: a run that was interrupted says where, and leaves its report, too."""

@@ -56,9 +56,15 @@ def goud_other_images(reading: Mapping[str, Any], cluster: str) -> dict[str, lis
     return {"images": sorted(images), "silent": silent}
 
 
+def goud_names(value: object) -> list[str]:
+    """Names that were asked for, each once: of a list, or of a text as the command line gives it (`node1,node2`)."""
+    names = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
+    return list(dict.fromkeys(name for name in (str(entry).strip() for entry in names) if name))
+
+
 class FilterModule:
     """Registers the filters above."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        names = (goud_chain_id, goud_file, goud_other_images, goud_public_key)
+        names = (goud_chain_id, goud_file, goud_names, goud_other_images, goud_public_key)
         return {function.__name__: function for function in names}

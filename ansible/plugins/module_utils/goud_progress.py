@@ -16,7 +16,7 @@ _QUIET = {
 }  # fmt: skip
 _SLOW_SECONDS = 2.0
 NOTHING_DONE = (
-    "no task ran on any host, so nothing was done: --tags, --skip-tags or --start-at-task leaves none. "
+    "no task ran on any host, so nothing was done: --tags or --skip-tags leaves none, or every task was skipped. "
     "--list-tags and --list-tasks show what there is"
 )
 _COUNTS = ("ok", "changed", "unreachable", "failed", "skipped", "rescued", "ignored")
@@ -121,6 +121,20 @@ def interruption(step: str, hosts: str) -> str:
     place = f" in '{step}'" if step else ""
     hint = f" What it does may be half done on {hosts}." if hosts else ""
     return f"stopped before its end{place}.{hint} ./run status tells what runs; the same verb goes on from there."
+
+
+def passing_over(options: Sequence[str]) -> str:
+    """Return why a run with these options (names of the core's settings) is refused."""
+    words = " and ".join(f"--{option.replace('_', '-')}" for option in options)
+    return (
+        f"no task ran on any host: {words} would pass over what every verb looks at first (whose the cluster is, "
+        "--limit, the variables, another run). Leave it out: a verb that is run again goes on where the last one ended"
+    )
+
+
+def has_acted(counts: Mapping[str, int]) -> bool:
+    """Tell whether a host did anything but skip."""
+    return any(number for outcome, number in counts.items() if outcome != "skipped")
 
 
 def needs_trace(message: str) -> bool:

@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+_DESCRIPTIONS = {"goud_engine_shared"}
+
 
 class SpecificationError(ValueError):
     """A file of argument specifications has no such content."""
@@ -90,6 +92,16 @@ def unknown_extra(names: Iterable[str], catalogue: Catalogue, removed: Mapping[s
         sentence
         for name in sorted(names)
         if not name.startswith("ansible_") and (sentence := _judge(name, catalogue, removed)) is not None
+    ]
+
+
+def described_extra(names: Iterable[str]) -> list[str]:
+    """Return one sentence for every extra variable that only an inventory can say: what its hosts are."""
+    return [
+        f"the variable '{name}' says what the hosts of the inventory are, and whether a verb asks whose they are: "
+        "no run changes that. Leave it out; it belongs into the inventory's group_vars"
+        for name in sorted(names)
+        if name in _DESCRIPTIONS
     ]
 
 

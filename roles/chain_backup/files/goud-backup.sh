@@ -48,6 +48,13 @@ esac
 if [ -n "$authority" ]; then
     before="cat /etc/ssl/certs/ca-certificates.crt /etc/goud-backup/ca.pem >/tmp/ca.pem; $before"
 fi
+# A key that reads encrypted backups (--identity /tmp/identity) comes by standard input: it lies in the container's memory, and goes
+# with it, however this ends.
+terminal=''
+if [ -n "${GOUD_BACKUP_IDENTITY_FROM_STDIN:-}" ]; then
+    before="(umask 077; cat >/tmp/identity); $before"
+    terminal=--interactive
+fi
 # The tool's words stay words: the shell in the container gets them as its own arguments.
 set -- --entrypoint /bin/sh "$image" -c "$before goud-backup \"\$@\"" goud-backup "$@"
 
@@ -66,11 +73,12 @@ fi
 if [ -n "$directory" ]; then
     set -- --mount "$(bind "$directory" "$directory")" "$@"
 fi
-if [ -n "${GOUD_BACKUP_INCOMING:-}" ]; then # a directory with an archive, or with the identity that decrypts
+if [ -n "${GOUD_BACKUP_INCOMING:-}" ]; then # a directory with an archive
     set -- --mount "$(bind "$GOUD_BACKUP_INCOMING" /incoming)" "$@"
 fi
-terminal=''
-if [ -t 0 ] && [ -t 1 ]; then
+if [ -n "$terminal" ]; then
+    set -- --interactive "$@"
+elif [ -t 0 ] && [ -t 1 ]; then
     terminal=--interactive
     set -- --interactive --tty "$@"
 fi
