@@ -19,7 +19,6 @@ NOTHING_DONE = (
     "no task ran on any host, so nothing was done: --tags or --skip-tags leaves none, or every task was skipped. "
     "--list-tags and --list-tasks show what there is"
 )
-_COUNTS = ("ok", "changed", "unreachable", "failed", "skipped", "rescued", "ignored")
 _ORDER = ("changed", "ok", "failed", "unreachable", "skipped")
 
 
