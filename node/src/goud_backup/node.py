@@ -19,6 +19,7 @@ from goud_node.chain.genesis import Genesis
 from goud_node.chain.keys import SigningKey
 from goud_node.documents import Digest, Document, Line, Malformed, Number, read, shaped
 from goud_node.errors import InvalidBlock
+from goud_node.exchange import request_of
 from goud_node.peer.tokens import ANSWER_HEADER, OPERATOR, Refused, Signer, Verifier
 
 _log = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class NodeClient:
         public = validator.public_key if validator is not None else None if operator else key.public
         self._verifier = None if public is None else Verifier(self._issuer, {node: public})
         # The environment's proxies are for the world outside, never for our own nodes.
-        self._http = httpx.Client(timeout=httpx.Timeout(30.0, connect=3.0), trust_env=False)
+        self._transport: httpx.BaseTransport = httpx.HTTPTransport(trust_env=False)
 
     def status(self) -> dict[str, Any]:
         """The node's height, role, version and chain. Raises SourceError."""
@@ -113,7 +114,7 @@ class NodeClient:
         return pairs
 
     def close(self) -> None:
-        self._http.close()
+        self._transport.close()
 
     def _document(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float = 30.0
@@ -155,15 +156,13 @@ class NodeClient:
         attempts = _ATTEMPTS if method == "GET" else 1
         for attempt in range(attempts):
             time.sleep(attempt * _PAUSE)
-            request = self._http.build_request(
-                method, self._url + path, json=body, timeout=httpx.Timeout(seconds, connect=3.0)
-            )
             # A proof is good for one request, so each attempt has its own.
             signer = Signer(self._key, self._issuer, time.time)
-            token, request_id = signer.request(self.node, method, path, request.content)
-            request.headers.update({"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"})
             try:
-                return _whole(self._http.send(request, stream=True)), request_id
+                request = request_of(method, self._url + path, httpx.Timeout(seconds, connect=3.0), document=body)
+                token, request_id = signer.request(self.node, method, path, request.content)
+                request.headers["Authorization"] = f"Bearer {token}"
+                return _whole(self._transport.handle_request(request)), request_id
             except _CUT as error:
                 _log.warning("%s broke off its answer to %s: %s", self.node, path, error)
                 cause: httpx.HTTPError = error
