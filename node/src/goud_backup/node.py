@@ -20,7 +20,7 @@ from goud_node.chain.keys import SigningKey
 from goud_node.documents import Digest, Document, Line, Malformed, Number, read, shaped
 from goud_node.errors import InvalidBlock
 from goud_node.exchange import request_of
-from goud_node.peer.tokens import ANSWER_HEADER, OPERATOR, Refused, Signer, Verifier
+from goud_node.peer.tokens import ANSWER_HEADER, OPERATOR, Refused, Signer, Verifier, challenge_of
 
 _log = logging.getLogger(__name__)
 
@@ -136,6 +136,8 @@ class NodeClient:
         self, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float = 30.0
     ) -> httpx.Response:
         response, request_id = self._answer(method, path, body, seconds)
+        if response.status_code == 401 and (challenge := challenge_of(response.content)) is not None:
+            response, request_id = self._answer(method, path, body, seconds, challenge)
         if response.status_code == 401:
             raise SourceError(
                 f"{self.node} refuses this key: {response.text[:300]}. Give its own or the operator's key."
@@ -150,7 +152,7 @@ class NodeClient:
         return response
 
     def _answer(
-        self, method: str, path: str, body: dict[str, Any] | None, seconds: float
+        self, method: str, path: str, body: dict[str, Any] | None, seconds: float, challenge: str | None = None
     ) -> tuple[httpx.Response, str]:
         """The answer, and the id of the request that it is to. What only reads is asked again when that is cut off."""
         attempts = _ATTEMPTS if method == "GET" else 1
@@ -160,7 +162,7 @@ class NodeClient:
             signer = Signer(self._key, self._issuer, time.time)
             try:
                 request = request_of(method, self._url + path, httpx.Timeout(seconds, connect=3.0), document=body)
-                token, request_id = signer.request(self.node, method, path, request.content)
+                token, request_id = signer.request(self.node, method, path, request.content, challenge)
                 request.headers["Authorization"] = f"Bearer {token}"
                 return _whole(self._transport.handle_request(request)), request_id
             except _CUT as error:

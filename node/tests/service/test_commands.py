@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,13 @@ def test_help_teaches(command: Run, arguments: tuple[str, ...]) -> None:
     assert len(out) > 200
 
 
+def replying(status: int, answer: bytes) -> Callable[..., Awaitable[httpx.Response]]:
+    async def reply(_transport: httpx.AsyncHTTPTransport, _request: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, stream=httpx.ByteStream(answer))
+
+    return reply
+
+
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
@@ -132,7 +139,7 @@ def test_help_teaches(command: Run, arguments: tuple[str, ...]) -> None:
 def test_an_answer_to_the_operator_is_read_strictly(
     command: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answer: bytes, reason: str
 ) -> None:
-    monkeypatch.setattr(httpx.Client, "send", lambda _client, _request: httpx.Response(200, content=answer))
+    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", replying(200, answer))
     command("keygen", "--out", str(tmp_path / "operator.key"))
     node = ("--url", "http://node1:9000", "--node", "node1", "--key", str(tmp_path / "operator.key"))
     code, out, err = command("admin", *node, "status")
@@ -153,7 +160,7 @@ def answered(
     command: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answer: bytes, *words: str, status: int = 200
 ) -> tuple[int, str, str]:
     """What an operator's command makes of that answer."""
-    monkeypatch.setattr(httpx.Client, "send", lambda _client, _request: httpx.Response(status, content=answer))
+    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", replying(status, answer))
     if not (tmp_path / "operator.key").exists():
         command("keygen", "--out", str(tmp_path / "operator.key"))
     node = ("--url", "http://node1:9000", "--node", "node1", "--key", str(tmp_path / "operator.key"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ from goud_node.cli import config, output
 from goud_node.cli.output import AsJson
 from goud_node.documents import MOST_LISTING, Document, Line, Malformed, Number, read, shaped
 from goud_node.errors import ConfigurationError, GoudError
-from goud_node.peer.tokens import ANSWER_HEADER, OPERATOR, Refused, Signer, Verifier
+from goud_node.exchange import reason, request_of, whole
+from goud_node.peer.tokens import ANSWER_HEADER, OPERATOR, Refused, Signer, Verifier, challenge_of
 
 app = typer.Typer(
     help="Operate a running node.\n\nBeside the node (in its container) no option is needed: its own key signs the "
@@ -108,16 +110,9 @@ class _Call:
         seconds: float = 10.0,
     ) -> dict[str, Any]:
         """The answer's document, which has what `shape` names. Raises Unreachable."""
-        request = httpx.Request(method, self._url + path, json=body)
-        token, request_id = Signer(self._key, self._issuer).request(self._node, method, path, request.content)
-        request.headers["Authorization"] = f"Bearer {token}"
-        try:
-            with httpx.Client(timeout=httpx.Timeout(seconds, connect=2.0), trust_env=False) as client:
-                response = client.send(request)
-        except httpx.HTTPError as error:
-            raise Unreachable(
-                f"{self._node} does not answer at {self._url} ({error}): is it running, and is this the right port?"
-            ) from error
+        response, request_id = self._answer(method, path, body, seconds)
+        if response.status_code == 401 and (challenge := challenge_of(response.content)) is not None:
+            response, request_id = self._answer(method, path, body, seconds, challenge)
         self._check(response, request_id)
         document = self._document(response) if response.content else {}
         if response.is_error:
@@ -129,6 +124,22 @@ class _Call:
             except Malformed as error:
                 raise self._unusable(response, error) from error
         return document
+
+    def _answer(
+        self, method: str, path: str, body: dict[str, Any] | None, seconds: float, challenge: str | None = None
+    ) -> tuple[httpx.Response, str]:
+        """The answer, and the id of the request that it is to. Raises Unreachable."""
+        try:
+            request = request_of(method, self._url + path, httpx.Timeout(seconds, connect=2.0), document=body)
+            signer = Signer(self._key, self._issuer)
+            token, request_id = signer.request(self._node, method, path, request.content, challenge)
+            request.headers["Authorization"] = f"Bearer {token}"
+            return asyncio.run(_exchange(request, seconds)), request_id
+        except httpx.TransportError as error:
+            cause = output.printable(reason(error))
+            raise Unreachable(
+                f"{self._node} does not answer at {self._url} ({cause}): is it running, and is this the right port?"
+            ) from error
 
     def _document(self, response: httpx.Response) -> dict[str, Any]:
         try:
@@ -154,6 +165,12 @@ class _Call:
             )
         except Refused as error:
             raise Unreachable(f"What answers at {self._url} is not {self._node}: {error}") from error
+
+
+async def _exchange(request: httpx.Request, seconds: float) -> httpx.Response:
+    # The environment's proxies are for the world outside, never for our own nodes.
+    async with httpx.AsyncHTTPTransport(trust_env=False) as transport:
+        return await whole(transport, request, MOST_LISTING, seconds, ANSWER_HEADER)
 
 
 def _show(title: str, answer: dict[str, Any], *, as_json: bool) -> None:
