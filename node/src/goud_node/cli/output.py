@@ -19,8 +19,10 @@ errors = Console(stderr=True, soft_wrap=True)
 
 
 def document(value: Any) -> None:
-    """Print JSON, plain, whatever the terminal."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print JSON, plain, whatever the terminal; what it would obey is escaped."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    # What cannot be shown is in strings only, but for the ends of the lines.
+    typer.echo("".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text))
 
 
 def table(title: str, rows: Iterable[tuple[str, str]]) -> None:
