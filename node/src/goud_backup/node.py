@@ -17,7 +17,7 @@ from goud_node.chain.block import Block
 from goud_node.chain.certificate import Certificate
 from goud_node.chain.genesis import Genesis
 from goud_node.chain.keys import SigningKey
-from goud_node.documents import Digest, Document, Line, Malformed, Number, read, shaped
+from goud_node.documents import Digest, Document, Line, Malformed, Number, printable, read, shaped
 from goud_node.errors import InvalidBlock
 from goud_node.exchange import request_of
 from goud_node.peer.tokens import ANSWER_HEADER, OPERATOR, Refused, Signer, Verifier, challenge_of
@@ -87,7 +87,7 @@ class NodeClient:
         """Harmless when it has expired. Raises SourceError."""
         response = self._call("DELETE", f"/operator/checkpoints/{checkpoint_id}", seconds=60)
         if response.is_error and response.status_code != 404:
-            raise SourceError(f"{self.node} did not release checkpoint {checkpoint_id}: {response.text[:300]}")
+            raise SourceError(f"{self.node} did not release checkpoint {checkpoint_id}: {_said(response)}")
 
     def certified_height(self) -> int:
         """The height of its last certified block. Raises SourceError."""
@@ -103,7 +103,7 @@ class NodeClient:
         """Certified blocks from `start`, as many as one answer holds; none when there are no more."""
         response = self._call("GET", f"/peer/blocks?start={start}&limit={most}")
         if response.is_error:
-            raise SourceError(f"{self.node} gives no blocks ({response.status_code}): {response.text[:300]}")
+            raise SourceError(f"{self.node} gives no blocks ({response.status_code}): {_said(response)}")
         try:
             rows = [encoding.record(row, (bytes, bytes)) for row in encoding.decode(response.content)]
             pairs = [(Block.decode(block), Certificate.decode(certificate)) for block, certificate in rows]
@@ -125,11 +125,10 @@ class NodeClient:
         except Malformed as error:
             if not response.is_error:
                 raise SourceError(f"{self.node} did not answer {path} with a document: {error}.") from error
-            document = {"detail": response.text[:300]}
+            document = {"detail": _said(response)}
         if response.is_error:
-            raise SourceError(
-                f"{self.node} refused ({response.status_code}): {document.get('detail', document)!s:.300}"
-            )
+            detail = printable(f"{document.get('detail', document)!s:.300}")
+            raise SourceError(f"{self.node} refused ({response.status_code}): {detail}")
         return document
 
     def _call(
@@ -139,9 +138,7 @@ class NodeClient:
         if response.status_code == 401 and (challenge := challenge_of(response.content)) is not None:
             response, request_id = self._answer(method, path, body, seconds, challenge)
         if response.status_code == 401:
-            raise SourceError(
-                f"{self.node} refuses this key: {response.text[:300]}. Give its own or the operator's key."
-            )
+            raise SourceError(f"{self.node} refuses this key: {_said(response)}. Give its own or the operator's key.")
         if self._verifier is not None:
             try:
                 self._verifier.answer(
@@ -175,6 +172,11 @@ class NodeClient:
             f"{self.node} does not answer at {self._url} ({cause}): is it running, and is this the right port? "
             "A stopped node is backed up by --data-dir alone."
         ) from cause
+
+
+def _said(answer: httpx.Response) -> str:
+    """Its beginning, as it may be shown: nobody has vouched for it, perhaps."""
+    return printable(answer.text[:300])
 
 
 def _whole(answer: httpx.Response) -> httpx.Response:

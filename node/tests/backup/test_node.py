@@ -261,3 +261,26 @@ def test_an_address_that_is_none_is_a_sentence(make_settings: MakeSettings, url:
     with pytest.raises(SourceError, match="does not answer"):
         client.status()
     client.close()
+
+
+@pytest.mark.parametrize("status", [401, 403, 500])
+@pytest.mark.parametrize("shape", ["%s", '{"detail": "%s", "id": "%s", "certified": "%s"}'], ids=["text", "document"])
+def test_no_answer_commands_the_terminal(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, status: int, shape: str
+) -> None:
+    settings = make_settings()
+    key = SigningKey.load(settings.node_key_file)
+    client = NodeClient("http://node1", "node1", key, documents.load(settings.genesis_file), operator=False)
+    monkeypatch.setattr(client, "_verifier", None)
+    body = shape.replace("%s", "\\u001b[2J\\n\x9b\u202e" if shape != "%s" else "\x1b[2J\n\x9b\u202e").encode()
+    monkeypatch.setattr(client, "_transport", httpx.MockTransport(lambda _: httpx.Response(status, content=body)))
+    for call in (
+        client.certified_height,
+        lambda: client.blocks(1),
+        lambda: client.create_checkpoint(1),
+        lambda: client.release_checkpoint("a"),
+    ):
+        with pytest.raises(SourceError) as caught:
+            call()
+        assert str(caught.value).isprintable()
+    client.close()

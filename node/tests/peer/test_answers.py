@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 
@@ -187,6 +188,8 @@ def odd(kind: Exception | dict[str, str]) -> PeerClient:
     return client_of({"node1": Peer("node1", "http://node1:9000", NODE1.public)}, reply)
 
 
+ODD_TEXT = "\x1b[2J\n2026-11-27 CRITICAL all is lost\x9b\u202e\u2028"
+ODD_DETAIL = json.dumps({"detail": ODD_TEXT, "chain_id": ODD_TEXT}).encode()
 ODD: list[Exception | dict[str, str]] = [
     *({"Location": place} for place in ("http:a", "http://[", "//a:b", "http://\u2603\u200d.x", "\x01", "x" * 70_000)),
     *(httpx.InvalidURL("x"), httpx.CookieConflict("x"), httpx.StreamClosed(), httpx.DecodingError("x")),
@@ -242,4 +245,19 @@ async def test_nothing_of_an_answer_comes_with_later_requests() -> None:
         await client.heights()
     assert [names for names in map(set, request_headers) if names != set(request_headers[0])] == []
     assert not any("cookie" in headers for headers in request_headers)
+    await client.close()
+
+
+@pytest.mark.parametrize("reply", [lambda _: httpx.Response(401, content=ODD_TEXT.encode()), signed(503, ODD_DETAIL)])
+async def test_no_answer_writes_lines_of_its_own_to_the_log(
+    caplog: pytest.LogCaptureFixture, reply: Callable[[httpx.Request], httpx.Response]
+) -> None:
+    client = client_of({"node1": Peer("node1", "http://node1:9000", NODE1.public)}, reply)
+    await client.heights()
+    await client.heights()
+    await client.proof("node1")
+    with pytest.raises(Unavailable):
+        await client.fetch(1, 1, EPOCH)
+    assert caplog.messages
+    assert all(message.isprintable() for message in caplog.messages)
     await client.close()

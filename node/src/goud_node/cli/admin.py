@@ -16,7 +16,7 @@ from msgspec import Meta
 from goud_node.chain.keys import SigningKey
 from goud_node.cli import config, output
 from goud_node.cli.output import AsJson
-from goud_node.documents import MOST_LISTING, Document, Line, Malformed, Number, read, shaped
+from goud_node.documents import MOST_LISTING, Document, Line, Malformed, Number, printable, read, shaped
 from goud_node.errors import ConfigurationError, GoudError
 from goud_node.exchange import reason, request_of, whole
 from goud_node.peer.tokens import ANSWER_HEADER, OPERATOR, Refused, Signer, Verifier, challenge_of
@@ -118,7 +118,7 @@ class _Call:
             self._key = SigningKey.load(settings.node_key_file)
             self._public_key = self._key.public
         self._issuer = issuer
-        self._shown_url = output.printable(self._url)
+        self._shown_url = printable(self._url)
 
     def __call__(
         self,
@@ -138,7 +138,7 @@ class _Call:
         self._check(response, request_id)
         if response.is_error:
             document = self._document(response) if response.content else {}
-            detail = output.printable(str(document.get("detail", document)))[:1000]
+            detail = printable(str(document.get("detail", document)))[:1000]
             raise Unreachable(f"{self._node} refused ({response.status_code}): {detail}")
         if response.status_code != status:
             raise self._unusable(response, f"the status of success is {status}")
@@ -155,7 +155,7 @@ class _Call:
         """The status that the node answers with, after what it was asked for. Raises Unreachable."""
         document = self(method, path, shape=_Standing)
         if document["node_id"] != self._node:
-            name = output.printable(document["node_id"])
+            name = printable(document["node_id"])
             raise Unreachable(
                 f"{self._node} gave no usable answer: {name} answers at {self._shown_url}. Correct --url or --node."
             )
@@ -174,7 +174,7 @@ class _Call:
             request.headers["Authorization"] = f"Bearer {token}"
             return asyncio.run(_exchange(request, seconds)), request_id
         except httpx.TransportError as error:
-            cause = output.printable(reason(error))
+            cause = printable(reason(error))
             raise Unreachable(
                 f"{self._node} does not answer at {self._shown_url} ({cause}): does it run, and is this its peer port?"
             ) from error
@@ -187,13 +187,13 @@ class _Call:
 
     def _unusable(self, response: httpx.Response, cause: Malformed | str) -> Unreachable:
         return Unreachable(
-            f"{self._node} gave no usable answer ({response.status_code}): {output.printable(str(cause))}. "
+            f"{self._node} gave no usable answer ({response.status_code}): {printable(str(cause))}. "
             f"Is {self._shown_url} its peer port?"
         )
 
     def _check(self, response: httpx.Response, request_id: str) -> None:
         if response.status_code == 401:
-            raise Unreachable(f"{self._node} refuses this key: {output.printable(response.text[:300])}")
+            raise Unreachable(f"{self._node} refuses this key: {printable(response.text[:300])}")
         if self._public_key is None:
             # The operator holds no list of the nodes' keys; from afar the transport has to be trusted.
             return
