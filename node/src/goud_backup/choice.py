@@ -9,10 +9,10 @@ from typing import Any, Final
 
 import httpx
 
-from goud_backup.answers import reason, whole
 from goud_backup.errors import NoCandidate
 from goud_node.documents import MOST_BYTES, Document, Line, Malformed, Number, read, shaped
 from goud_node.errors import ConfigurationError
+from goud_node.exchange import reason, request_of, whole
 
 # The leader only when nobody else can: a checkpoint and the reading of it cost the writes something.
 _RANKS: Final = {"follower": 0, "observer": 1, "proposer": 2}
@@ -90,19 +90,20 @@ def best(standings: Sequence[Standing], *, but: str | None = None) -> Standing:
 
 async def _ask_all(candidates: Sequence[Candidate]) -> list[Standing]:
     # The environment's proxies are for the world outside, never for our own nodes.
-    async with httpx.AsyncClient(timeout=_SECONDS, trust_env=False) as client:
-        return await asyncio.gather(*(_ask(client, candidate) for candidate in candidates))
+    async with httpx.AsyncHTTPTransport(trust_env=False) as transport:
+        return await asyncio.gather(*(_ask(transport, candidate) for candidate in candidates))
 
 
-async def _ask(client: httpx.AsyncClient, candidate: Candidate) -> Standing:
+async def _ask(transport: httpx.AsyncBaseTransport, candidate: Candidate) -> Standing:
     name, url = candidate.name, candidate.url
     try:
-        response = await whole(client, f"{url}/health", MOST_BYTES, _DEADLINE)
+        request = request_of("GET", f"{url}/health", _SECONDS)
+        response = await whole(transport, request, MOST_BYTES, _DEADLINE)
         response.raise_for_status()
         return judge(candidate, read(response.content, dict[str, Any]))
     except httpx.HTTPStatusError as error:
         return Standing(name, url, False, f"answers {error.response.status_code}")
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except httpx.TransportError as error:
         return Standing(name, url, False, f"does not answer ({reason(error)})")
     except Malformed as error:
         return Standing(name, url, False, f"does not answer like a node: {error}")

@@ -17,9 +17,10 @@ from goud_node.chain.block import Block
 from goud_node.chain.certificate import Certificate
 from goud_node.chain.genesis import Genesis
 from goud_node.chain.keys import SigningKey
-from goud_node.documents import Digest, Document, Line, Malformed, Number, read, shaped
+from goud_node.documents import Digest, Document, Line, Malformed, Number, printable, read, shaped
 from goud_node.errors import InvalidBlock
-from goud_node.peer.tokens import ANSWER_HEADER, OPERATOR, Refused, Signer, Verifier
+from goud_node.exchange import request_of
+from goud_node.peer.tokens import ANSWER_HEADER, OPERATOR, Refused, Signer, Verifier, challenge_of
 
 _log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class NodeClient:
         public = validator.public_key if validator is not None else None if operator else key.public
         self._verifier = None if public is None else Verifier(self._issuer, {node: public})
         # The environment's proxies are for the world outside, never for our own nodes.
-        self._http = httpx.Client(timeout=httpx.Timeout(30.0, connect=3.0), trust_env=False)
+        self._transport: httpx.BaseTransport = httpx.HTTPTransport(trust_env=False)
 
     def status(self) -> dict[str, Any]:
         """The node's height, role, version and chain. Raises SourceError."""
@@ -86,7 +87,7 @@ class NodeClient:
         """Harmless when it has expired. Raises SourceError."""
         response = self._call("DELETE", f"/operator/checkpoints/{checkpoint_id}", seconds=60)
         if response.is_error and response.status_code != 404:
-            raise SourceError(f"{self.node} did not release checkpoint {checkpoint_id}: {response.text[:300]}")
+            raise SourceError(f"{self.node} did not release checkpoint {checkpoint_id}: {_said(response)}")
 
     def certified_height(self) -> int:
         """The height of its last certified block. Raises SourceError."""
@@ -102,7 +103,7 @@ class NodeClient:
         """Certified blocks from `start`, as many as one answer holds; none when there are no more."""
         response = self._call("GET", f"/peer/blocks?start={start}&limit={most}")
         if response.is_error:
-            raise SourceError(f"{self.node} gives no blocks ({response.status_code}): {response.text[:300]}")
+            raise SourceError(f"{self.node} gives no blocks ({response.status_code}): {_said(response)}")
         try:
             rows = [encoding.record(row, (bytes, bytes)) for row in encoding.decode(response.content)]
             pairs = [(Block.decode(block), Certificate.decode(certificate)) for block, certificate in rows]
@@ -113,7 +114,7 @@ class NodeClient:
         return pairs
 
     def close(self) -> None:
-        self._http.close()
+        self._transport.close()
 
     def _document(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float = 30.0
@@ -124,21 +125,20 @@ class NodeClient:
         except Malformed as error:
             if not response.is_error:
                 raise SourceError(f"{self.node} did not answer {path} with a document: {error}.") from error
-            document = {"detail": response.text[:300]}
+            document = {"detail": _said(response)}
         if response.is_error:
-            raise SourceError(
-                f"{self.node} refused ({response.status_code}): {document.get('detail', document)!s:.300}"
-            )
+            detail = printable(f"{document.get('detail', document)!s:.300}")
+            raise SourceError(f"{self.node} refused ({response.status_code}): {detail}")
         return document
 
     def _call(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float = 30.0
     ) -> httpx.Response:
         response, request_id = self._answer(method, path, body, seconds)
+        if response.status_code == 401 and (challenge := challenge_of(response.content)) is not None:
+            response, request_id = self._answer(method, path, body, seconds, challenge)
         if response.status_code == 401:
-            raise SourceError(
-                f"{self.node} refuses this key: {response.text[:300]}. Give its own or the operator's key."
-            )
+            raise SourceError(f"{self.node} refuses this key: {_said(response)}. Give its own or the operator's key.")
         if self._verifier is not None:
             try:
                 self._verifier.answer(
@@ -149,21 +149,19 @@ class NodeClient:
         return response
 
     def _answer(
-        self, method: str, path: str, body: dict[str, Any] | None, seconds: float
+        self, method: str, path: str, body: dict[str, Any] | None, seconds: float, challenge: str | None = None
     ) -> tuple[httpx.Response, str]:
         """The answer, and the id of the request that it is to. What only reads is asked again when that is cut off."""
         attempts = _ATTEMPTS if method == "GET" else 1
         for attempt in range(attempts):
             time.sleep(attempt * _PAUSE)
-            request = self._http.build_request(
-                method, self._url + path, json=body, timeout=httpx.Timeout(seconds, connect=3.0)
-            )
             # A proof is good for one request, so each attempt has its own.
             signer = Signer(self._key, self._issuer, time.time)
-            token, request_id = signer.request(self.node, method, path, request.content)
-            request.headers.update({"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"})
             try:
-                return _whole(self._http.send(request, stream=True)), request_id
+                request = request_of(method, self._url + path, httpx.Timeout(seconds, connect=3.0), document=body)
+                token, request_id = signer.request(self.node, method, path, request.content, challenge)
+                request.headers["Authorization"] = f"Bearer {token}"
+                return _whole(self._transport.handle_request(request)), request_id
             except _CUT as error:
                 _log.warning("%s broke off its answer to %s: %s", self.node, path, error)
                 cause: httpx.HTTPError = error
@@ -174,6 +172,11 @@ class NodeClient:
             f"{self.node} does not answer at {self._url} ({cause}): is it running, and is this the right port? "
             "A stopped node is backed up by --data-dir alone."
         ) from cause
+
+
+def _said(answer: httpx.Response) -> str:
+    """Its beginning, as it may be shown: nobody has vouched for it, perhaps."""
+    return printable(answer.text[:300])
 
 
 def _whole(answer: httpx.Response) -> httpx.Response:

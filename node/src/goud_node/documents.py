@@ -82,6 +82,11 @@ def shaped(document: object, shape: type[T]) -> T:
         raise Malformed(str(error)[:_MOST_DETAIL]) from error
 
 
+def printable(text: str) -> str:
+    """The text in which each character that a terminal obeys, or cannot show, is escaped."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 def read_file(path: Path, shape: type[T], most: int = MOST_BYTES) -> T:
     """The document of a file, of which no more is read than it may have. Raises Malformed, OSError."""
     return read(read_bytes(path, most), shape, most)

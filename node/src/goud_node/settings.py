@@ -154,7 +154,11 @@ class Settings(DataDirectory):
         le=300,
         description="Longest that events wait for a WebSocket that reads nothing; then it is cut off.",
     )
-    events_connections: int = Field(default=1000, ge=1, description="WebSocket connections accepted at once.")
+    events_connections: int = Field(
+        default=1000,
+        ge=1,
+        description="WebSocket connections accepted at once; those of one account up to a tenth of it, but at least 8.",
+    )
     peer_poll_seconds: float = Field(
         default=1.0, gt=0, le=60, description="Interval at which peers are asked for their height."
     )

@@ -7,7 +7,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -232,3 +232,23 @@ def test_streams_are_limited_and_counted(live: Live, account: Account, monkeypat
             second.recv(timeout=10)
     assert caught.value.rcvd is not None
     assert caught.value.rcvd.code == 1013
+
+
+def test_no_account_takes_the_streams_of_all(live: Live, account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many sessions it has."""
+    context = live.node.api.state.context
+    for total, share in ((12, 8), (100, 10)):
+        monkeypatch.setattr(context, "settings", context.settings.model_copy(update={"events_connections": total}))
+        session = account.session()
+        with ExitStack() as stack:
+            for number in range(share):
+                receive(stack.enter_context(by_query(live, (account.token, session)[number % 2])))
+            for token in (account.token, session):
+                with by_query(live, token) as more, pytest.raises(ConnectionClosed) as caught:
+                    more.recv(timeout=10)
+                assert caught.value.rcvd is not None
+                assert (caught.value.rcvd.code, "account" in caught.value.rcvd.reason) == (1013, True)
+            other = Account(live.url)
+            receive(stack.enter_context(by_query(live, other.token)))
+            other.http.close()
+        wait_for(lambda: not live.node.broadcaster._listeners)

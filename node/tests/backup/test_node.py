@@ -159,11 +159,11 @@ def test_a_node_whose_answer_breaks_off_is_asked_again(
         assert cutter.requests - before == 6
         calls: list[httpx.Request] = []
 
-        def broken_off(_: httpx.Client, request: httpx.Request, **__: object) -> httpx.Response:
+        def broken_off(request: httpx.Request) -> httpx.Response:
             calls.append(request)
             raise httpx.ReadError("broken off")
 
-        monkeypatch.setattr(httpx.Client, "send", broken_off)
+        monkeypatch.setattr(client._transport, "handle_request", broken_off)
         with pytest.raises(SourceError, match="does not answer"):
             client.create_checkpoint(60)
         assert len(calls) == 1, "what changes something is asked for once"
@@ -196,7 +196,7 @@ def test_an_answer_of_any_length_is_given_up(
 
     key = SigningKey.load(settings.node_key_file)
     client = NodeClient("http://node1", "node1", key, documents.load(settings.genesis_file), operator=False)
-    monkeypatch.setattr(client, "_http", httpx.Client(transport=httpx.MockTransport(answer)))
+    monkeypatch.setattr(client, "_transport", httpx.MockTransport(answer))
     for call in (client.status, lambda: client.blocks(1), lambda: client.create_checkpoint(1)):
         with pytest.raises(SourceError, match="longer than"):
             call()
@@ -223,8 +223,64 @@ def test_a_document_of_another_kind_is_no_answer(
     client = NodeClient("http://node1", "node1", key, documents.load(settings.genesis_file), operator=False)
     monkeypatch.setattr(client, "_verifier", None)
     answer = httpx.MockTransport(lambda _: httpx.Response(200, content=body))
-    monkeypatch.setattr(client, "_http", httpx.Client(transport=answer))
+    monkeypatch.setattr(client, "_transport", answer)
     for call in (client.certified_height, lambda: client.create_checkpoint(1)):
         with pytest.raises(SourceError, match="node1"):
             call()
+    client.close()
+
+
+@pytest.mark.parametrize("location", ["http:a", "http://[", "http://\u2603\u200d.x", "/other"])
+def test_nothing_of_an_answer_leads_elsewhere_or_comes_with_later_requests(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, location: str
+) -> None:
+    """It comes before anybody knows who gave it."""
+    settings = make_settings()
+    key = SigningKey.load(settings.node_key_file)
+    client = NodeClient("http://node1", "node1", key, documents.load(settings.genesis_file), operator=False)
+    cookies: list[str | None] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        cookies.append(request.headers.get("cookie"))
+        return httpx.Response(302, headers={b"Location": location.encode(), b"Set-Cookie": b"a=b; Path=/"})
+
+    monkeypatch.setattr(client, "_transport", httpx.MockTransport(answer))
+    for call in (client.status, lambda: client.blocks(1), lambda: client.create_checkpoint(1)):
+        with pytest.raises(SourceError, match="node1"):
+            call()
+    assert cookies == [None] * 3
+    client.close()
+
+
+@pytest.mark.parametrize(
+    "url", ["http://a:b", "http://[::1", "http://a:99999", f"http://{'a' * 70}", "http://a\x01", "a:1"]
+)
+def test_an_address_that_is_none_is_a_sentence(make_settings: MakeSettings, url: str) -> None:
+    genesis = documents.load(make_settings().genesis_file)
+    client = NodeClient(url, "node1", SigningKey.generate(), genesis, operator=False)
+    with pytest.raises(SourceError, match="does not answer"):
+        client.status()
+    client.close()
+
+
+@pytest.mark.parametrize("status", [401, 403, 500])
+@pytest.mark.parametrize("shape", ["%s", '{"detail": "%s", "id": "%s", "certified": "%s"}'], ids=["text", "document"])
+def test_no_answer_commands_the_terminal(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, status: int, shape: str
+) -> None:
+    settings = make_settings()
+    key = SigningKey.load(settings.node_key_file)
+    client = NodeClient("http://node1", "node1", key, documents.load(settings.genesis_file), operator=False)
+    monkeypatch.setattr(client, "_verifier", None)
+    body = shape.replace("%s", "\\u001b[2J\\n\x9b\u202e" if shape != "%s" else "\x1b[2J\n\x9b\u202e").encode()
+    monkeypatch.setattr(client, "_transport", httpx.MockTransport(lambda _: httpx.Response(status, content=body)))
+    for call in (
+        client.certified_height,
+        lambda: client.blocks(1),
+        lambda: client.create_checkpoint(1),
+        lambda: client.release_checkpoint("a"),
+    ):
+        with pytest.raises(SourceError) as caught:
+            call()
+        assert str(caught.value).isprintable()
     client.close()

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 import httpx
 
 from goud_node.chain.keys import SigningKey
-from goud_node.peer.tokens import Signer
+from goud_node.peer.tokens import Signer, challenge_of
 from goud_node.service.node import Node
 
 T = TypeVar("T")
@@ -39,6 +39,14 @@ class Caller:
         return self.signer.request(audience, method, target, body)[0]
 
     def __call__(self, method: str, target: str, body: bytes = b"", token: str | None = None) -> httpx.Response:
+        answer = self.once(method, target, body, token)
+        challenge = challenge_of(answer.content) if token is None else None
+        if challenge is None:
+            return answer
+        return self.once(method, target, body, self.signer.request("node1", method, target, body, challenge)[0])
+
+    def once(self, method: str, target: str, body: bytes = b"", token: str | None = None) -> httpx.Response:
+        """The first answer, also when that is a challenge."""
         headers = {"Authorization": f"Bearer {token or self.token(method, target, body)}"}
         headers["Content-Type"] = "application/json"
         return self.http.request(method, target, content=body, headers=headers)

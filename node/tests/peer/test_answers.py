@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ import pytest
 from goud_node.chain import encoding
 from goud_node.chain.block import Block
 from goud_node.chain.certificate import Certificate
-from goud_node.errors import GoudError, Unavailable
+from goud_node.errors import GoudError, OutcomeUnknown, Unavailable
 from goud_node.peer import client as client_module
 from goud_node.peer.client import PeerClient
 from goud_node.peer.directory import Peer
@@ -48,11 +49,14 @@ REQUESTS: list[Callable[[PeerClient], Awaitable[object]]] = [
 def streaming(stream: Trickle, **headers: str) -> PeerClient:
     reply = httpx.MockTransport(lambda _: httpx.Response(200, stream=stream, headers=headers))
     client = client_of({"node1": Peer("node1", "http://node1:9000", NODE1.public)})
-    client._http = httpx.AsyncClient(transport=reply)
+    client._transport = reply
     return client
 
 
-@pytest.mark.parametrize("request_of", REQUESTS, ids=["heights", "fetch", "proof", "forward"])
+NAMES = ["heights", "fetch", "proof", "forward"]
+
+
+@pytest.mark.parametrize("request_of", REQUESTS, ids=NAMES)
 async def test_an_answer_without_end_is_given_up(request_of: Callable[[PeerClient], Awaitable[object]]) -> None:
     endless = Trickle(bytes(1 << 20), 1 << 20)
     client = streaming(endless)
@@ -170,4 +174,90 @@ async def test_an_answer_is_not_unpacked(request_of: Callable[[PeerClient], Awai
     with contextlib.suppress(GoudError):
         await request_of(client)
     assert packed.sent == 0
+    await client.close()
+
+
+def odd(kind: Exception | dict[str, str]) -> PeerClient:
+    """A client of a peer whose answers have these headers, or are what the library raises of them."""
+
+    def reply(_: httpx.Request) -> httpx.Response:
+        if isinstance(kind, Exception):
+            raise kind
+        return httpx.Response(302, headers={name.encode(): value.encode() for name, value in kind.items()})
+
+    return client_of({"node1": Peer("node1", "http://node1:9000", NODE1.public)}, reply)
+
+
+ODD_TEXT = "\x1b[2J\n2026-11-27 CRITICAL all is lost\x9b\u202e\u2028"
+ODD_DETAIL = json.dumps({"detail": ODD_TEXT, "chain_id": ODD_TEXT}).encode()
+ODD: list[Exception | dict[str, str]] = [
+    *({"Location": place} for place in ("http:a", "http://[", "//a:b", "http://\u2603\u200d.x", "\x01", "x" * 70_000)),
+    *(httpx.InvalidURL("x"), httpx.CookieConflict("x"), httpx.StreamClosed(), httpx.DecodingError("x")),
+    *(UnicodeError("x"), OverflowError("x"), AttributeError("x"), KeyError("x"), RuntimeError("x")),
+]
+
+
+@pytest.mark.parametrize(
+    "kind", ODD, ids=lambda kind: str(kind)[:30] if isinstance(kind, dict) else type(kind).__name__
+)
+async def test_whatever_an_answer_does_to_the_library_is_that_peers_failure(
+    kind: Exception | dict[str, str],
+) -> None:
+    client = odd(kind)
+    assert await client.heights() == {}
+    assert await client.proof("node1") is None
+    with pytest.raises(Unavailable):
+        await client.fetch(1, 1, EPOCH)
+    with pytest.raises(OutcomeUnknown):
+        await client.forward("node1", account())
+    await client.close()
+
+
+async def test_a_peer_that_cannot_be_read_ends_no_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = odd(httpx.InvalidURL("x"))
+
+    def breaks(*_: object) -> None:
+        raise AttributeError
+
+    for _ in range(2):
+        watch = asyncio.create_task(client.watch(0.01))
+        await asyncio.wait([watch], timeout=0.1)
+        assert not watch.done()
+        watch.cancel()
+        # A defect of our own, met by what one peer says, is not the other peers' either.
+        monkeypatch.setattr(client._signer, "request", breaks)
+    await client.close()
+
+
+async def test_nothing_of_an_answer_comes_with_later_requests() -> None:
+    """It is not signed before it is read; and what one peer could add would be refused by the others."""
+    request_headers: list[httpx.Headers] = []
+    more = ("; Path=/", "; Domain=.local; Max-Age=99999999", "; Domain=node1", "")
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        request_headers.append(request.headers)
+        count = len(request_headers)
+        cookies = [("Set-Cookie", f"c{count}-{number}=x{end}") for number, end in enumerate(more)]
+        return httpx.Response(200, headers=[*cookies, ("Location", "/other")], content=b"{}")
+
+    client = client_of({name: Peer(name, f"http://{name}:9000", NODE1.public) for name in ("node1", "node3")}, reply)
+    for _ in range(3):
+        await client.heights()
+    assert [names for names in map(set, request_headers) if names != set(request_headers[0])] == []
+    assert not any("cookie" in headers for headers in request_headers)
+    await client.close()
+
+
+@pytest.mark.parametrize("reply", [lambda _: httpx.Response(401, content=ODD_TEXT.encode()), signed(503, ODD_DETAIL)])
+async def test_no_answer_writes_lines_of_its_own_to_the_log(
+    caplog: pytest.LogCaptureFixture, reply: Callable[[httpx.Request], httpx.Response]
+) -> None:
+    client = client_of({"node1": Peer("node1", "http://node1:9000", NODE1.public)}, reply)
+    await client.heights()
+    await client.heights()
+    await client.proof("node1")
+    with pytest.raises(Unavailable):
+        await client.fetch(1, 1, EPOCH)
+    assert caplog.messages
+    assert all(message.isprintable() for message in caplog.messages)
     await client.close()

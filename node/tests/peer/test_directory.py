@@ -16,6 +16,22 @@ from goud_node.peer import directory
 KEYS = {name: SigningKey.from_seed(name.encode() * 4).public for name in ("node-001", "node-002", "watcher1")}
 GENESIS = Genesis("test", 1, tuple(Validator(name, KEYS[name]) for name in ("node-001", "node-002")))
 
+NO_URLS = [
+    *("http://a:b", "http://[::1", "http://a:99999", "http://a:0", "http://\u2603\u200d.x", f"http://{'a' * 70}"),
+    *(
+        "http://a?b",
+        "http://a#b",
+        "http://@",
+        "http://u@a",
+        "http://:9000",
+        "http://a..b",
+        "http://a\x01",
+        "http://\x7f",
+    ),
+    "http:///",
+]
+"""What no request can be made of, or what would change the path of each."""
+
 
 def entry(name: str, **changes: str) -> dict[str, str]:
     return {"node_id": name, "url": f"http://{name}:9000", "public_key": KEYS[name].hex()} | changes
@@ -48,6 +64,7 @@ def test_no_file_is_no_peers() -> None:
         ({}, "array"),
         ([{"node_id": "x"}], "url"),
         ([entry("node-001", url="node1")], "url"),
+        *(([entry("node-001", url=url)], "url|URL|port") for url in NO_URLS),
         ([entry("node-001", colour="red")], "colour"),
         ([entry("node-001"), entry("node-001")], "twice"),
         ([entry("node-001", public_key="00" * 32)], "another public key"),

@@ -87,7 +87,8 @@ def test_a_recorded_request_is_refused_after_a_restart(
     settings, target = make_settings(), "/operator/drain"
     with run_node(settings) as first:
         caller = Caller(first)
-        token = caller.token("POST", target)
+        challenge = caller.once("POST", target).json()["challenge"]
+        token = caller.signer.request("node1", "POST", target, b"", challenge)[0]
         assert caller("POST", target, token=token).json()["draining"] is True
         caller.http.close()
     with run_node(settings) as second:
@@ -96,6 +97,17 @@ def test_a_recorded_request_is_refused_after_a_restart(
         assert (again.status_code, again.json()["reason"]) == (401, "restarted")
         assert second.node.replica.status.draining is False
         caller.http.close()
+
+
+def test_what_operates_a_node_repeats_its_challenge(live: Live, caller: Caller) -> None:
+    before = refusals(live, "challenge")
+    for method, target in ROUTES:
+        answer = caller.once(method, target)
+        changes = method != "GET" and target.startswith("/operator/")
+        assert answer.json()["reason"] == "challenge" if changes else answer.status_code != 401, target
+        assert ANSWER_HEADER in answer.headers
+    assert live.node.replica.status.draining is False
+    assert refusals(live, "challenge") == before, "nothing to look into"
 
 
 def test_a_stranger_is_refused(live: Live) -> None:

@@ -170,35 +170,87 @@ def test_a_request_is_remembered_for_as_long_as_it_would_be_taken(monkeypatch: p
     assert refused.value.reason == "expired"
 
 
-@pytest.mark.parametrize("issuer", ["operator", "node2"])
-@pytest.mark.parametrize("step", [60, 600])
-def test_a_step_back_of_the_clock_lets_no_operator_request_be_taken_again(
-    monkeypatch: pytest.MonkeyPatch, issuer: str, step: int
+class World:
+    """One node and its clocks, through restarts; `ahead` is by how much the operator's clock is."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, ahead: float = 0) -> None:
+        self.wall, self.passing, self.operators = Clock(), Running(), Clock()
+        self.ahead = ahead
+        monkeypatch.setattr("goud_node.peer.tokens.time.monotonic", self.passing)
+        self.keys = {name: SigningKey.generate() for name in ("operator", "node1")}
+        self.restart()
+        self.go_on(100)
+
+    def restart(self) -> None:
+        keys = {name: key.public for name, key in self.keys.items()}
+        self.node = Verifier("node1", keys, self.wall, running=self.passing)
+
+    def go_on(self, seconds: float, step: float = 0) -> None:
+        self.passing.now += seconds
+        self.wall.now += seconds + step
+
+    def token(self, issuer: str, challenge: str | None) -> str:
+        self.operators.now = self.wall.now + self.ahead
+        signer = Signer(self.keys[issuer], issuer, self.operators)
+        return signer.request("node1", "POST", "/operator/drain", b"", challenge)[0]
+
+    def take(self, token: str) -> None:
+        self.node.take(self.node.request(token, "POST", "/operator/drain"), b"")
+
+
+@pytest.mark.parametrize("issuer", ["operator", "node1"])
+@pytest.mark.parametrize("ahead", [0, tokens.LEEWAY_SECONDS])
+@pytest.mark.parametrize("restarts", [True, False], ids=["after a restart", "in one life"])
+@pytest.mark.parametrize("step", [0, -10, -60, -3600])
+@pytest.mark.parametrize("passed", [0.001, 3, 60])
+def test_what_operates_a_node_is_taken_once_whatever_clocks_do(  # noqa: PLR0917  # one for each clock
+    monkeypatch: pytest.MonkeyPatch, issuer: str, ahead: int, restarts: bool, step: int, passed: float
 ) -> None:
-    clock, passing, running = Clock(), Running(), Running()
-    monkeypatch.setattr("goud_node.peer.tokens.time.monotonic", passing)
-    key = SigningKey.generate()
-    once = Verifier("node1", {issuer: key.public}, clock, running=running, since=running.now - 1000)
-    monkeypatch.undo()
+    world = World(monkeypatch, ahead)
+    recorded = world.token(issuer, world.node.challenge())
+    world.take(recorded)
+    world.go_on(passed, step)
+    if restarts:
+        world.restart()
+    world.take(world.token(issuer, world.node.challenge()))
+    for _ in range(2 * (abs(step) + tokens.LIFETIME_SECONDS + tokens.LEEWAY_SECONDS) // 5):
+        with pytest.raises(Refused):
+            world.take(recorded)
+        world.go_on(5)
 
-    def request() -> str:
-        return Signer(key, issuer, clock).request("node1", "POST", "/operator/drain", b"")[0]
 
-    def take_request(token: str) -> None:
-        once.take(once.request(token, "POST", "/operator/drain"), b"")
+def test_what_operates_a_node_is_refused_without_its_challenge(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch)
+    moment, _, seal = world.node.challenge().partition(":")
+    other = World(monkeypatch)
+    for challenge, reason in (
+        (None, "challenge"),
+        (other.node.challenge(), "restarted"),
+        (f"{float(moment) + 5:.3f}:{seal}", "restarted"),
+        (f"nan:{seal}", "restarted"),
+        ("\u2603:\u2603", "restarted"),
+        ("", "restarted"),
+    ):
+        with pytest.raises(Refused) as refused:
+            world.take(world.token("operator", challenge))
+        assert refused.value.reason == reason
+        assert (refused.value.caller is None) == (reason != "challenge"), (
+            "who asks for a challenge gets a signed answer"
+        )
+    challenge = world.node.challenge()
+    world.go_on(tokens.LIFETIME_SECONDS - 1)
+    world.take(world.token("operator", challenge))
+    world.go_on(1)
+    with pytest.raises(Refused) as refused:
+        world.take(world.token("operator", challenge))
+    assert refused.value.reason == "expired"
 
-    recorded = request()
-    take_request(recorded)
-    for moment in (clock, passing, running):
-        moment.now += step - 5
-    clock.now -= step
-    if issuer == "operator":
-        for token in (recorded, request()):
-            with pytest.raises(Refused, match="clock"):
-                take_request(token)
-        clock.now += 6
-    # Nodes go on: what they ask for may be taken twice, and their clocks may go back together.
-    take_request(request())
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"{}", b"[]", b'{"challenge": 5}', b'{"challenge": "%s"}' % (b"x" * 201), b"\xff"]
+)
+def test_an_answer_that_has_no_challenge(raw: bytes) -> None:
+    assert tokens.challenge_of(raw) is None
 
 
 def test_a_replayed_request_is_refused() -> None:

@@ -352,3 +352,48 @@ async def test_a_websocket_that_is_refused_is_told_so(connect: Connect, line: by
     reader, writer = await connect()
     writer.write(WEBSOCKET + line + b"\r\n\r\n")
     assert statuses(await said(reader)) == [status]
+
+
+async def large(scope: Scope, receive: Receive, send: Send) -> None:
+    await PlainTextResponse(b"x" * 4 * MUCH)(scope, receive, send)
+
+
+@pytest.fixture
+def ends(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Grows with every connection that ends; who takes nothing has half a second."""
+    ends: list[object] = []
+    lose = connections.Requests.connection_lost
+
+    def watched(requests: connections.Requests, error: Exception | None) -> None:
+        ends.append(error)
+        lose(requests, error)
+
+    monkeypatch.setattr(connections.Requests, "connection_lost", watched)
+    monkeypatch.setattr(connections, "SEND_SECONDS", 0.5)
+    return ends
+
+
+@pytest.mark.parametrize("count", [1, 8])
+@pytest.mark.parametrize("more", [b"", b"Connection: close\r\n"], ids=["stays", "closes"])
+async def test_an_answer_that_nobody_takes_is_not_kept(
+    make_settings: Callable[..., Settings], ends: list[object], count: int, more: bytes
+) -> None:
+    async with serving(large, make_settings()) as connect:
+        _, writer = await connect()
+        writer.write((b"GET / HTTP/1.1\r\nHost: x\r\n" + more + b"\r\n") * count)
+        async with asyncio.timeout(5):
+            while not ends:  # noqa: ASYNC110  # nobody tells when
+                await asyncio.sleep(0.01)
+
+
+@pytest.mark.usefixtures("ends")
+async def test_an_answer_that_is_taken_slowly_is_sent_whole(make_settings: Callable[..., Settings]) -> None:
+    async with serving(large, make_settings()) as connect:
+        reader, writer = await connect()
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        size = 0
+        async with asyncio.timeout(20):
+            while part := await reader.read(MEGABYTE):
+                size += len(part)
+                await asyncio.sleep(len(part) / MUCH / 4)
+        assert size > 4 * MUCH

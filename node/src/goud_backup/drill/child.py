@@ -17,13 +17,13 @@ from typing import Any, Final
 
 import httpx
 
-from goud_backup.answers import reason, whole
 from goud_backup.drill.signals import held_back
 from goud_backup.errors import NodeFailed
 from goud_node.chain import genesis as genesis_document
 from goud_node.chain.genesis import Genesis
 from goud_node.chain.keys import SigningKey
 from goud_node.documents import MOST_LISTING, Malformed, read
+from goud_node.exchange import reason, request_of, whole
 
 COMMAND: Final = (sys.executable, "-m", "goud_node.cli", "serve")
 _START_SECONDS: Final = 120.0
@@ -90,8 +90,9 @@ class Child:
         """Raises Malformed, httpx.HTTPError. A port that was free a moment ago may be anybody's now."""
 
         async def ask() -> httpx.Response:
-            async with httpx.AsyncClient(timeout=httpx.Timeout(seconds, connect=3.0), trust_env=False) as client:
-                return await whole(client, f"{self._url}{path}", MOST_LISTING, seconds)
+            request = request_of("GET", f"{self._url}{path}", httpx.Timeout(seconds, connect=3.0))
+            async with httpx.AsyncHTTPTransport(trust_env=False) as transport:
+                return await whole(transport, request, MOST_LISTING, seconds)
 
         # A block's page is the longest.
         return read(asyncio.run(ask()).raise_for_status().content, dict[str, Any], MOST_LISTING)

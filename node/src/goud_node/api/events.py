@@ -34,6 +34,9 @@ CLOSE_UNAUTHORIZED: Final = 4401
 CLOSE_TRY_LATER: Final = 1013
 _FIRST_MESSAGE_SECONDS: Final = 5.0
 _MOST_REASON: Final = 123
+_SHARES: Final = 10
+_LEAST_SHARE: Final = 8
+"""An account has a tenth of the streams of a node, and always so many: none takes the place of the others."""
 
 
 class _FirstMessage(Document):
@@ -75,8 +78,10 @@ class Broadcaster:
             await asyncio.sleep(0.1)
 
     def join(self, account_id: str) -> Listener | None:
-        """A listener for that account, or None when as many as allowed are connected."""
-        if len(self._listeners) >= self._context.settings.events_connections:
+        """A listener for that account, or None when as many as allowed are connected, of it or of all."""
+        most = self._context.settings.events_connections
+        own_count = sum(listener.account_id == account_id for listener in self._listeners)
+        if len(self._listeners) >= most or own_count >= max(_LEAST_SHARE, most // _SHARES):
             return None
         listener = Listener(account_id, self._context.settings.events_queue)
         self._listeners.add(listener)
@@ -147,7 +152,8 @@ async def events(websocket: WebSocket) -> None:
         return
     listener = broadcaster.join(principal.account_id)
     if listener is None:
-        await _close(websocket, CLOSE_TRY_LATER, "too many event streams on this node: try another")
+        reason = "too many event streams on this node, of this account or of all: try another node"
+        await _close(websocket, CLOSE_TRY_LATER, reason)
         return
     try:
         await _serve(websocket, context, principal, listener)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import httpx
 import typer
@@ -14,9 +16,10 @@ from msgspec import Meta
 from goud_node.chain.keys import SigningKey
 from goud_node.cli import config, output
 from goud_node.cli.output import AsJson
-from goud_node.documents import MOST_LISTING, Document, Line, Malformed, Number, read, shaped
+from goud_node.documents import MOST_LISTING, Document, Line, Malformed, Number, printable, read, shaped
 from goud_node.errors import ConfigurationError, GoudError
-from goud_node.peer.tokens import ANSWER_HEADER, OPERATOR, Refused, Signer, Verifier
+from goud_node.exchange import reason, request_of, whole
+from goud_node.peer.tokens import ANSWER_HEADER, OPERATOR, Refused, Signer, Verifier, challenge_of
 
 app = typer.Typer(
     help="Operate a running node.\n\nBeside the node (in its container) no option is needed: its own key signs the "
@@ -27,6 +30,9 @@ checkpoint_app = typer.Typer(help="Consistent copies of the running node's datab
 app.add_typer(checkpoint_app, name="checkpoint")
 
 
+_SECONDS: Final = 10.0
+_MOST_TTL: Final = 7 * 24 * 3600
+_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _Moment = Annotated[float, Meta(ge=0, lt=1e11)]
 """Unix time of which a calendar has a date."""
 
@@ -35,6 +41,21 @@ class Unreachable(GoudError):
     """The node gave no usable answer, or refused."""
 
     code = "unreachable"
+
+
+class _Standing(Document):
+    """What is used of a status."""
+
+    node_id: Line
+    role: Line
+    height: Number
+    draining: bool
+
+
+class _Epoch(Document):
+    """What is used of the answer to /operator/start-epoch."""
+
+    started_epoch: Number
 
 
 class _HandOver(Document):
@@ -97,6 +118,7 @@ class _Call:
             self._key = SigningKey.load(settings.node_key_file)
             self._public_key = self._key.public
         self._issuer = issuer
+        self._shown_url = printable(self._url)
 
     def __call__(
         self,
@@ -104,31 +126,58 @@ class _Call:
         path: str,
         body: dict[str, Any] | None = None,
         *,
-        shape: type[Document] | None = None,
-        seconds: float = 10.0,
+        shape: type[Document] | None,
+        status: int = 200,
+        seconds: float | None = None,
     ) -> dict[str, Any]:
-        """The answer's document, which has what `shape` names. Raises Unreachable."""
-        request = httpx.Request(method, self._url + path, json=body)
-        token, request_id = Signer(self._key, self._issuer).request(self._node, method, path, request.content)
-        request.headers["Authorization"] = f"Bearer {token}"
-        try:
-            with httpx.Client(timeout=httpx.Timeout(seconds, connect=2.0), trust_env=False) as client:
-                response = client.send(request)
-        except httpx.HTTPError as error:
-            raise Unreachable(
-                f"{self._node} does not answer at {self._url} ({error}): is it running, and is this the right port?"
-            ) from error
+        """The document of an answer of that status, with what `shape` names; without one, {}. Raises Unreachable."""
+        seconds = _SECONDS if seconds is None else seconds
+        response, request_id = self._answer(method, path, body, seconds)
+        if response.status_code == 401 and (challenge := challenge_of(response.content)) is not None:
+            response, request_id = self._answer(method, path, body, seconds, challenge)
         self._check(response, request_id)
-        document = self._document(response) if response.content else {}
         if response.is_error:
-            detail = output.printable(str(document.get("detail", document)))[:1000]
+            document = self._document(response) if response.content else {}
+            detail = printable(str(document.get("detail", document)))[:1000]
             raise Unreachable(f"{self._node} refused ({response.status_code}): {detail}")
-        if shape is not None:
-            try:
-                shaped(document, shape)
-            except Malformed as error:
-                raise self._unusable(response, error) from error
+        if response.status_code != status:
+            raise self._unusable(response, f"the status of success is {status}")
+        if shape is None:
+            return {}
+        document = self._document(response)
+        try:
+            shaped(document, shape)
+        except Malformed as error:
+            raise self._unusable(response, error) from error
         return document
+
+    def standing(self, method: str, path: str, *, draining: bool | None = None) -> dict[str, Any]:
+        """The status that the node answers with, after what it was asked for. Raises Unreachable."""
+        document = self(method, path, shape=_Standing)
+        if document["node_id"] != self._node:
+            name = printable(document["node_id"])
+            raise Unreachable(
+                f"{self._node} gave no usable answer: {name} answers at {self._shown_url}. Correct --url or --node."
+            )
+        if draining is not None and document["draining"] != draining:
+            raise Unreachable(f"{self._node} gave no usable answer: it says that draining is {document['draining']}.")
+        return document
+
+    def _answer(
+        self, method: str, path: str, body: dict[str, Any] | None, seconds: float, challenge: str | None = None
+    ) -> tuple[httpx.Response, str]:
+        """The answer, and the id of the request that it is to. Raises Unreachable."""
+        try:
+            request = request_of(method, self._url + path, httpx.Timeout(seconds, connect=2.0), document=body)
+            signer = Signer(self._key, self._issuer)
+            token, request_id = signer.request(self._node, method, path, request.content, challenge)
+            request.headers["Authorization"] = f"Bearer {token}"
+            return asyncio.run(_exchange(request, seconds)), request_id
+        except httpx.TransportError as error:
+            cause = printable(reason(error))
+            raise Unreachable(
+                f"{self._node} does not answer at {self._shown_url} ({cause}): does it run, and is this its peer port?"
+            ) from error
 
     def _document(self, response: httpx.Response) -> dict[str, Any]:
         try:
@@ -136,14 +185,15 @@ class _Call:
         except Malformed as error:
             raise self._unusable(response, error) from error
 
-    def _unusable(self, response: httpx.Response, error: Malformed) -> Unreachable:
+    def _unusable(self, response: httpx.Response, cause: Malformed | str) -> Unreachable:
         return Unreachable(
-            f"{self._node} gave no usable answer ({response.status_code}): {error}. Is {self._url} its peer port?"
+            f"{self._node} gave no usable answer ({response.status_code}): {printable(str(cause))}. "
+            f"Is {self._shown_url} its peer port?"
         )
 
     def _check(self, response: httpx.Response, request_id: str) -> None:
         if response.status_code == 401:
-            raise Unreachable(f"{self._node} refuses this key: {output.printable(response.text[:300])}")
+            raise Unreachable(f"{self._node} refuses this key: {printable(response.text[:300])}")
         if self._public_key is None:
             # The operator holds no list of the nodes' keys; from afar the transport has to be trusted.
             return
@@ -153,7 +203,13 @@ class _Call:
                 response.headers.get(ANSWER_HEADER), self._node, request_id, response.status_code, response.content
             )
         except Refused as error:
-            raise Unreachable(f"What answers at {self._url} is not {self._node}: {error}") from error
+            raise Unreachable(f"What answers at {self._shown_url} is not {self._node}: {error}") from error
+
+
+async def _exchange(request: httpx.Request, seconds: float) -> httpx.Response:
+    # The environment's proxies are for the world outside, never for our own nodes.
+    async with httpx.AsyncHTTPTransport(trust_env=False) as transport:
+        return await whole(transport, request, MOST_LISTING, seconds, ANSWER_HEADER)
 
 
 def _show(title: str, answer: dict[str, Any], *, as_json: bool) -> None:
@@ -163,22 +219,28 @@ def _show(title: str, answer: dict[str, Any], *, as_json: bool) -> None:
         output.table(title, [(name.replace("_", " "), output.word(value)) for name, value in answer.items()])
 
 
+def _require_id(checkpoint_id: str) -> None:
+    """Raises typer.BadParameter: it is part of a path, and no checkpoint has another one."""
+    if not _ID.fullmatch(checkpoint_id):
+        raise typer.BadParameter("The id of a checkpoint is up to 64 letters, digits, - and _.", param_hint="ID")
+
+
 @app.command()
 def status(context: typer.Context, as_json: AsJson = False) -> None:
     """Show role, proposer, epoch, height and lag of the node."""
-    _show("status", _Call(context.obj)("GET", "/operator/status"), as_json=as_json)
+    _show("status", _Call(context.obj).standing("GET", "/operator/status"), as_json=as_json)
 
 
 @app.command()
 def drain(context: typer.Context, as_json: AsJson = False) -> None:
     """Make /readyz answer 503 so that the balancer moves away; the node goes on serving what arrives."""
-    _show("drain", _Call(context.obj)("POST", "/operator/drain"), as_json=as_json)
+    _show("drain", _Call(context.obj).standing("POST", "/operator/drain", draining=True), as_json=as_json)
 
 
 @app.command()
 def undrain(context: typer.Context, as_json: AsJson = False) -> None:
     """End a drain: the node is ready again and takes part in elections."""
-    _show("undrain", _Call(context.obj)("POST", "/operator/undrain"), as_json=as_json)
+    _show("undrain", _Call(context.obj).standing("POST", "/operator/undrain", draining=False), as_json=as_json)
 
 
 @app.command("hand-over")
@@ -205,7 +267,7 @@ def start_epoch(
     """
     if not confirm:
         raise typer.Abort
-    _show("start-epoch", _Call(context.obj)("POST", "/operator/start-epoch"), as_json=as_json)
+    _show("start-epoch", _Call(context.obj)("POST", "/operator/start-epoch", shape=_Epoch), as_json=as_json)
 
 
 @checkpoint_app.command("create")
@@ -219,9 +281,13 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a checkpoint: hard links of the database at one moment, with its height and tip hash."""
+    if checkpoint_id is not None:
+        _require_id(checkpoint_id)
+    if ttl is not None and not 0 < ttl <= _MOST_TTL:
+        raise typer.BadParameter(f"A checkpoint lives for up to {_MOST_TTL} seconds.", param_hint="--ttl")
     body = {name: value for name, value in (("id", checkpoint_id), ("ttl_seconds", ttl)) if value is not None}
     start = time.perf_counter()
-    answer = _Call(context.obj)("POST", "/operator/checkpoints", body, shape=_Checkpoint, seconds=120)
+    answer = _Call(context.obj)("POST", "/operator/checkpoints", body, shape=_Checkpoint, status=201, seconds=120)
     answer["seconds"] = round(time.perf_counter() - start, 6)
     if not as_json:
         answer["expires"] = output.moment(answer["expires"])
@@ -236,7 +302,8 @@ def release(
     as_json: AsJson = False,
 ) -> None:
     """Remove a checkpoint and free what it pinned."""
-    _Call(context.obj)("DELETE", f"/operator/checkpoints/{checkpoint_id}", seconds=60)
+    _require_id(checkpoint_id)
+    _Call(context.obj)("DELETE", f"/operator/checkpoints/{checkpoint_id}", shape=None, status=204, seconds=60)
     _show("released", {"id": checkpoint_id, "released": True}, as_json=as_json)
 
 

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from goud_node.documents import printable
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 
 console = Console(soft_wrap=True)
@@ -19,8 +21,10 @@ errors = Console(stderr=True, soft_wrap=True)
 
 
 def document(value: Any) -> None:
-    """Print JSON, plain, whatever the terminal."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print JSON, plain, whatever the terminal; what it would obey is escaped."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    # What cannot be shown is in strings only, but for the ends of the lines.
+    typer.echo("".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text))
 
 
 def table(title: str, rows: Iterable[tuple[str, str]]) -> None:
@@ -31,11 +35,6 @@ def table(title: str, rows: Iterable[tuple[str, str]]) -> None:
     for name, value in rows:
         view.add_row(Text(printable(name)), Text(printable(value)))
     console.print(view)
-
-
-def printable(text: str) -> str:
-    """The text in which each character that a terminal obeys, or cannot show, is escaped."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def moment(seconds: float) -> str:

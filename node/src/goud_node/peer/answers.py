@@ -11,7 +11,7 @@ from goud_node.chain import encoding
 from goud_node.chain.block import Block
 from goud_node.chain.certificate import Certificate, decode_pairs
 from goud_node.chain.ledger import Epoch, Receipt
-from goud_node.documents import Digest, Document, Line, Malformed, Number, read, shaped
+from goud_node.documents import Digest, Document, Line, Malformed, Number, printable, read, shaped
 from goud_node.errors import NotLeader, OutcomeUnknown
 
 _BY_CODE: Final[dict[str, type[errors.GoudError]]] = {
@@ -52,7 +52,8 @@ class PeerError(Exception):
     """
 
     def __init__(self, message: str, *, sent: bool, clock_ms: int | None = None) -> None:
-        super().__init__(message)
+        # It may quote an answer: what is shown or logged of it commands no terminal, and begins no line.
+        super().__init__(printable(message))
         self.sent = sent
         self.clock_ms = clock_ms
 

@@ -6,16 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import httpx
 from msgspec import Meta
 
 from goud_node.chain.genesis import Genesis
 from goud_node.documents import FEW, MOST_LISTING, Digest, Document, Malformed, read_file
 from goud_node.errors import ConfigurationError
+from goud_node.exchange import address_of
 
 
 class _Entry(Document, forbid_unknown_fields=True):
     node_id: Annotated[str, Meta(min_length=1, max_length=63)]
-    url: Annotated[str, Meta(pattern=r"^https?://[^/\s]+/?\Z")]
+    url: Annotated[str, Meta(pattern=r"^https?://[^/\s?#@]+/?\Z")]
     public_key: Digest
 
 
@@ -34,8 +36,8 @@ class Peer:
 def load(path: Path | None, genesis: Genesis, node_id: str) -> dict[str, Peer]:
     """The nodes of the peers file by id, this node's own entry included when it exists; {} without a file.
 
-    Raises ConfigurationError: unreadable, malformed, a node named twice, or a validator with a key that is not the
-    genesis document's.
+    Raises ConfigurationError: unreadable, malformed, a URL of no server, a node named twice, or a validator with a key
+    that is not the genesis document's.
     """
     if path is None:
         return {}
@@ -47,6 +49,12 @@ def load(path: Path | None, genesis: Genesis, node_id: str) -> dict[str, Peer]:
         raise ConfigurationError(f"The peers file {path} is wrong: {error}.") from error
     peers: dict[str, Peer] = {}
     for entry in entries:
+        try:
+            address_of(entry.url)
+        except httpx.UnsupportedProtocol as error:
+            raise ConfigurationError(
+                f"The peers file {path} has no usable URL of {entry.node_id}: {error}. Write such as http://node2:9000."
+            ) from error
         validator = genesis.validator(entry.node_id)
         public_key = bytes.fromhex(entry.public_key)
         if entry.node_id in peers:

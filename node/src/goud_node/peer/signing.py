@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from goud_node import clock, problems
-from goud_node.peer.tokens import ANSWER_HEADER, Caller, Refused, Signer, Verifier
+from goud_node.peer.tokens import ANSWER_HEADER, CHALLENGE, Caller, Refused, Signer, Verifier
 from goud_node.problems import ProblemError
 from goud_node.telemetry import Metrics
 
@@ -50,10 +50,14 @@ class SignedExchange:
             response = problems.respond(scope, error.status, error.code, error.detail, headers=error.headers)
             await self._sign(response, caller)(scope, receive, send)
         except Refused as refusal:
-            self._metrics.peer_refused.labels(refusal.reason).inc()
+            if refusal.reason == CHALLENGE:  # the first half of a request, no refusal to look into
+                more: dict[str, Any] = {CHALLENGE: self._verifier.challenge()}
+            else:
+                more = {}
+                self._metrics.peer_refused.labels(refusal.reason).inc()
             # Both sides then learn whose clock is wrong: a refusal for the time alone is signed, and shows the time.
             response = problems.respond(
-                scope, 401, "unauthorized", str(refusal), reason=refusal.reason, clock_ms=clock.wall_ms()
+                scope, 401, "unauthorized", str(refusal), reason=refusal.reason, clock_ms=clock.wall_ms(), **more
             )
             late_caller = refusal.caller
             await (response if late_caller is None else self._sign(response, late_caller))(scope, receive, send)

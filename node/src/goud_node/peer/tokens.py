@@ -4,6 +4,11 @@ Each request carries a JWT of its own: who asks whom, method, path with query, a
 seconds and is taken once: by this process, and by none that starts later. Each answer carries one too, bound to the
 request's id, so that nothing unsigned is read on either side. The signature is Ed25519 in a domain of its own: no token
 can serve as a block's signature, or the reverse.
+
+What operates a node (all but GET outside of /peer/) is taken once whatever any clock says: its token repeats a
+challenge that the node gave in its present life, a moment ago by the clock that only runs. So no process that starts
+later takes it, this one forgets its id only when the challenge has ended, and neither a step of the wall clock nor a
+caller's clock that is ahead makes it good again. What nodes ask of each other may be taken twice, and is asked at once.
 """
 
 from __future__ import annotations
@@ -15,15 +20,16 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Annotated, Any, Final, cast
 
 import jwt
 from cachetools import TTLCache
 from jwt.algorithms import Algorithm
+from msgspec import Meta
 
 from goud_node.chain.keys import SigningKey, verify
 from goud_node.clock import running
-from goud_node.documents import Malformed, read
+from goud_node.documents import Document, Malformed, read
 
 DOMAIN_REQUEST: Final = b"goud-peer-request-v1"
 DOMAIN_ANSWER: Final = b"goud-peer-answer-v1"
@@ -36,14 +42,23 @@ LEEWAY_SECONDS: Final = 10
 """Clocks of two nodes may differ by this much."""
 _REPLAY_ENTRIES: Final = 200_000
 _LONGEST_ID: Final = 64
+CHALLENGE: Final = "challenge"
+"""Reason of the refusal that asks for a challenge and has one, under the same name."""
 _CREATION: Final = "ims"
 """Claim: Unix milliseconds when the token was made. Earlier releases have `iat` only, in whole seconds."""
+_CHALLENGE: Final = "chl"
+
+
+class _Refusal(Document):
+    """What is used of a refusal."""
+
+    challenge: Annotated[str, Meta(max_length=200)]
 
 
 class Refused(Exception):
     """A token that is not accepted; `reason` is a slug for the metric, the message is for the peer.
 
-    `caller` is who made it, when only its time is wrong.
+    `caller` is who made it, when only its time is wrong, or the challenge is missing.
     """
 
     def __init__(self, reason: str, message: str, caller: Caller | None = None) -> None:
@@ -95,15 +110,13 @@ _ANSWERS: Final = _signatures(_ANSWER_ALG, DOMAIN_ANSWER)
 class Caller:
     """Who asks, the id that the answer must name, the hash of the body that was signed, and when the token ends.
 
-    `until` is on the clock that only runs: 0 for what has ended already, or has not begun. `creation_ms` is Unix time,
-    as the caller's clock had it.
+    `until` is on the clock that only runs: 0 for what has ended already, or has not begun.
     """
 
     node_id: str
     request_id: str
     digest: str
     until: float = 0
-    creation_ms: int = 0
 
 
 class Signer:
@@ -114,11 +127,15 @@ class Signer:
         self._issuer = issuer
         self._clock = clock
 
-    def request(self, audience: str, method: str, target: str, body: bytes) -> tuple[str, str]:
+    def request(
+        self, audience: str, method: str, target: str, body: bytes, challenge: str | None = None
+    ) -> tuple[str, str]:
         """The token for a request to node `audience`, and the request's id. `target` is path and query."""
         request_id = secrets.token_hex(16)
         claims = self._claims(audience, request_id)
         claims |= {"mth": method, "tgt": target, "bod": _digest(body)}
+        if challenge is not None:
+            claims[_CHALLENGE] = challenge
         return _encode(_REQUESTS, _REQUEST_ALG, claims, self._key), request_id
 
     def answer(self, audience: str, request_id: str, status: int, body: bytes) -> str:
@@ -157,20 +174,26 @@ class Verifier:
         self._keys = dict(keys)
         self._clock = clock
         self._running, self._start_time = running, running() if since is None else since
-        self._request_ids: TTLCache[str, int] = TTLCache(
+        self._request_ids: TTLCache[str, None] = TTLCache(
             entries, ttl=LIFETIME_SECONDS + 2 * LEEWAY_SECONDS, timer=time.monotonic
         )
-        self._forgotten_ms = -1
-        """When the newest of the operator's requests that are forgotten was made."""
+        self._life_key = secrets.token_bytes(32)
+
+    def challenge(self) -> str:
+        """What the next token that operates this node repeats: good in this life, for as long as a token lives."""
+        moment = f"{self._running():.3f}"
+        return f"{moment}:{self._seal(moment)}"
 
     def request(self, token: str | None, method: str, target: str) -> Caller:
         """Who made the request that begins so; its body is to be taken next. Raises Refused."""
         claims = self._verified_claims(_REQUESTS, _REQUEST_ALG, token)
         until = self._running() + self._remaining_seconds(claims)
-        creation_ms = self._creation_ms(claims)
+        self._require_this_life(claims)
         if (claims.get("mth"), claims.get("tgt")) != (method, target):
             raise Refused("altered", "The token was made for another request.")
-        caller = _caller(claims, until, creation_ms)
+        caller = _caller(claims, until)
+        if method != "GET" and not target.startswith("/peer/"):
+            self._require_challenge(claims)
         self._require_new(caller)
         return caller
 
@@ -188,7 +211,7 @@ class Verifier:
         if len(self._request_ids) >= self._request_ids.maxsize:
             # Forgetting a live id would let it be replayed: rather refuse than forget.
             raise Refused("overload", "Too many requests to remember: retry in a moment.")
-        self._request_ids[caller.request_id] = caller.creation_ms if caller.node_id == OPERATOR else -1
+        self._request_ids[caller.request_id] = None
 
     def answer(self, token: str | None, issuer: str, request_id: str, status: int, body: bytes) -> None:
         """Check the answer of node `issuer` to that request. Raises Refused.
@@ -234,9 +257,9 @@ class Verifier:
             raise Refused("expired", "The token has expired: check the clocks of both nodes.", _caller(claims))
         return expiry + LEEWAY_SECONDS - now
 
-    def _creation_ms(self, claims: Mapping[str, Any]) -> int:
-        """When the token was made. What was seen before a restart is forgotten, so nothing older than this process is
-        taken. Raises Refused.
+    def _require_this_life(self, claims: Mapping[str, Any]) -> None:
+        """What was seen before a restart is forgotten, so nothing that is older than this process is taken, as far as
+        the clocks tell. Raises Refused.
 
         Compared by age: a step of the wall clock after the start refuses nobody.
         """
@@ -246,28 +269,37 @@ class Verifier:
         # Both clocks are read in whole milliseconds here.
         if self._clock() * 1000 - creation_ms > (self._running() - self._start_time) * 1000 + 1:
             raise Refused("restarted", "The token was made before this node started: make a new request.")
-        return creation_ms
+
+    def _require_challenge(self, claims: Mapping[str, Any]) -> None:
+        """Raises Refused unless the token repeats a challenge of this life, and of a moment ago."""
+        challenge = claims.get(_CHALLENGE)
+        if challenge is None:
+            raise Refused(CHALLENGE, "Repeat the request with the challenge of this answer.", _caller(claims))
+        moment, _, seal = str(challenge).partition(":")
+        if not hmac.compare_digest(seal.encode(errors="replace"), self._seal(moment).encode()):
+            raise Refused("restarted", "The challenge is not of this node's present life: make a new request.")
+        if self._running() - float(moment) >= LIFETIME_SECONDS:
+            raise Refused("expired", "The challenge has ended: make a new request.")
+
+    def _seal(self, moment: str) -> str:
+        return hmac.digest(self._life_key, moment.encode(errors="replace"), "sha256").hex()
 
     def _require_new(self, caller: Caller) -> None:
-        """Raises Refused for what was taken before, also when that is forgotten and this clock has gone back since.
-
-        That costs as many seconds as the step, so it holds for the operator's requests only: those of nodes may be
-        taken twice, and nodes whose clock went back together must not refuse each other.
-        """
-        for _, creation_ms in self._request_ids.expire() or ():
-            self._forgotten_ms = max(self._forgotten_ms, creation_ms)
+        """Raises Refused for what was taken before."""
         if caller.request_id in self._request_ids:
             raise Refused("replayed", "This request was received before.")
-        if caller.node_id == OPERATOR and caller.creation_ms <= self._forgotten_ms:
-            raise Refused(
-                "replayed",
-                "The request is not newer than one that was received long ago, so a clock has gone back: repeat it "
-                "when the clock has caught up, or restart this node.",
-            )
 
 
-def _caller(claims: Mapping[str, Any], until: float = 0, creation_ms: int = 0) -> Caller:
-    return Caller(str(claims["iss"]), str(claims["jti"]), str(claims.get("bod")), until, creation_ms)
+def challenge_of(refusal: bytes) -> str | None:
+    """The challenge that a node's refusal asks to repeat, if it does."""
+    try:
+        return read(refusal, _Refusal).challenge
+    except Malformed:
+        return None
+
+
+def _caller(claims: Mapping[str, Any], until: float = 0) -> Caller:
+    return Caller(str(claims["iss"]), str(claims["jti"]), str(claims.get("bod")), until)
 
 
 def _encode(jws: jwt.PyJWS, algorithm: str, claims: Mapping[str, Any], key: SigningKey) -> str:

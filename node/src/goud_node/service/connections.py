@@ -28,6 +28,9 @@ BODY_BYTES: Final = 64 * 1024
 """Least bytes of a body in each `BODY_SECONDS` of it, but for its end: who sends less has no use for an answer."""
 HEAD_SECONDS: Final = 20.0
 """Longest from a connection's start, or from the first byte of a later request, to the end of its headers."""
+SEND_SECONDS: Final = 60.0
+SEND_BYTES: Final = 192 * 1024
+"""Least bytes that a client takes of what waits for it in each `SEND_SECONDS`: until then it is kept in memory."""
 _SLICE: Final = 16 * 1024
 _CHUNK_LINES: Final = 24  # bytes around a chunk of a body: its size and two line ends
 _LINGER_SECONDS: Final = 2.0
@@ -65,6 +68,7 @@ class Requests(HttpToolsProtocol):
         self._deaf = False
         self._discarded_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._send_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as the base class does
         super().connection_made(transport)
@@ -72,7 +76,16 @@ class Requests(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_timer()
+        self._cancel_send_timer()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._expect_reader()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._cancel_send_timer()
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
@@ -141,6 +154,7 @@ class Requests(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         self._deaf = True  # the transport has another protocol from here on
+        self._cancel_send_timer()
         if self._owes_answer():
             self._end_after_answers()
         else:
@@ -218,6 +232,23 @@ class Requests(HttpToolsProtocol):
             self._refuse(408, "request-timeout", f"The body was not complete in time: {shortfall}.")
         else:
             self.transport.close()
+
+    def _expect_reader(self) -> None:
+        size = self.transport.get_write_buffer_size()
+        self._cancel_send_timer()
+        self._send_timer = self.loop.call_later(SEND_SECONDS, self._on_slow_reader, size)
+
+    def _on_slow_reader(self, previous_size: int) -> None:
+        if previous_size - self.transport.get_write_buffer_size() < SEND_BYTES:
+            # Closing it would wait for that client once more.
+            self.transport.abort()
+        else:
+            self._expect_reader()
+
+    def _cancel_send_timer(self) -> None:
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None
 
     def _set_timer(self, seconds: float, action: Callable[[], None]) -> None:
         self._timer = self.loop.call_later(seconds, action)
