@@ -27,7 +27,7 @@ from goud_backup.repository.recording import put_manifest
 from goud_backup.repository.repository import Repository, missing_of, new_backup_id
 from goud_backup.seen import Memory
 from goud_backup.settings import SECRETS_FOLDER
-from goud_backup.source import Facts, Grown, Snapshot, Source
+from goud_backup.source import IMPLIED, Facts, Grown, Snapshot, Source
 from goud_backup.upload import Upload, Uploader, units
 from goud_node import __version__
 from goud_node.errors import ConfigurationError
@@ -162,12 +162,13 @@ class _Run:
             draft = _Draft(self._collect(), rot.present_objects(self._repository))
             self._recognise(draft)
             unread = [file for file in draft.files if file.known is None or not file.known.read]
-            names, height = {file.file.name for file in unread}, examination.facts.height
-            reading = executor.submit(read_through, examination.store, names, checked + 1, height)
-            self._store(draft, examination.facts, previous)
+            names, facts = {file.file.name for file in unread}, examination.facts
+            implied = {family: facts.keys[family.value] for family in IMPLIED}
+            reading = executor.submit(read_through, examination.store, names, checked + 1, facts.height, implied)
+            self._store(draft, facts, previous)
             reading.result()
             self._mark_read(unread)
-            manifest = sealed(self._description(draft, examination.facts, previous, sequence), self._sealer)
+            manifest = sealed(self._description(draft, facts, previous, sequence), self._sealer)
             look = partial(self._look_again, history, Grown(examination, self._snapshot.live), previous)
             # Before, because a host may not be able to withdraw; after, because others look before they write as well.
             look()
