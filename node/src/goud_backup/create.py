@@ -31,7 +31,7 @@ from goud_backup.source import IMPLIED, Facts, Grown, Snapshot, Source
 from goud_backup.upload import Upload, Uploader, units
 from goud_node import __version__
 from goud_node.errors import ConfigurationError
-from goud_node.store import marker
+from goud_node.store import Family, marker
 from goud_node.store.twin import data_files
 
 _log = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ class _Run:
             self._recognise(draft)
             unread = [file for file in draft.files if file.known is None or not file.known.read]
             names, facts = {file.file.name for file in unread}, examination.facts
-            implied = {family: facts.keys[family.value] for family in IMPLIED}
+            implied: dict[Family, int] = {family: facts.keys[family.value] for family in IMPLIED}
             reading = executor.submit(read_through, examination.store, names, checked + 1, facts.height, implied)
             self._store(draft, facts, previous)
             reading.result()
