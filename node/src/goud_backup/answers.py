@@ -3,37 +3,67 @@
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Callable, Mapping
 
 import httpx
 
 
-async def whole(client: httpx.AsyncClient, url: str, most: int, seconds: float) -> httpx.Response:
-    """What GET brings: at most `most` bytes as they were sent, after at most `seconds` from the name to the last byte.
+async def whole(
+    client: httpx.AsyncClient,
+    url: str,
+    most: int,
+    seconds: float,
+    *,
+    rate: float = math.inf,
+    method: str = "GET",
+    content: bytes = b"",
+    headers: Mapping[str, str] | None = None,
+    keep: str = "",
+) -> httpx.Response:
+    """What a call brings: at most `most` bytes as they were sent, at most `seconds` after it began to the last byte,
+    and as many more as what was received takes at `rate` bytes a second. Of its headers nothing but `keep`.
 
     Raises httpx.HTTPError, httpx.InvalidURL.
     """
-    port = httpx.URL(url).port
-    if port is not None and not 0 < port < 1 << 16:
-        raise httpx.InvalidURL(f"{port} is not a port")
     try:
-        return await asyncio.wait_for(_read(client, url, most), seconds)
+        address = httpx.URL(url)
+        if address.port is not None and not 0 < address.port < 1 << 16:
+            raise httpx.InvalidURL(f"{address.port} is not a port")
+        # Who sends nothing at all is waited for no longer than `seconds`, whatever was received before.
+        limits = httpx.Timeout(seconds, connect=client.timeout.connect)
+        request = client.build_request(method, address, content=content, headers=headers, timeout=limits)
+        request.headers["Accept-Encoding"] = "identity"
+        async with asyncio.timeout(seconds) as deadline:
+            begin = deadline.when() or 0.0
+            content, answer = await _read(
+                client, request, most, lambda length: deadline.reschedule(begin + length / rate)
+            )
+        # Without its other headers: one that names a compression would have it unpacked.
+        kept = {keep: answer.headers.get(keep, "")} if keep else {}
+        return httpx.Response(answer.status_code, headers=kept, content=content, request=request)
     except TimeoutError as error:
         raise httpx.ReadTimeout(f"no whole answer within {seconds:g} s") from error
     except UnicodeError as error:
-        raise httpx.InvalidURL(f"no name of a host: {error}") from error
+        raise httpx.InvalidURL(f"no name of a host, or no address of a page: {error}") from error
 
 
-async def _read(client: httpx.AsyncClient, url: str, most: int) -> httpx.Response:
+async def _read(
+    client: httpx.AsyncClient, request: httpx.Request, most: int, go_on: Callable[[int], None]
+) -> tuple[bytes, httpx.Response]:
     content = bytearray()
     try:
-        async with client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as answer:
+        answer = await client.send(request, stream=True)
+        try:
             # As it comes: a short answer could unpack to a long one.
             async for data in answer.aiter_raw():
                 content += data
                 if len(content) > most:
                     raise httpx.TransportError(f"its answer is longer than {most} bytes, and no node's is")
-        # Without its headers: one that names a compression would have it unpacked.
-        return httpx.Response(answer.status_code, content=bytes(content), request=answer.request)
+                go_on(len(content))
+        finally:
+            await answer.aclose()
+        return bytes(content), answer
     finally:
         # An error and its task refer to each other. With them this would stay until the collector looks for circles,
         # and who asks again and again would hold several answers at once.

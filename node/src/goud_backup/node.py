@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import logging
 import time
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from typing import Any, Final
 import httpx
 from msgspec.structs import asdict as fields
 
+from goud_backup.answers import whole
 from goud_backup.errors import SourceError
 from goud_backup.repository.segments import Pair
 from goud_node.chain import encoding
@@ -28,6 +31,8 @@ _ATTEMPTS: Final = 6
 _PAUSE: Final = 0.2
 _MOST_ANSWER: Final = 8 * 1024 * 1024
 """A node sends blocks until they exceed 4 MiB, with their certificates."""
+_RATE: Final = 32 * 1024
+"""Bytes a second that an answer has on average, once it has begun: half of what the slowest link has that is used."""
 _CUT: Final = (httpx.RemoteProtocolError, httpx.ReadError)
 """A connection that broke after it was there. An answer is signed as a whole, so it is asked for again as a whole."""
 
@@ -68,7 +73,8 @@ class NodeClient:
         public = validator.public_key if validator is not None else None if operator else key.public
         self._verifier = None if public is None else Verifier(self._issuer, {node: public})
         # The environment's proxies are for the world outside, never for our own nodes.
-        self._http = httpx.Client(timeout=httpx.Timeout(30.0, connect=3.0), trust_env=False)
+        self._http = httpx.AsyncClient(timeout=httpx.Timeout(30.0, connect=3.0), trust_env=False)
+        self._runner = asyncio.Runner()
 
     def status(self) -> dict[str, Any]:
         """The node's height, role, version and chain. Raises SourceError."""
@@ -113,7 +119,8 @@ class NodeClient:
         return pairs
 
     def close(self) -> None:
-        self._http.close()
+        self._runner.run(self._http.aclose())
+        self._runner.close()
 
     def _document(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float = 30.0
@@ -153,40 +160,34 @@ class NodeClient:
     ) -> tuple[httpx.Response, str]:
         """The answer, and the id of the request that it is to. What only reads is asked again when that is cut off."""
         attempts = _ATTEMPTS if method == "GET" else 1
+        content = b"" if body is None else json.dumps(body).encode()
         for attempt in range(attempts):
             time.sleep(attempt * _PAUSE)
-            request = self._http.build_request(
-                method, self._url + path, json=body, timeout=httpx.Timeout(seconds, connect=3.0)
-            )
             # A proof is good for one request, so each attempt has its own.
             signer = Signer(self._key, self._issuer, time.time)
-            token, request_id = signer.request(self.node, method, path, request.content)
-            request.headers.update({"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"})
+            token, request_id = signer.request(self.node, method, path, content)
+            headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+            call = whole(
+                self._http,
+                self._url + path,
+                _MOST_ANSWER,
+                seconds,
+                rate=_RATE,
+                method=method,
+                content=content,
+                headers=headers,
+                keep=ANSWER_HEADER,
+            )
             try:
-                return _whole(self._http.send(request, stream=True)), request_id
+                # Only all of an answer shows who signed it.
+                return self._runner.run(call), request_id
             except _CUT as error:
                 _log.warning("%s broke off its answer to %s: %s", self.node, path, error)
-                cause: httpx.HTTPError = error
-            except httpx.HTTPError as error:
+                cause: Exception = error
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
                 cause = error
                 break
         raise SourceError(
             f"{self.node} does not answer at {self._url} ({cause}): is it running, and is this the right port? "
             "A stopped node is backed up by --data-dir alone."
         ) from cause
-
-
-def _whole(answer: httpx.Response) -> httpx.Response:
-    """What was sent, up to more than any node sends: only all of an answer shows who signed it."""
-    try:
-        content = bytearray(answer.content if answer.is_stream_consumed else b"")
-        # As it comes: a short answer could unpack to a long one.
-        for data in () if answer.is_stream_consumed else answer.iter_raw(64 * 1024):
-            content += data
-            if len(content) > _MOST_ANSWER:
-                raise httpx.TransportError(f"its answer is longer than {_MOST_ANSWER} bytes, and no node's is")
-    finally:
-        answer.close()
-    # Of the headers nothing else counts: one that names a compression would have it unpacked.
-    headers = {ANSWER_HEADER: answer.headers.get(ANSWER_HEADER, "")}
-    return httpx.Response(answer.status_code, headers=headers, content=bytes(content))

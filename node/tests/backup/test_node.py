@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -159,11 +159,11 @@ def test_a_node_whose_answer_breaks_off_is_asked_again(
         assert cutter.requests - before == 6
         calls: list[httpx.Request] = []
 
-        def broken_off(_: httpx.Client, request: httpx.Request, **__: object) -> httpx.Response:
+        async def broken_off(_: httpx.AsyncClient, request: httpx.Request, **__: object) -> httpx.Response:
             calls.append(request)
             raise httpx.ReadError("broken off")
 
-        monkeypatch.setattr(httpx.Client, "send", broken_off)
+        monkeypatch.setattr(httpx.AsyncClient, "send", broken_off)
         with pytest.raises(SourceError, match="does not answer"):
             client.create_checkpoint(60)
         assert len(calls) == 1, "what changes something is asked for once"
@@ -184,7 +184,7 @@ def test_an_answer_of_any_length_is_given_up(
     settings = make_settings()
     sent = 0
 
-    def flood() -> Iterator[bytes]:
+    async def flood() -> AsyncIterator[bytes]:
         nonlocal sent
         piece = gzip.compress(bytes(1 << 20)) if encoding == "gzip" else bytes(1 << 16)
         for _ in range(20_000):
@@ -196,7 +196,7 @@ def test_an_answer_of_any_length_is_given_up(
 
     key = SigningKey.load(settings.node_key_file)
     client = NodeClient("http://node1", "node1", key, documents.load(settings.genesis_file), operator=False)
-    monkeypatch.setattr(client, "_http", httpx.Client(transport=httpx.MockTransport(answer)))
+    monkeypatch.setattr(client, "_http", httpx.AsyncClient(transport=httpx.MockTransport(answer)))
     for call in (client.status, lambda: client.blocks(1), lambda: client.create_checkpoint(1)):
         with pytest.raises(SourceError, match="longer than"):
             call()
@@ -222,8 +222,12 @@ def test_a_document_of_another_kind_is_no_answer(
     key = SigningKey.load(settings.node_key_file)
     client = NodeClient("http://node1", "node1", key, documents.load(settings.genesis_file), operator=False)
     monkeypatch.setattr(client, "_verifier", None)
-    answer = httpx.MockTransport(lambda _: httpx.Response(200, content=body))
-    monkeypatch.setattr(client, "_http", httpx.Client(transport=answer))
+
+    async def sent() -> AsyncIterator[bytes]:
+        yield body
+
+    answer = httpx.MockTransport(lambda _: httpx.Response(200, content=sent()))
+    monkeypatch.setattr(client, "_http", httpx.AsyncClient(transport=answer))
     for call in (client.certified_height, lambda: client.create_checkpoint(1)):
         with pytest.raises(SourceError, match="node1"):
             call()
