@@ -205,8 +205,15 @@ class _Run:
         self._see_everything(draft)
 
     def _collect(self) -> list[_File]:
-        files = [_File(f"{marker.DATABASE}/{file.name}", file, *_size_and_mode(file), identify(file))
-                 for file in data_files(self._snapshot.database)]  # fmt: skip
+        paths = [(f"{marker.DATABASE}/{file.name}", file) for file in data_files(self._snapshot.database)]
+        try:
+            check_paths(path for path, _ in paths)
+        except ValueError as error:
+            raise SourceError(
+                f"{self._snapshot.database} holds a file that cannot be stored: {error}. It is none of the database's: "
+                "move it away or rename it. Nothing was stored."
+            ) from error
+        files = [_File(path, file, *_size_and_mode(file), identify(file)) for path, file in paths]
         chain = self._snapshot.data_dir / marker.MARKER
         files.append(_File(marker.MARKER, chain, *_size_and_mode(chain), identify(chain)))
         files += [_File(_secret_path(secret), secret, *_size_and_mode(secret), identify(secret))
