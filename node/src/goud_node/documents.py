@@ -102,6 +102,11 @@ def require_bounds(data: bytes | bytearray, most: int) -> None:
         raise Malformed(f"it is nested more than {_MOST_DEPTH} deep")
 
 
+def printable(text: str) -> str:
+    """The text in which each character that a terminal obeys, or cannot show, is escaped."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 def _is_deep(data: bytes | bytearray) -> bool:
     """By whole passes over what is left of it, which take less time than the parsing."""
     rest = data.replace(b"\\\\", b"").replace(b'\\"', b"").translate(_NESTING, _NO_NESTING).replace(b'""', b"")

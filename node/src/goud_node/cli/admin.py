@@ -14,7 +14,7 @@ from msgspec import Meta
 from goud_node.chain.keys import SigningKey
 from goud_node.cli import config, output
 from goud_node.cli.output import AsJson
-from goud_node.documents import MOST_LISTING, Document, Line, Malformed, Number, read, shaped
+from goud_node.documents import MOST_LISTING, Document, Line, Malformed, Number, printable, read, shaped
 from goud_node.errors import ConfigurationError, GoudError
 from goud_node.peer.tokens import ANSWER_HEADER, OPERATOR, Refused, Signer, Verifier
 
@@ -121,7 +121,7 @@ class _Call:
         self._check(response, request_id)
         document = self._document(response) if response.content else {}
         if response.is_error:
-            detail = output.printable(str(document.get("detail", document)))[:1000]
+            detail = printable(str(document.get("detail", document)))[:1000]
             raise Unreachable(f"{self._node} refused ({response.status_code}): {detail}")
         if shape is not None:
             try:
@@ -143,7 +143,7 @@ class _Call:
 
     def _check(self, response: httpx.Response, request_id: str) -> None:
         if response.status_code == 401:
-            raise Unreachable(f"{self._node} refuses this key: {output.printable(response.text[:300])}")
+            raise Unreachable(f"{self._node} refuses this key: {printable(response.text[:300])}")
         if self._public_key is None:
             # The operator holds no list of the nodes' keys; from afar the transport has to be trusted.
             return

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from goud_node.documents import printable
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 
 console = Console(soft_wrap=True)
@@ -31,11 +33,6 @@ def table(title: str, rows: Iterable[tuple[str, str]]) -> None:
     for name, value in rows:
         view.add_row(Text(printable(name)), Text(printable(value)))
     console.print(view)
-
-
-def printable(text: str) -> str:
-    """The text in which each character that a terminal obeys, or cannot show, is escaped."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def moment(seconds: float) -> str:
