@@ -27,11 +27,11 @@ from goud_backup.repository.recording import put_manifest
 from goud_backup.repository.repository import Repository, missing_of, new_backup_id
 from goud_backup.seen import Memory
 from goud_backup.settings import SECRETS_FOLDER
-from goud_backup.source import Facts, Grown, Snapshot, Source
+from goud_backup.source import IMPLIED, Facts, Grown, Snapshot, Source
 from goud_backup.upload import Upload, Uploader, units
 from goud_node import __version__
 from goud_node.errors import ConfigurationError
-from goud_node.store import marker
+from goud_node.store import Family, marker
 from goud_node.store.twin import data_files
 
 _log = logging.getLogger(__name__)
@@ -162,12 +162,13 @@ class _Run:
             draft = _Draft(self._collect(), rot.present_objects(self._repository))
             self._recognise(draft)
             unread = [file for file in draft.files if file.known is None or not file.known.read]
-            names, height = {file.file.name for file in unread}, examination.facts.height
-            reading = executor.submit(read_through, examination.store, names, checked + 1, height)
-            self._store(draft, examination.facts, previous)
+            names, facts = {file.file.name for file in unread}, examination.facts
+            implied: dict[Family, int] = {family: facts.keys[family.value] for family in IMPLIED}
+            reading = executor.submit(read_through, examination.store, names, checked + 1, facts.height, implied)
+            self._store(draft, facts, previous)
             reading.result()
             self._mark_read(unread)
-            manifest = sealed(self._described(draft, examination.facts, previous, sequence), self._sealer)
+            manifest = sealed(self._described(draft, facts, previous, sequence), self._sealer)
             look = partial(self._look_again, history, Grown(examination, self._snapshot.live), previous)
             # Before, because a host may not be able to withdraw; after, because others look before they write as well.
             look()
@@ -204,8 +205,15 @@ class _Run:
         self._see_everything(draft)
 
     def _collect(self) -> list[_File]:
-        files = [_File(f"{marker.DATABASE}/{file.name}", file, *_size_and_mode(file), identify(file))
-                 for file in data_files(self._snapshot.database)]  # fmt: skip
+        paths = [(f"{marker.DATABASE}/{file.name}", file) for file in data_files(self._snapshot.database)]
+        try:
+            check_paths(path for path, _ in paths)
+        except ValueError as error:
+            raise SourceError(
+                f"{self._snapshot.database} holds a file that cannot be stored: {error}. It is none of the database's: "
+                "move it away or rename it. Nothing was stored."
+            ) from error
+        files = [_File(path, file, *_size_and_mode(file), identify(file)) for path, file in paths]
         chain = self._snapshot.data_dir / marker.MARKER
         files.append(_File(marker.MARKER, chain, *_size_and_mode(chain), identify(chain)))
         files += [_File(_secret_path(secret), secret, *_size_and_mode(secret), identify(secret))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from goud_node.chain.genesis import Genesis
 from goud_node.chain.keys import SigningKey
 from goud_node.documents import Digest, Document, Line, Malformed, Number, printable, read, shaped
 from goud_node.errors import InvalidBlock
-from goud_node.exchange import request_of
+from goud_node.exchange import request_of, whole
 from goud_node.peer.tokens import ANSWER_HEADER, OPERATOR, Refused, Signer, Verifier, challenge_of
 
 _log = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ _ATTEMPTS: Final = 6
 _PAUSE: Final = 0.2
 _MOST_ANSWER: Final = 8 * 1024 * 1024
 """A node sends blocks until they exceed 4 MiB, with their certificates."""
+_RATE: Final = 32 * 1024
+"""Bytes a second that an answer has on average, once it has begun: half of what the slowest link has that is used."""
 _CUT: Final = (httpx.RemoteProtocolError, httpx.ReadError)
 """A connection that broke after it was there. An answer is signed as a whole, so it is asked for again as a whole."""
 
@@ -69,7 +72,8 @@ class NodeClient:
         public = validator.public_key if validator is not None else None if operator else key.public
         self._verifier = None if public is None else Verifier(self._issuer, {node: public})
         # The environment's proxies are for the world outside, never for our own nodes.
-        self._transport: httpx.BaseTransport = httpx.HTTPTransport(trust_env=False)
+        self._transport: httpx.AsyncBaseTransport = httpx.AsyncHTTPTransport(trust_env=False)
+        self._runner = asyncio.Runner()
 
     def status(self) -> dict[str, Any]:
         """The node's height, role, version and chain. Raises SourceError."""
@@ -114,7 +118,8 @@ class NodeClient:
         return pairs
 
     def close(self) -> None:
-        self._transport.close()
+        self._runner.run(self._transport.aclose())
+        self._runner.close()
 
     def _document(
         self, method: str, path: str, body: dict[str, Any] | None = None, *, seconds: float = 30.0
@@ -161,7 +166,9 @@ class NodeClient:
                 request = request_of(method, self._url + path, httpx.Timeout(seconds, connect=3.0), document=body)
                 token, request_id = signer.request(self.node, method, path, request.content, challenge)
                 request.headers["Authorization"] = f"Bearer {token}"
-                return _whole(self._transport.handle_request(request)), request_id
+                # Only all of an answer shows who signed it.
+                answer = whole(self._transport, request, _MOST_ANSWER, seconds, ANSWER_HEADER, rate=_RATE)
+                return self._runner.run(answer), request_id
             except _CUT as error:
                 _log.warning("%s broke off its answer to %s: %s", self.node, path, error)
                 cause: httpx.HTTPError = error
@@ -177,19 +184,3 @@ class NodeClient:
 def _said(answer: httpx.Response) -> str:
     """Its beginning, as it may be shown: nobody has vouched for it, perhaps."""
     return printable(answer.text[:300])
-
-
-def _whole(answer: httpx.Response) -> httpx.Response:
-    """What was sent, up to more than any node sends: only all of an answer shows who signed it."""
-    try:
-        content = bytearray(answer.content if answer.is_stream_consumed else b"")
-        # As it comes: a short answer could unpack to a long one.
-        for data in () if answer.is_stream_consumed else answer.iter_raw(64 * 1024):
-            content += data
-            if len(content) > _MOST_ANSWER:
-                raise httpx.TransportError(f"its answer is longer than {_MOST_ANSWER} bytes, and no node's is")
-    finally:
-        answer.close()
-    # Of the headers nothing else counts: one that names a compression would have it unpacked.
-    headers = {ANSWER_HEADER: answer.headers.get(ANSWER_HEADER, "")}
-    return httpx.Response(answer.status_code, headers=headers, content=bytes(content))

@@ -18,7 +18,6 @@ from goud_backup.repository import signed
 from goud_backup.repository.history import History, Parting, Source, all_of, anchors_of
 from goud_backup.repository.manifest import Manifest, check_certificates
 from goud_backup.repository.repository import Repository
-from goud_backup.settings import SECRETS_FOLDER
 from goud_node.chain.genesis import Genesis
 from goud_node.chain.keys import SigningKey
 from goud_node.chain.ledger import Ledger
@@ -70,15 +69,12 @@ def restore(repository: Repository, plan: Plan, data_dir: Path, tools: Tools) ->
 
 
 def put_in_place(data_dir: Path, folder: Path, genesis: Genesis, restored: Restored, tools: Tools) -> Restored:
-    """Swap the proven database in the staging directory `folder` with the live one."""
-    secrets = folder / SECRETS_FOLDER
-    if tools.secrets_to is not None and secrets.is_dir():
-        _put_secrets(secrets, tools.secrets_to)
+    """Swap the proven database in the staging directory `folder` with the live one, and so the secrets beside it."""
     database = marker.database_path(folder)
     with staging.writing(data_dir):
         durable.adopt_all(database, data_dir)
     staging.make_durable(database, tools.workers)
-    former = swap.swap(data_dir, database, genesis.chain_id)
+    former = swap.swap(data_dir, database, genesis.chain_id, tools.secrets_to)
     shutil.rmtree(folder, ignore_errors=False)
     return Restored(**{**asdict(restored), "kept": None if former is None else str(former)})
 
@@ -282,13 +278,6 @@ def _rebuild_from(plan: Plan, base: Path, database: Path, genesis: Genesis, tool
     with walk.opened(below) as store:
         replay.rebuild(database, genesis, replay.rows_of_database(store, height), height, tools.progress)
     return height
-
-
-def _put_secrets(secrets: Path, folder: Path) -> None:
-    if not folder.exists():
-        durable.make_folder(folder, 0o700)
-    for path in sorted(secrets.iterdir()):
-        durable.replace(folder / path.name, path.read_bytes(), 0o600)
 
 
 def _id(manifest: Manifest | None) -> str | None:

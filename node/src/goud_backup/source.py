@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from goud_backup.errors import EmptyBackup, InUse, SourceError
 from goud_backup.repository.segments import Pair
+from goud_node.chain import order
 from goud_node.chain.genesis import Genesis
 from goud_node.chain.indexes import height_key, rows_implied
 from goud_node.chain.ledger import Ledger
@@ -24,6 +25,8 @@ _log = logging.getLogger(__name__)
 
 CHECKPOINT: Final = "checkpoint"
 DIRECTORY: Final = "directory"
+IMPLIED: Final = tuple(family for family in Family if family not in {Family.METADATA, Family.SEQUENCER})
+"""Families whose rows follow from the chain; none of them is ever removed."""
 
 
 @dataclass(frozen=True)
@@ -253,7 +256,7 @@ def examining(database: Path, genesis: Genesis) -> Iterator[Examination]:
 
 def _facts(store: RocksStore, ledger: Ledger) -> Facts:
     state, certified = ledger.state, ledger.certified_height
-    tail = sum(1 for _ in store.scan(Family.CERTIFICATES, height_key(certified + 1)))
+    tail = sum(1 for _ in store.scan(Family.CERTIFICATES, height_key(certified + 1), height_key(ledger.height + 1)))
     certified_block = ledger.block(certified)
     if certified_block is None:
         raise CorruptStore(f"Block {certified} is missing from the source.")
@@ -263,8 +266,7 @@ def _facts(store: RocksStore, ledger: Ledger) -> Facts:
         Family.BLOCKS: ledger.height + 1,
         Family.CERTIFICATES: certified + tail,
         **rows_implied(state),
-        Family.METADATA: sum(1 for _ in store.scan(Family.METADATA)),
-        Family.SEQUENCER: sum(1 for _ in store.scan(Family.SEQUENCER)),
+        **order.other_rows(store, ledger),
     }
     return Facts(
         height=ledger.height,

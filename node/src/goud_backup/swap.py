@@ -7,19 +7,22 @@ import errno
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from msgspec.structs import asdict as fields
 
-from goud_backup import reading, walk
+from goud_backup import reading, secret_files, walk
 from goud_backup.errors import InUse, SourceError
+from goud_backup.secret_files import SecretFiles, WrittenSecretFiles, require_below
+from goud_backup.settings import SECRETS_FOLDER
 from goud_backup.source import held
 from goud_node.documents import Document, Line, Malformed, read_file
 from goud_node.errors import CorruptStore, WrongChain
@@ -32,6 +35,8 @@ STAGING: Final = "restore.staging"
 JOURNAL: Final = "restore.json"
 BEFORE: Final = "rocksdb.before-"
 UNDONE: Final = "rocksdb.undone-"
+_KEPT: Final = re.compile(rf"({'|'.join(map(re.escape, (BEFORE, UNDONE, secret_files.KEPT)))})\d{{8}}T\d{{12}}Z")
+"""What swaps have kept: anything else that begins like it was put there by somebody."""
 PATIENCE: Final = 60.0
 """Seconds to wait for another restore: a playbook that was killed leaves one behind, which ends by itself."""
 _AT_FDCWD: Final = -100
@@ -39,14 +44,10 @@ _EXCHANGE: Final = 2
 _UNSUPPORTED: Final = {errno.EINVAL, errno.ENOSYS, errno.EXDEV, errno.ENOTSUP}
 
 
-def _require_below(path: str) -> None:
-    if path.startswith("/") or ".." in path.split("/"):
-        raise ValueError(f"{path!r} leads out of the data directory")
-
-
 @dataclass(frozen=True)
 class Journal:
-    """The last swap of a data directory: `aside` holds what was live before, empty when nothing was.
+    """The last swap of a data directory: `aside` holds what was live before, empty when nothing was; `secrets` are
+    those that were swapped with it.
 
     `former` is the one before, while this one may still come to nothing: then what it kept can still be put back.
     """
@@ -56,6 +57,7 @@ class Journal:
     aside: str
     state: str
     former: Journal | None = None
+    secrets: SecretFiles | None = None
 
 
 class _Swap(Document):
@@ -63,10 +65,11 @@ class _Swap(Document):
     staged: Line
     aside: Line
     state: Line
+    secrets: WrittenSecretFiles | None = None
 
     def __post_init__(self) -> None:
         for path in (self.staged, self.aside):
-            _require_below(path)
+            require_below(path)
 
 
 class _Written(_Swap):
@@ -150,19 +153,49 @@ def require_chain(data_dir: Path, chain_id: str) -> None:
         raise WrongChain(f"{data_dir} belongs to chain {owner}, the backup to {chain_id}. Nothing was changed.")
 
 
-def swap(data_dir: Path, staged: Path, chain_id: str) -> Path | None:
-    """Make the database `staged` the live one; where the old one is kept, None when there was none."""
-    now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+def swap(data_dir: Path, staged: Path, chain_id: str, secrets_to: Path | None = None) -> Path | None:
+    """Make the database `staged` the live one; where the old one is kept, None when there was none. The secrets that
+    are staged beside it go to `secrets_to`, and what they replace is kept; a failure leaves the live ones.
+    """
+    now = _stamp()
     live = marker.database_path(data_dir)
     aside = f"{BEFORE}{now}" if live.exists() else ""
-    journal = Journal(now, str(staged.relative_to(data_dir)), aside, "swapping", read_journal(data_dir))
+    coming = staged.parent / SECRETS_FOLDER
+    secrets = None
+    if secrets_to is not None and coming.is_dir():
+        names = tuple(sorted(path.name for path in coming.iterdir()))
+        folder, origin = str(secrets_to.absolute()), str(coming.relative_to(data_dir))
+        secrets = SecretFiles(folder, names, origin, f"{secret_files.KEPT}{now}")
+        secret_files.keep(data_dir, secrets)
+    place = str(staged.relative_to(data_dir))
+    journal = Journal(now, place, aside, "swapping", read_journal(data_dir), secrets)
     durable.replace(staged / RESTORED, json.dumps({"id": now}).encode())
     if not (data_dir / marker.MARKER).exists():
         durable.replace(data_dir / marker.MARKER, f"{chain_id}\n".encode())
-    _write(data_dir, journal)
-    _exchange(data_dir, journal)
+    _perform(data_dir, journal)
     _finish(data_dir, journal)
     return data_dir / aside if aside else None
+
+
+def _perform(data_dir: Path, journal: Journal) -> None:
+    _write(data_dir, journal)
+    try:
+        _put_secrets(data_dir, journal)
+        _exchange(data_dir, journal)
+    except BaseException:
+        if not _took_effect(data_dir, journal):
+            _put_secrets(data_dir, journal, back=True)
+        raise
+
+
+def _put_secrets(data_dir: Path, journal: Journal, *, back: bool = False) -> None:
+    if journal.secrets is not None:
+        secret_files.put(data_dir, journal.secrets, journal.secrets.kept if back else journal.secrets.staged)
+
+
+def _took_effect(data_dir: Path, journal: Journal) -> bool:
+    live = marker.database_path(data_dir)
+    return not live.exists() or _restored_id(live) == journal.id
 
 
 def recover(data_dir: Path) -> None:
@@ -170,15 +203,21 @@ def recover(data_dir: Path) -> None:
     journal = read_journal(data_dir)
     if journal is None or journal.state != "swapping":
         return
-    live = marker.database_path(data_dir)
-    if not live.exists() or _restored_id(live) == journal.id:
+    if _took_effect(data_dir, journal):
+        _put_secrets(data_dir, journal)
         _exchange(data_dir, journal)
         _finish(data_dir, journal)
-    elif journal.former is not None:
+        return
+    _put_secrets(data_dir, journal, back=True)
+    if journal.former is not None:
         _write(data_dir, journal.former)
     else:
         (data_dir / JOURNAL).unlink()
         durable.sync_directory(data_dir)
+
+
+def _stamp() -> str:
+    return datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
 
 
 def undo(data_dir: Path) -> Path:
@@ -193,12 +232,14 @@ def undo(data_dir: Path) -> Path:
         ):
             raise SourceError(f"{data_dir} has no restore to undo: nothing is kept from before one.")
         _require_whole(data_dir / journal.aside)
-        now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
-        back = Journal(now, journal.aside, f"{UNDONE}{now}", "swapping", journal)
+        now, secrets = _stamp(), journal.secrets
+        if secrets is not None:
+            secrets = replace(secrets, staged=secrets.kept, kept=f"{secret_files.KEPT}{now}")
+            secret_files.keep(data_dir, secrets)
+        back = Journal(now, journal.aside, f"{UNDONE}{now}", "swapping", journal, secrets)
         durable.replace(data_dir / journal.aside / RESTORED, json.dumps({"id": now}).encode())
-        _write(data_dir, back)
-        _exchange(data_dir, back)
-        _finish(data_dir, Journal(back.id, back.staged, back.aside, "undone"))
+        _perform(data_dir, back)
+        _finish(data_dir, replace(back, state="undone"))
         return data_dir / back.aside
 
 
@@ -220,14 +261,14 @@ def cleanup(data_dir: Path) -> list[str]:
     First the journal is forgotten and everything is out of the way: what is half removed must not be put back.
     """
     with exclusive(data_dir) as staging:
-        removed = sorted(
-            path.name for path in data_dir.iterdir() if path.is_dir() and path.name.startswith((BEFORE, UNDONE))
-        )
+        places = (*data_dir.iterdir(), *(data_dir / ".restore").iterdir())
+        names = sorted(str(path.relative_to(data_dir)) for path in places if path.is_dir())
+        removed = [name for name in names if _KEPT.fullmatch(name)]
         (data_dir / JOURNAL).unlink(missing_ok=True)
         durable.sync_directory(data_dir)
         for name in removed:
             # Whoever comes next empties this folder first.
-            (data_dir / name).rename(staging / name)
+            (data_dir / name).rename(staging / Path(name).name)
         durable.sync_directory(data_dir)
         shutil.rmtree(staging)
     return removed
@@ -238,12 +279,16 @@ def read_journal(data_dir: Path) -> Journal | None:
     path = data_dir / JOURNAL
     try:
         written = read_file(path, _Written)
-        former = None if written.former is None else Journal(**fields(written.former))
-        return Journal(written.id, written.staged, written.aside, written.state, former)
+        return _journal(written, None if written.former is None else _journal(written.former))
     except FileNotFoundError:
         return None
     except Malformed as error:
         raise SourceError(f"{path} is damaged ({error}): look at the directory, then remove that file.") from error
+
+
+def _journal(written: _Swap, former: Journal | None = None) -> Journal:
+    secrets = None if written.secrets is None else SecretFiles(**fields(written.secrets))
+    return Journal(written.id, written.staged, written.aside, written.state, former, secrets)
 
 
 def _exchange(data_dir: Path, journal: Journal) -> None:
@@ -282,7 +327,7 @@ def _write(data_dir: Path, journal: Journal) -> None:
 
 def _finish(data_dir: Path, journal: Journal) -> None:
     state = "done" if journal.state == "swapping" else journal.state
-    _write(data_dir, Journal(journal.id, journal.staged, journal.aside, state))
+    _write(data_dir, replace(journal, state=state, former=None))
 
 
 def _restored_id(database: Path) -> str | None:

@@ -7,7 +7,8 @@ gave it: they keep its cookies for every later request, and look at where it wan
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx
@@ -52,15 +53,24 @@ def request_of(
 
 
 async def whole(
-    transport: httpx.AsyncBaseTransport, request: httpx.Request, most: int, seconds: float, *names: str
+    transport: httpx.AsyncBaseTransport,
+    request: httpx.Request,
+    most: int,
+    seconds: float,
+    *names: str,
+    rate: float = math.inf,
 ) -> httpx.Response:
-    """The answer: at most `most` bytes, at most `seconds` after the request; of its headers those of these names.
+    """The answer: at most `most` bytes, at most `seconds` after the request, longer by what the received bytes take
+    at `rate` bytes a second; of its headers those of these names.
 
     Raises httpx.TransportError, and nothing else, whatever comes.
     """
     try:
-        async with asyncio.timeout(seconds):
-            return await _read(transport, request, most, names)
+        async with asyncio.timeout(seconds) as deadline:
+            begin = deadline.when() or 0.0
+            return await _read(
+                transport, request, most, names, lambda length: deadline.reschedule(begin + length / rate)
+            )
     except TimeoutError as error:
         raise httpx.ReadTimeout(f"no whole answer within {seconds:g} s") from error
     except httpx.TransportError:
@@ -70,7 +80,11 @@ async def whole(
 
 
 async def _read(
-    transport: httpx.AsyncBaseTransport, request: httpx.Request, most: int, names: tuple[str, ...]
+    transport: httpx.AsyncBaseTransport,
+    request: httpx.Request,
+    most: int,
+    names: tuple[str, ...],
+    go_on: Callable[[int], None],
 ) -> httpx.Response:
     content = bytearray()
     answer = await transport.handle_async_request(request)
@@ -80,6 +94,7 @@ async def _read(
             content += data
             if len(content) > most:
                 raise httpx.TransportError(f"its answer is longer than {most} bytes, and no node's is")
+            go_on(len(content))
         # Of the headers nothing else counts, such as one that names an encoding of the text.
         headers = {name: answer.headers[name] for name in names if name in answer.headers}
         return httpx.Response(answer.status_code, headers=headers, content=bytes(content), request=request)

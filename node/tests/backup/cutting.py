@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import http.client
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -23,12 +24,16 @@ _HOP = {"connection", "transfer-encoding", "content-length", "keep-alive", "date
 
 
 class Cutter:
-    """`cut` decides about every answer to a GET; `cuts` are the paths whose answers were cut, in order."""
+    """`cut` decides about every answer to a GET; `cuts` are the paths whose answers were cut, in order.
+
+    With a `pause`, the rest of what is cut follows byte by byte, so many seconds after each other.
+    """
 
     def __init__(self) -> None:
         self.cut: Cut = lambda *_: None
         self.cuts: list[str] = []
         self.requests = 0
+        self.pause = 0.0
 
     @contextmanager
     def serving(self, upstream: str) -> Iterator[str]:
@@ -78,6 +83,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         if self.command != "HEAD":
             self.wfile.write(content[:part])
+        if part is not None and self.cutter.pause:
+            self._drip(content[part:])
+
+    def _drip(self, content: bytes) -> None:
+        with suppress(OSError):
+            for number in content:
+                time.sleep(self.cutter.pause)
+                self.wfile.write(bytes([number]))
 
     def log_message(self, *_: object) -> None:
         """Nobody reads a log."""

@@ -102,6 +102,9 @@ OUTER: dict[str, Callable[[], Iterator[bytes]]] = {
     "a text twice": lambda: iter([member("a/metadata.txt", b"x"), member("b/metadata.txt", b"x"), END]),
     "metadata of the wrong kind": lambda: iter([member("metadata.json", b'{"height": 1e999}'), END]),
     "metadata beyond depth": lambda: iter([member("metadata.json", b'{"x":' + b"[" * 200_000), END]),
+    "many folders with long names": lambda: (
+        pax(("path", f"{chr(0x1F600) * 1000}{n}")) + member(f"{n}", kind=b"5") for n in range(99_000)
+    ),
     "a compressed volume of zeros": lambda: iter([member("v.tar.gz", packed(iter([bytes(MIB)] * 300))), END]),
     "a compressed volume that is none": lambda: iter([member("v.tar.gz", b"nothing"), END]),
 }

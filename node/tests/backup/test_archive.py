@@ -7,8 +7,12 @@ import io
 import json
 import os
 import subprocess
+import sys
 import tarfile
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +22,19 @@ import pytest
 from goud_backup import archive, walk
 from goud_backup.codec.sealing import Opener
 from goud_backup.errors import Damaged, NoSuchBackup, NotVerified, SourceError
-from goud_backup.progress import Silent
+from goud_backup.progress import Progress, Silent
 from goud_backup.repository import layout
 from goud_backup.repository.repository import Repository
+from goud_node.errors import ConfigurationError
 
 from .support import GENESIS, backup, make_repository, redone
 
 IDENTITY = pyrage.x25519.Identity.generate()
 
 
-def exported(repository: Repository, folder: Path, opener: Opener | None = None) -> archive.Exported:
+def exported(
+    repository: Repository, folder: Path, opener: Opener | None = None, progress: Progress | None = None
+) -> archive.Exported:
     return archive.export(
         repository,
         repository.find("latest"),
@@ -36,7 +43,7 @@ def exported(repository: Repository, folder: Path, opener: Opener | None = None)
         volume="node1_data",
         opener=opener,
         workers=2,
-        progress=Silent(),
+        progress=progress or Silent(),
     )
 
 
@@ -248,3 +255,85 @@ def test_a_version_does_not_stand_for_a_fact(repository: Repository, chain: Path
     rewritten(repository, lambda document: document["versions"].update(schema="x", other="y"))
     facts = archive.metadata(exported(repository, tmp_path / "backups").path)
     assert (facts["schema_version"], facts["other_version"]) == (1, "y")
+
+
+class Meanwhile(Silent):
+    """Does something once, while an archive is written."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self._acts = [act]
+
+    def advance(self, units: int) -> None:
+        del units
+        while self._acts:
+            self._acts.pop()()
+
+
+@pytest.mark.parametrize("first", ["ends while the other writes", "begins while the other writes"])
+def test_exports_into_one_folder_at_once_spoil_nothing(
+    repository: Repository, chain: Path, cache: Path, tmp_path: Path, first: str
+) -> None:
+    backup(repository, chain, cache)
+    folder, results = tmp_path / "backups", list[archive.Exported]()
+    begun, going_on = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        begun.set()
+        assert going_on.wait(60)
+
+    def other() -> None:
+        if first.startswith("ends"):
+            results.append(exported(repository, folder))
+            return
+        executor.submit(exported, repository, folder, None, Meanwhile(wait))
+        assert begun.wait(60)
+
+    with ThreadPoolExecutor(1) as executor:
+        with suppress(ConfigurationError):
+            results.append(exported(repository, folder, None, Meanwhile(other)))
+        assert len(results) == 1
+        archive.check_checksum(results[0].path)
+        archive.unpack(results[0].path, tmp_path / "out", None)
+        going_on.set()
+    archive.check_checksum(results[0].path)
+    assert sorted(folder.iterdir()) == [results[0].checksum, results[0].path]
+
+
+def test_an_export_replaces_no_archive(made: archive.Exported, repository: Repository) -> None:
+    with pytest.raises(ConfigurationError, match="exists already"):
+        exported(repository, made.path.parent)
+    archive.check_checksum(made.path)
+
+
+@pytest.mark.parametrize("step", range(6))
+def test_an_archive_of_an_export_that_ended_anywhere_has_its_checksum(
+    repository: Repository, chain: Path, cache: Path, tmp_path: Path, step: int
+) -> None:
+    backup(repository, chain, cache)
+    folder = tmp_path / "backups"
+    script = (
+        "import os, sys; from pathlib import Path\n"
+        "steps = [int(sys.argv.pop())]\n"
+        "def cut(method):\n"
+        "    def counted(path, *arguments, **options):\n"
+        "        if 'goud-chain-backup-' in str(path):\n"
+        "            steps[0] -= 1\n"
+        "        return method(path, *arguments, **options) if steps[0] >= 0 else os._exit(9)\n"
+        "    return counted\n"
+        "for name in ('open', 'rename', 'replace', 'unlink'):\n"
+        "    setattr(Path, name, cut(getattr(Path, name)))\n"
+        "from goud_backup.cli.main import main\n"
+        "main()\n"
+    )
+    command = [sys.executable, "-c", script, "export", "--to", str(folder), str(step)]
+    subprocess.run(
+        command, check=False, capture_output=True, env={**os.environ, "GOUD_BACKUP_REPOSITORY": repository.url}
+    )
+    for path in folder.glob("*.tar.gz"):
+        archive.check_checksum(path)
+    for path in folder.glob("*.sha256"):
+        if not list(folder.glob("*.tar.gz")):
+            path.unlink()
+    if not list(folder.glob("*.tar.gz")):
+        archive.check_checksum(exported(repository, folder).path)
+    assert not list(folder.glob(".*"))

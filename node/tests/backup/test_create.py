@@ -13,7 +13,7 @@ import pyrage
 import pytest
 
 from goud_backup import create as creating
-from goud_backup.errors import EmptyBackup, InUse, Locked, SecretsRefused, TargetError
+from goud_backup.errors import EmptyBackup, InUse, Locked, SecretsRefused, SourceError, TargetError
 from goud_backup.identity import identify
 from goud_backup.plan import Wish
 from goud_backup.repository import layout, locks
@@ -371,3 +371,13 @@ def test_secrets_that_could_not_both_come_back_are_refused(
         backup(sealed, data, cache, (RECIPIENT,), secrets=tuple(paths))
     assert not sealed.manifest_keys()
     assert not sealed.object_sizes()
+
+
+@pytest.mark.parametrize("name", [b"notes\twith tab.txt", b"\xff.txt", b"line\nbreak", "\u202e.sst".encode()])
+def test_a_file_that_cannot_be_named_is_refused_before_anything_is_stored(
+    repository: Repository, data: Path, cache: Path, name: bytes
+) -> None:
+    (data / "rocksdb" / os.fsdecode(name)).write_bytes(b"x")
+    with pytest.raises(SourceError, match="cannot be stored"):
+        backup(repository, data, cache)
+    assert repository.object_sizes() == {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -182,3 +183,21 @@ def test_what_was_written_anew_meanwhile_is_not_mixed(place: Place, stored: tupl
     # A store that keeps no former version says that it is gone.
     with nullcontext() if place.url.startswith("s3:") else pytest.raises(Missing):
         assert bytes(target.get("object")) in {content, anew}
+
+
+@pytest.mark.parametrize("where", ["first", "middle"])
+def test_an_answer_that_hardly_goes_on_counts_as_cut_off(
+    place: Place, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr("goud_backup.targets.pace._SECONDS", 0.5)
+    monkeypatch.setattr(place.cutter, "pause", 0.02)
+    target = place.repository.target
+    key = max(target.list("objects/"), key=lambda stat: stat.size).key
+    content = target.get(key)
+    assert len(content) > 10_000
+    begin, cuts = time.monotonic(), len(place.cutter.cuts)
+    place.cutter.cut = lambda _, body: CUTS[where](body) if len(place.cutter.cuts) == cuts else None
+    assert target.get(key) == content
+    place.cutter.cut = lambda *_: None
+    assert len(place.cutter.cuts) == cuts + 1
+    assert time.monotonic() - begin < 30

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -12,11 +14,13 @@ from goud_backup.errors import Damaged, LaterFormat, NotVerified
 from goud_backup.fork import fork
 from goud_backup.prune import prune
 from goud_backup.repository import layout
+from goud_backup.repository.manifest import canonical
 from goud_backup.repository.repository import Repository
 from goud_backup.repository.retention import Policy
 from goud_backup.restore import Tools
+from goud_node.documents import MOST_LISTING
 
-from .support import backup, grow, redone, tip_of
+from .support import backup, grow, redone, reopened, tip_of
 
 
 def written_with(repository: Repository, data: Path, cache: Path, form: object) -> str:
@@ -58,3 +62,67 @@ def test_what_is_no_format_of_ours_is_damage(repository: Repository, data: Path,
     assert not isinstance(error.value, LaterFormat)
     with pytest.raises(NotVerified, match=key):
         prune(repository, Policy(days=0), grace=0)
+
+
+def manifest_without_a_hash_of_ours(repository: Repository) -> str:
+    key = repository.manifest_keys()[-1][2]
+    document = json.loads(bytes(repository.target.get(key)))
+    del document["sha256"]
+    repository.target.put(key, canonical(document | {"format": "goud-backup/2", "sha512": "0" * 128}))
+    return key
+
+
+def large_manifest(repository: Repository) -> str:
+    key = repository.manifest_keys()[-1][2]
+    document = json.loads(bytes(repository.target.get(key)))
+    repository.target.put(key, redone(document | {"format": "goud-backup/2", "more": "x" * MOST_LISTING}))
+    return key
+
+
+def configuration(repository: Repository) -> str:
+    document = json.loads(bytes(repository.target.get(layout.CONFIG)))
+    repository.target.put(layout.CONFIG, canonical({"format": "goud-backup/2", "chain": document["chain_id"]}))
+    return layout.CONFIG
+
+
+def fork_of_another_shape(repository: Repository) -> str:
+    raw = canonical({"format": "goud-backup/2", "at": [1, "x"]})
+    key = layout.fork_key(1, sha256(raw).hexdigest())
+    repository.target.put(key, raw)
+    return key
+
+
+def marks_of_another_shape(repository: Repository) -> str:
+    repository.target.put(layout.MARKS, canonical({"format": "goud-backup/2", "marks": [{"key": "x", "since": 1}]}))
+    return layout.MARKS
+
+
+def marks_with_more(repository: Repository) -> str:
+    repository.target.put(layout.MARKS, canonical({"format": "goud-backup/2", "marks": {}, "more": {"a": 1}}))
+    return layout.MARKS
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        manifest_without_a_hash_of_ours,
+        large_manifest,
+        configuration,
+        fork_of_another_shape,
+        marks_of_another_shape,
+        marks_with_more,
+    ],
+)
+def test_no_document_of_a_later_release_is_to_be_removed(
+    repository: Repository, data: Path, cache: Path, change: Callable[[Repository], str]
+) -> None:
+    backup(repository, data, cache)
+    key = change(repository)
+    before = content(repository)
+    with pytest.raises((Damaged, NotVerified), match=key) as error:
+        prune(reopened(repository.target), Policy(days=0), grace=0)
+    text = str(error.value)
+    assert "later release" in text
+    assert "pdate goud-backup" in text
+    assert not any(word in text for word in ("emove it", "move it", "is damaged"))
+    assert content(repository) == before

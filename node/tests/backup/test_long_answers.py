@@ -21,9 +21,11 @@ from goud_backup import choice
 from goud_backup.choice import Candidate, Standing, ranking
 from goud_backup.drill import child
 from goud_backup.drill.child import Child
-from goud_backup.errors import NodeFailed
+from goud_backup.errors import NodeFailed, SourceError
+from goud_backup.node import NodeClient
 from goud_node.documents import MOST_LISTING
 
+from .support import GENESIS, KEYS
 from .test_choice import health
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -115,6 +117,47 @@ def test_the_node_of_a_drill(
             node.close()
 
 
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], NodeClient]]:
+    """Clients of the node at a URL that wait a second for what may take no longer, and read less than else."""
+    monkeypatch.setattr("goud_backup.node._MOST_ANSWER", 256 * 1024)
+    clients = []
+
+    def client_of(url: str) -> NodeClient:
+        clients.append(NodeClient(url, "node1", KEYS["node1"], GENESIS, operator=False))
+        real = clients[-1]._answer
+        monkeypatch.setattr(clients[-1], "_answer", lambda method, path, body, _: real(method, path, body, 1.0))
+        return clients[-1]
+
+    yield client_of
+    for made in clients:
+        made.close()
+
+
+@pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
+def test_the_node_of_a_backup(parts: Callable[[], Iterator[bytes]], client: Callable[[str], NodeClient]) -> None:
+    with sending(parts) as url:
+        node = client(url)
+        for call in (node.status, lambda: node.blocks(1), lambda: node.create_checkpoint(60)):
+            with bounded(10), pytest.raises(SourceError, match=r"node1 does not answer|refuses|not node1"):
+                call()
+
+
+def test_a_slow_link_that_goes_on_is_waited_for(client: Callable[[str], NodeClient]) -> None:
+    size, piece = 256 * 1024, 4 * 1024
+    head = OK + b"content-length: %d\r\n\r\n" % size
+
+    def slowly() -> Iterator[bytes]:
+        yield head
+        for _ in range(size // piece):
+            time.sleep(piece / (64 * 1024))
+            yield bytes(piece)
+
+    # It came, and only then is it seen that nobody has signed it.
+    with sending(slowly) as url, pytest.raises(SourceError, match="is not node1"):
+        client(url).status()
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -128,9 +171,13 @@ def test_the_node_of_a_drill(
         "http://\ud800",
         "http://",
         "http://\x00",
+        "http://127.0.0.1:1/\udcff",
+        "http://127.0.0.1:1/\x00",
     ],
 )
-def test_an_address_that_is_none(url: str) -> None:
+def test_an_address_that_is_none(url: str, client: Callable[[str], NodeClient]) -> None:
+    with pytest.raises(SourceError, match="does not answer"):
+        client(url).status()
     (standing,) = ranking([Candidate("node1", url)])
     assert isinstance(standing, Standing)
     assert not standing.fit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -159,11 +159,11 @@ def test_a_node_whose_answer_breaks_off_is_asked_again(
         assert cutter.requests - before == 6
         calls: list[httpx.Request] = []
 
-        def broken_off(request: httpx.Request) -> httpx.Response:
+        async def broken_off(request: httpx.Request) -> httpx.Response:
             calls.append(request)
             raise httpx.ReadError("broken off")
 
-        monkeypatch.setattr(client._transport, "handle_request", broken_off)
+        monkeypatch.setattr(client._transport, "handle_async_request", broken_off)
         with pytest.raises(SourceError, match="does not answer"):
             client.create_checkpoint(60)
         assert len(calls) == 1, "what changes something is asked for once"
@@ -184,7 +184,7 @@ def test_an_answer_of_any_length_is_given_up(
     settings = make_settings()
     sent = 0
 
-    def flood() -> Iterator[bytes]:
+    async def flood() -> AsyncIterator[bytes]:
         nonlocal sent
         piece = gzip.compress(bytes(1 << 20)) if encoding == "gzip" else bytes(1 << 16)
         for _ in range(20_000):
@@ -202,6 +202,15 @@ def test_an_answer_of_any_length_is_given_up(
             call()
     assert sent <= 3 * (_MOST_ANSWER + (1 << 17)), sent
     client.close()
+
+
+def answer_of(status: int, body: bytes, headers: dict[bytes, bytes] | None = None) -> httpx.Response:
+    """One whose body has yet to be read, as a transport gives it."""
+
+    async def content() -> AsyncIterator[bytes]:
+        yield body
+
+    return httpx.Response(status, headers=headers, content=content())
 
 
 WRONG_ANSWERS: dict[str, bytes] = {
@@ -222,8 +231,7 @@ def test_a_document_of_another_kind_is_no_answer(
     key = SigningKey.load(settings.node_key_file)
     client = NodeClient("http://node1", "node1", key, documents.load(settings.genesis_file), operator=False)
     monkeypatch.setattr(client, "_verifier", None)
-    answer = httpx.MockTransport(lambda _: httpx.Response(200, content=body))
-    monkeypatch.setattr(client, "_transport", answer)
+    monkeypatch.setattr(client, "_transport", httpx.MockTransport(lambda _: answer_of(200, body)))
     for call in (client.certified_height, lambda: client.create_checkpoint(1)):
         with pytest.raises(SourceError, match="node1"):
             call()
@@ -242,7 +250,7 @@ def test_nothing_of_an_answer_leads_elsewhere_or_comes_with_later_requests(
 
     def answer(request: httpx.Request) -> httpx.Response:
         cookies.append(request.headers.get("cookie"))
-        return httpx.Response(302, headers={b"Location": location.encode(), b"Set-Cookie": b"a=b; Path=/"})
+        return answer_of(302, b"", headers={b"Location": location.encode(), b"Set-Cookie": b"a=b; Path=/"})
 
     monkeypatch.setattr(client, "_transport", httpx.MockTransport(answer))
     for call in (client.status, lambda: client.blocks(1), lambda: client.create_checkpoint(1)):
@@ -273,7 +281,7 @@ def test_no_answer_commands_the_terminal(
     client = NodeClient("http://node1", "node1", key, documents.load(settings.genesis_file), operator=False)
     monkeypatch.setattr(client, "_verifier", None)
     body = shape.replace("%s", "\\u001b[2J\\n\x9b\u202e" if shape != "%s" else "\x1b[2J\n\x9b\u202e").encode()
-    monkeypatch.setattr(client, "_transport", httpx.MockTransport(lambda _: httpx.Response(status, content=body)))
+    monkeypatch.setattr(client, "_transport", httpx.MockTransport(lambda _: answer_of(status, body)))
     for call in (
         client.certified_height,
         lambda: client.blocks(1),

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from goud_backup.reading import merged
 from goud_backup.repository.manifest import canonical
 from goud_backup.repository.repository import Repository
 from goud_node.errors import CorruptStore
-from goud_node.store import Family, RocksStore
+from goud_node.store import Batch, Family, RocksStore
 
 from .support import backup, grow, restore, tip_of
 
@@ -120,13 +121,59 @@ def test_wherever_a_byte_is_flipped_a_backup_that_is_made_can_be_restored(
         path.write_bytes(whole)
 
 
+def later(repository: Repository, data: Path, folder: Path) -> tuple[Path, Path]:
+    """The rows of the last backup lie in files that were read, and stay as they are."""
+    backup(repository, data, folder / "cache")
+    grow(data, 3)
+    return data, folder / "cache"
+
+
+@pytest.mark.parametrize("settled", ["in the log", "in a file", "merged"])
+@pytest.mark.parametrize("prepare", [first, second, lagging, later])
+def test_no_backup_is_made_of_a_database_that_lacks_a_row(
+    repository: Repository, data: Path, tmp_path: Path, prepare: Prepare, settled: str
+) -> None:
+    source, cache = prepare(repository, data, tmp_path)
+    before = repository.manifest_keys()
+    for family in set(Family) - {Family.METADATA, Family.SEQUENCER}:
+        lacking = shutil.copytree(source, tmp_path / f"lacks {family.value}")
+        store = RocksStore.open(lacking / "rocksdb")
+        keys = list(store.keys(family, b""))
+        batch = Batch()
+        batch.delete(family, keys[len(keys) // 2])
+        store.write(batch)
+        if settled != "in the log":
+            store.flush()
+        if settled == "merged":
+            store._family(family).compact_range(None, None)
+        store.close()
+        with pytest.raises(CorruptStore, match=rf"{family.value}|Block \d+ is missing"):
+            backup(repository, lacking, cache)
+        assert repository.manifest_keys() == before, "nothing was recorded"
+    backup(repository, source, cache)
+
+
+@pytest.mark.parametrize("family", list(Family))
+def test_no_backup_is_made_of_a_database_with_a_row_that_nothing_makes(
+    repository: Repository, data: Path, cache: Path, family: Family
+) -> None:
+    store = RocksStore.open(data / "rocksdb")
+    batch = Batch()
+    batch.put(family, b"zzz", b"?")
+    store.write(batch)
+    store.close()
+    with pytest.raises(CorruptStore):
+        backup(repository, data, cache)
+    assert repository.manifest_keys() == [], "nothing was recorded"
+
+
 def read_names(monkeypatch: pytest.MonkeyPatch) -> list[set[str]]:
     """The names that each backup reads through from now on."""
     found: list[set[str]] = []
 
-    def noted(store: RocksStore, names: set[str], start: int, height: int) -> None:
+    def noted(store: RocksStore, names: set[str], *rest: Any) -> None:
         found.append(names & set(store.tables()))
-        reading.read_through(store, names, start, height)
+        reading.read_through(store, names, *rest)
 
     monkeypatch.setattr("goud_backup.create.read_through", noted)
     return found

@@ -224,12 +224,12 @@ def test_a_database_is_durable_before_it_takes_the_place_of_another(
         found = os.fstat(descriptor)
         synced[found.st_dev, found.st_ino] = (found.st_size, found.st_mtime_ns)
 
-    def swapping(data_dir: Path, staged: Path, chain_id: str) -> Path | None:
+    def swapping(data_dir: Path, staged: Path, chain_id: str, secrets_to: Path | None) -> Path | None:
         for path in (staged.parent, staged, *staged.rglob("*")):
             found = path.stat()
             assert synced.get((found.st_dev, found.st_ino)) == (found.st_size, found.st_mtime_ns), path
         swapped.append(staged)
-        return real_swap(data_dir, staged, chain_id)
+        return real_swap(data_dir, staged, chain_id, secrets_to)
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(swap, "swap", swapping)

@@ -127,3 +127,13 @@ def test_what_is_not_whole_is_not_put_back(restored: Path, damage: Callable[[Pat
     assert (restored / swap.JOURNAL).read_bytes() == journal
     assert kept.is_dir()
     assert tip_of(restored).height == 30
+
+
+@pytest.mark.parametrize(
+    "name", [f"{swap.BEFORE}upgrade-by-hand", f"{swap.UNDONE}2026", f"{swap.BEFORE}20260101T000000Z"]
+)
+def test_a_cleanup_leaves_what_somebody_else_put_aside(restored: Path, name: str) -> None:
+    shutil.copytree(restored / "rocksdb", restored / name)
+    assert len(swap.cleanup(restored)) == 1
+    assert tip_of(restored).height == 30
+    assert (restored / name / "CURRENT").is_file()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
+import secrets
 import tarfile
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
@@ -18,7 +21,7 @@ from typing import IO, Any, Final, cast
 from goud_backup.archive.names import METADATA, SUMS, file_digest, gzip
 from goud_backup.codec.encoding import Bytes
 from goud_backup.codec.sealing import Opener
-from goud_backup.errors import Damaged
+from goud_backup.errors import Damaged, TargetError
 from goud_backup.progress import Progress
 from goud_backup.repository.layout import FORMAT
 from goud_backup.repository.manifest import FileEntry, Manifest
@@ -30,6 +33,8 @@ from goud_node.store import durable
 _BLOCK: Final = 512
 _WORD: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 """Names of environments and volumes: they become names of members, which have room for 100 characters."""
+_PARTIAL: Final = ".goud-chain-backup-*.partial"
+"""What runs that are under way, or were killed, have not finished."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,10 @@ def export(
     workers: int,
     progress: Progress,
 ) -> Exported:
-    """Write the archive of a backup into `folder`, whole or not at all. It is not encrypted, so it has no secrets."""
+    """Write the archive of a backup into `folder`, whole or not at all. It is not encrypted, so it has no secrets.
+
+    Raises ConfigurationError where there is an archive of that name, which stays as it is.
+    """
     for option, word in (("environment", environment), ("volume", volume)):
         if not _WORD.fullmatch(word):
             raise ConfigurationError(
@@ -63,24 +71,80 @@ def export(
     files = [entry for entry in manifest.listing(opener) if not is_secret(entry)]
     objects_of(manifest, files, folder)
     name = f"goud-chain-backup-{environment}-{manifest.created_at:%Y%m%d-%H%M%S}"
-    final, partial = folder / f"{name}.tar.gz", folder / f".{name}.partial"
+    _require_free(folder, name)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
     require_space(folder, sum(entry.size for entry in files))
     progress.stage("bytes", sum(entry.size for entry in files))
+    with writing(folder), _unfinished(folder, name) as partial:
+        stream = gzip(partial, "wb", compresslevel=1, threads=workers)
+        with stream as packed, tarfile.open(fileobj=packed, mode="w|", format=tarfile.GNU_FORMAT) as outer:
+            _write(outer, name, volume, _Content(repository, manifest, files, opener, workers, progress))
+        digest, size = file_digest(partial)
+        _make_durable(partial)
+        return Exported(*_publish(partial, folder, name, digest), size, digest)
+
+
+def _require_free(folder: Path, name: str) -> None:
+    archive, checksum = folder / f"{name}.tar.gz", folder / f"{name}.sha256"
+    if os.path.lexists(archive):
+        raise ConfigurationError(
+            f"{archive} exists already, of this backup or of another one of the same second: nothing was written. Use "
+            "it, move it away, or give another folder (--to) or --environment."
+        )
+    if os.path.lexists(checksum):
+        raise ConfigurationError(
+            f"{checksum} is there without its archive: another export is about to end, or was killed just then. Try "
+            "again; if it stays so, remove that file."
+        )
+
+
+@contextmanager
+def _unfinished(folder: Path, name: str) -> Iterator[Path]:
+    """A file of this run's own, locked as long as it is written, so that no other run sweeps it."""
+    path = folder / f".{name}-{secrets.token_hex(8)}.partial"
+    with path.open("xb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            if not path.exists():
+                raise TargetError(f"{path} was taken away by another export as it began. Try again.")
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed runs have left: nobody holds it."""
+    for path in folder.glob(_PARTIAL):
+        with suppress(OSError), path.open("rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+
+
+def _publish(partial: Path, folder: Path, name: str, digest: str) -> tuple[Path, Path]:
+    """The names of the archive and of its checksum, which comes first: it takes the name for this run, and an archive
+    that is there has its own beside it whenever the run is killed.
+    """
+    archive, checksum = folder / f"{name}.tar.gz", folder / f"{name}.sha256"
+    _require_free(folder, name)
     try:
-        with writing(folder):
-            stream = gzip(partial, "wb", compresslevel=1, threads=workers)
-            with stream as packed, tarfile.open(fileobj=packed, mode="w|", format=tarfile.GNU_FORMAT) as outer:
-                _write(outer, name, volume, _Content(repository, manifest, files, opener, workers, progress))
-            digest, size = file_digest(partial)
-            _make_durable(partial)
-            partial.replace(final)
-            checksum = folder / f"{name}.sha256"
-            durable.replace(checksum, f"{digest}  {final.name}\n".encode())
-    finally:
-        partial.unlink(missing_ok=True)
-    return Exported(final, checksum, size, digest)
+        with checksum.open("xb") as file:
+            file.write(f"{digest}  {archive.name}\n".encode())
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError:
+        _require_free(folder, name)
+        raise
+    durable.adopt(checksum)
+    try:
+        durable.sync_directory(folder)
+        partial.rename(archive)
+    except OSError:
+        checksum.unlink()
+        raise
+    durable.sync_directory(folder)
+    return archive, checksum
 
 
 @dataclass(frozen=True)

@@ -59,11 +59,11 @@ def prune(
         output.emit("prune", {"dry_run": dry_run, "announced": announced, **plan.document()}, as_json=as_json)
         return
     for line in plan.lines():
-        print(line)
+        output.say(line)
     if announced:
-        print("This is the first run here: it only lists. The next one does it.")
+        output.say("This is the first run here: it only lists. The next one does it.")
     verb = "would be removed" if dry_run else "removed"
-    print(f"{plan.swept_bytes} bytes {verb}, {plan.waiting} objects wait for the grace period")
+    output.say(f"{plan.swept_bytes} bytes {verb}, {plan.waiting} objects wait for the grace period")
 
 
 def prune_archives(

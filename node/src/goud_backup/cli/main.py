@@ -75,7 +75,9 @@ def main() -> None:
     """Entry point: a known error is one sentence on stderr and its own exit code, never a traceback."""
     # A unit that is stopped releases its lock and its checkpoint like one that ends by itself.
     signal.signal(signal.SIGTERM, _terminate)
-    logging.basicConfig(level=logging.WARNING, format="goud-backup: %(levelname)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(output.LogLines("goud-backup: %(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
         app = command_line(sys.argv[1:])
         # Closing a database collects garbage: what was imported need not be looked at each time.

@@ -1,8 +1,13 @@
-"""Output: tables and bars on a terminal, JSON lines otherwise."""
+"""Output: tables and bars on a terminal, JSON lines otherwise.
+
+Names in a repository and answers of nodes are others' text: all that is shown goes through here or through `terminal`,
+and nothing in it commands the terminal.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import threading
 import time
@@ -11,13 +16,26 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from goud_backup.progress import Progress
+from goud_node.documents import printable
 
 _LINE_SECONDS: Final = 5.0
 
 
 def complain(line: str) -> None:
     """A line on standard error."""
-    print(line, file=sys.stderr)
+    print(printable(line), file=sys.stderr)
+
+
+def say(line: str) -> None:
+    """A line for a person, on standard output."""
+    print(printable(line))
+
+
+class LogLines(logging.Formatter):
+    """What is logged, as it may be shown; a traceback goes on in lines of its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the library's name
+        return printable(super().formatMessage(record))
 
 
 def emit(title: str, document: Mapping[str, Any], *, as_json: bool) -> None:

@@ -15,6 +15,8 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
+from goud_node.documents import printable
+
 _console: Final = Console(soft_wrap=True)
 
 
@@ -24,7 +26,7 @@ def document(title: str, values: Mapping[str, Any]) -> None:
     shown.add_column(style="bold", no_wrap=True)
     shown.add_column(overflow="fold")
     for name, value in values.items():
-        shown.add_row(Text(name.replace("_", " ")), Text(_word(value)))
+        shown.add_row(Text(printable(name.replace("_", " "))), Text(_word(value)))
     _console.print(shown)
 
 
@@ -48,7 +50,7 @@ def _word(value: Any) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return json.dumps(value) if isinstance(value, dict | list) else str(value)
+    return json.dumps(value) if isinstance(value, dict | list) else printable(str(value))
 
 
 @contextmanager

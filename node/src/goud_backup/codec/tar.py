@@ -17,6 +17,8 @@ _BLOCK: Final = 512
 _CHUNK: Final = 1024 * 1024
 _MOST_MEMBERS: Final = 100_000
 _MOST_NAME: Final = 1024
+_MOST_NAMES: Final = 8 * 1024 * 1024
+"""Bytes of all names together: they are kept, to see that none is there twice, and take up to four times as much."""
 _MOST_EXTENSION: Final = 64 * 1024
 _MOST_PADDING: Final = 1024 * 1024
 """Zeros after the end: writers fill up a record."""
@@ -62,6 +64,7 @@ class Tar:
     def members(self) -> Iterator[Member]:
         """Each member in turn, whatever was read of the one before; names are unique."""
         names: set[str] = set()
+        size = 0
         for _ in range(_MOST_MEMBERS):
             member = self._next()
             if member is None:
@@ -70,6 +73,9 @@ class Tar:
             if not member.folder and member.name in names:
                 raise self.refused(f"holds {member.name!r} twice")
             names.add(member.name)
+            size += len(member.name.encode())
+            if size > _MOST_NAMES:
+                raise self.refused(f"has names of more than {_MOST_NAMES} bytes together")
             yield member
         raise self.refused(f"holds more than {_MOST_MEMBERS} members")
 

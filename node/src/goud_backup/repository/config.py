@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 
 from goud_backup.errors import Damaged
 from goud_backup.repository import layout
+from goud_backup.repository.records import require_known_format
 from goud_node.chain.genesis import MOST_BYTES, Genesis, Written
 from goud_node.documents import Document, Line, read
 from goud_node.errors import ConfigurationError
@@ -65,10 +66,11 @@ class _Written(Document):
 
 
 def load(raw: bytes, url: str) -> Config:
-    """Raises Damaged."""
+    """Raises Damaged, LaterFormat."""
     try:
         return _config(read(raw, _Written, MOST_BYTES))
     except (ValueError, ConfigurationError) as error:
+        require_known_format(raw, f"{layout.CONFIG} in {url}")
         raise Damaged(
             f"{layout.CONFIG} in {url} is damaged ({error}). Copy it back from another copy of the repository: "
             "it never changes."

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from goud_backup.errors import LaterFormat
+
 FORMAT: Final = "goud-backup/1"
 FORMATS: Final = re.compile(r"goud-backup/[1-9]\d{0,8}", re.ASCII)
 """Those of later releases, too."""
@@ -89,3 +91,12 @@ def segment_parts(key: str) -> tuple[int, int, str] | None:
     """(first height, last height, SHA-256) of a segment's key."""
     match = _SEGMENT.fullmatch(key)
     return (int(match[1]), int(match[2]), match[3]) if match else None
+
+
+def require_known(form: object, name: str) -> None:
+    """Raises LaterFormat where a document says that it has the format of a later release."""
+    if form != FORMAT and isinstance(form, str) and FORMATS.fullmatch(form):
+        raise LaterFormat(
+            f"A later release of goud-backup wrote {name}, in the format {form}: this one reads {FORMAT}. Update "
+            "goud-backup here and wherever the repository is used. Leave it where it is: what only it needs would go."
+        )

@@ -15,8 +15,8 @@ from msgspec import Meta
 
 from goud_backup.codec.encoding import ENCODINGS, GZIP, decode, encode
 from goud_backup.codec.sealing import Opener, Sealer
-from goud_backup.errors import Damaged, LaterFormat, NotVerified, SourceError
-from goud_backup.repository.layout import BACKUP_ID, FORMAT, FORMATS, MOST_OBJECT, MOST_SEQUENCE, OBJECT_NAME
+from goud_backup.errors import Damaged, NotVerified, SourceError
+from goud_backup.repository.layout import BACKUP_ID, FORMAT, MOST_OBJECT, MOST_SEQUENCE, OBJECT_NAME, require_known
 from goud_node.chain.certificate import Certificate
 from goud_node.chain.genesis import Genesis
 from goud_node.documents import (
@@ -198,6 +198,9 @@ def load(raw: bytes | bytearray, key: str) -> Manifest:
     try:
         require_bounds(raw, MOST_LISTING)
         document = json.loads(bytes(raw))
+        if "sha256" not in document:
+            # A later release may have another hash. A manifest of ours whose bytes have changed has one that differs.
+            require_known(document.get("format"), key)
         declared = document.pop("sha256")
         digest = sha256(canonical(document)).hexdigest()
         exact = declared == digest and canonical({**document, "sha256": declared}) == bytes(raw)
@@ -211,11 +214,7 @@ def load(raw: bytes | bytearray, key: str) -> Manifest:
     if not exact:
         raise Damaged(f"{key} is damaged: its content has the hash {digest}, it says {declared!r:.100}.")
     form = document.get("format")
-    if form != FORMAT and isinstance(form, str) and FORMATS.fullmatch(form):
-        raise LaterFormat(
-            f"A later release of goud-backup wrote {key}, in the format {form}: this one reads {FORMAT}. Update "
-            "goud-backup here and wherever the repository is used. Leave it where it is: what only it needs would go."
-        )
+    require_known(form, key)
     if form != FORMAT:
         raise Damaged(f"{key} has the format {form!r:.100}; this version of goud-backup reads {FORMAT}.")
     try:

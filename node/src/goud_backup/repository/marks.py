@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import astuple, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -67,6 +67,7 @@ class Mark:
 
 
 class _Written(Document):
+    format: Literal["goud-backup/1"]
     marks: dict[str, tuple[Seconds, Seconds, Line]]
     store: dict[str, tuple[Seconds | None, Annotated[float, Meta(ge=0, lt=1e15)]]] = msgspec.field(default_factory=dict)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Final, Literal, NotRequired, TypedDict, TypeVar
 
 from goud_backup.errors import Damaged, Missing
@@ -36,6 +37,7 @@ class Check(TypedDict):
     damaged: NotRequired[list[Digest]]
 
 
+_FORM: Final = re.compile(rb'"format":\s*"(goud-backup/[0-9]{1,9})"')
 _REMEDY: Final = "Run `goud-backup verify`: it writes it anew."
 
 
@@ -45,11 +47,19 @@ def fetch(target: Target, key: str, shape: type[T], remedy: str, most: int = MOS
 
 
 def parse(raw: bytes | bytearray, name: str, shape: type[T], remedy: str, most: int = MOST_BYTES) -> T:
-    """Raises Damaged."""
+    """Raises Damaged, LaterFormat."""
     try:
         return read(raw, shape, most)
     except Malformed as error:
+        require_known_format(raw, name)
         raise Damaged(f"{name} is damaged: {error}. {remedy}") from error
+
+
+def require_known_format(raw: bytes | bytearray, name: str) -> None:
+    """Of a document that is none of ours. Raises LaterFormat where it says that a later release wrote it."""
+    # By its bytes: what could not be read is not read again, in as much memory.
+    for form in _FORM.findall(raw):
+        layout.require_known(form.decode(), name)
 
 
 def read_checks(target: Target, unreadable: dict[str, str] | None) -> dict[str, Check]:

@@ -145,7 +145,12 @@ class Repository:
 
     def read_manifest(self, key: str) -> Manifest:
         """Raises Damaged for one that was altered, misnamed or swapped for another repository's, WrongChain."""
-        manifest = manifests.load(whole(self.target, key, MOST_LISTING), key)
+        try:
+            raw = whole(self.target, key, MOST_LISTING)
+        except Damaged as error:
+            # None of ours is so long, and where its format stands was not read.
+            raise LaterFormat(str(error)) from error
+        manifest = manifests.load(raw, key)
         if manifest.chain.id != self.config.chain_id:
             raise WrongChain(
                 f"{key} belongs to chain {manifest.chain.id}, the repository {self.url} to {self.config.chain_id}: it "

@@ -126,8 +126,8 @@ def whole(target: Target, key: str, most: int) -> bytes | bytearray:
     data = target.get(key, 0, most + 1)
     if len(data) > most:
         raise Damaged(
-            f"{key} in {target.url} has more than {most} bytes, which no release writes there: it was replaced. Copy "
-            "it back from another copy of the repository, or remove it."
+            f"{key} in {target.url} has more than {most} bytes, which this release never writes there: a later release "
+            "wrote it, or it was replaced. Update goud-backup, or copy it back from another copy of the repository."
         )
     return data
 

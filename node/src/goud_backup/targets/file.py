@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import re
 import secrets
+import stat as modes
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +18,8 @@ from pathlib import Path
 from goud_backup.codec.encoding import Bytes
 from goud_backup.errors import AccessRefused, Missing, PreconditionFailed, TargetError, TargetFull
 from goud_backup.targets.base import Stat, check_key
+
+_log = logging.getLogger(__name__)
 
 _TEMPORARY = ".tmp-"
 _UNFINISHED = re.compile(r"\.tmp-[0-9a-f]+")
@@ -29,7 +33,10 @@ _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 class FileTarget:
-    """Keys are paths below `root`. Unfinished files, and those of this class, have names that no key can have."""
+    """Keys are paths below `root`. Unfinished files, and those of this class, have names that no key can have.
+
+    What is no regular file, nor a link to one, is no object: it is named and passed over.
+    """
 
     independent_clock = False
 
@@ -53,6 +60,8 @@ class FileTarget:
         with self._errors("write", key):
             self._require_root()
             self._make_folder(path.parent)
+            if path.exists() and not path.is_file():
+                raise TargetError(f"{path} is no regular file, and {key} cannot be written there. Move it away.")
             temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
             try:
                 self._write(temporary, data)
@@ -61,8 +70,9 @@ class FileTarget:
                 temporary.unlink(missing_ok=True)
             _sync_directory(path.parent)
             stat = _stat(path.stat(), key)
-        if stat.size != len(data):
-            raise TargetError(f"{path} has {stat.size} bytes after writing {len(data)}: the file system cut it short.")
+        if stat is None or stat.size != len(data):
+            size = 0 if stat is None else stat.size
+            raise TargetError(f"{path} has {size} bytes after writing {len(data)}: the file system cut it short.")
         return stat
 
     def _make_folder(self, folder: Path) -> None:
@@ -106,16 +116,22 @@ class FileTarget:
 
     def get(self, key: str, start: int = 0, length: int | None = None) -> bytes | bytearray:
         path = self._path(key)
-        with self._errors("read", key), path.open("rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
-            span = max(0, size - start if length is None else min(length, size - start))
-            data = bytearray(span)
-            view, at = memoryview(data), start
-            while view:
-                count = os.preadv(file.fileno(), [view], at)
-                if not count:
-                    raise TargetError(f"{path} became shorter while it was read.")
-                view, at = view[count:], at + count
+        with self._errors("read", key):
+            # Who opened a pipe would wait for a writer; for a regular file this flag changes nothing.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                if (stat := _stat(os.fstat(descriptor), key)) is None:
+                    raise Missing(f"{path} is no regular file, so {key} is not in {self.url}.")
+                span = max(0, stat.size - start if length is None else min(length, stat.size - start))
+                data = bytearray(span)
+                view, at = memoryview(data), start
+                while view:
+                    count = os.preadv(descriptor, [view], at)
+                    if not count:
+                        raise TargetError(f"{path} became shorter while it was read.")
+                    view, at = view[count:], at + count
+            finally:
+                os.close(descriptor)
         return data
 
     def stat(self, key: str) -> Stat | None:
@@ -250,14 +266,20 @@ def _walk(folder: str, prefix: str, *, hidden: bool = False) -> Iterator[Stat]:
             if bool(_UNFINISHED.fullmatch(entry.name)) is not hidden or (entry.name.startswith(".") and not hidden):
                 continue
             try:
-                yield _stat(entry.stat(), key)
+                stat = _stat(entry.stat(), key)
             except OSError as error:
                 # Removed since the directory was read, or a link that leads nowhere: it does not exist.
                 if error.errno not in _ABSENT:
                     raise
+            else:
+                if stat is not None:
+                    yield stat
 
 
-def _stat(status: os.stat_result, key: str) -> Stat:
+def _stat(status: os.stat_result, key: str) -> Stat | None:
+    if not modes.S_ISREG(status.st_mode):
+        _log.warning("%s is no regular file, so it is no object: look what it is, and move it away", key)
+        return None
     return Stat(key, status.st_size, f"{status.st_ino}-{status.st_mtime_ns}-{status.st_size}")
 
 

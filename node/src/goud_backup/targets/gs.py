@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from threading import Lock, local
 from typing import Any
 
@@ -18,6 +19,7 @@ from google.cloud.storage.retry import DEFAULT_RETRY
 from goud_backup.codec.encoding import Bytes
 from goud_backup.errors import AccessRefused, Missing, PreconditionFailed, TargetError
 from goud_backup.targets.base import Pages, Stat, check_key, is_listed, part_of, readable, seconds
+from goud_backup.targets.pace import CutOff, paced
 
 _SECONDS = 60
 _PAGE = 1000
@@ -56,6 +58,7 @@ class GsTarget:
         # A download that breaks off is gone on with by the library: the first answer says what it is of.
         if response.status_code in {200, 206} and not self._answer.headers:
             self._answer.headers = response.headers
+        response.raw.stream = partial(_stream, response.raw, response.raw.stream)
 
     def create(self) -> None:
         with self._errors("reach", "the bucket"):
@@ -240,6 +243,18 @@ class _Content(io.BytesIO):
         if self._most is not None and self.tell() + len(data) > self._most:
             raise TargetError(f"The store sends more of {self._key} than it was asked for: it is not usable.")
         return super().write(data)
+
+
+def _stream(raw: Any, real: Any, amt: int, decode_content: bool | None = None) -> Iterator[bytes]:
+    """What the library reads an answer by. It waits for all of a chunk, however slow; of content we do not."""
+    if decode_content is not False:
+        yield from real(amt, decode_content)
+        return
+    try:
+        yield from paced(raw, amt)
+    except CutOff as error:
+        # The library goes on with what is left.
+        raise requests.exceptions.ConnectionError(str(error)) from error
 
 
 def _stat(key: str, blob: Any) -> Stat:

@@ -21,6 +21,7 @@ from urllib3.exceptions import HTTPError
 from goud_backup.codec.encoding import Bytes
 from goud_backup.errors import AccessRefused, Missing, PreconditionFailed, TargetError
 from goud_backup.targets.base import Pages, Stat, check_key, is_listed, part_of, readable, seconds
+from goud_backup.targets.pace import paced
 
 _log = logging.getLogger(__name__)
 
@@ -290,7 +291,8 @@ class _Reading:
                 return TargetError("it was written anew meanwhile")
             self._version = version
             try:
-                for chunk in body.iter_chunks(_CHUNK):
+                # The library's own reading waits for all of a chunk, however slowly it comes.
+                for chunk in paced(body._raw_stream, _CHUNK):
                     self.data += chunk
                     if len(self.data) > self._most:
                         raise TargetError(

@@ -1,4 +1,4 @@
-"""The order that a single node keeps in its own database: the one family that does not follow from the blocks.
+"""The order that a single node keeps in its own database, and the other records that do not follow from the blocks.
 
 It is what `agreement.sequencer` writes by `agreement.embedded`. What of it concerns blocks that are stored must be
 those blocks, it must go on from the last of them, and the rest must be records that can be read.
@@ -12,9 +12,9 @@ from typing import Final
 from goud_node.chain import encoding
 from goud_node.chain.block import HASH_BYTES, Block
 from goud_node.chain.certificate import countersigned
-from goud_node.chain.ledger import Epoch, Ledger
+from goud_node.chain.ledger import EPOCH_KEY, STATE_KEY, Epoch, Ledger
 from goud_node.errors import CorruptStore, InvalidBlock
-from goud_node.store import Family, Store
+from goud_node.store import SCHEMA_KEY, Family, Store
 
 _REVISION = b"revision"
 _RECORD_KINDS = (bytes, int, int, int, int)
@@ -53,6 +53,24 @@ def check(store: Store, ledger: Ledger) -> int:
     if rows and raw_revision is None:
         raise CorruptStore("The family sequencer has rows but no revision.")
     return rows
+
+
+def other_rows(store: Store, ledger: Ledger) -> dict[Family, int]:
+    """How many rows the families have that do not follow from the blocks: metadata, of which every key is known and the
+    epoch's block is this chain's, and the order.
+
+    Raises CorruptStore.
+    """
+    keys = [key for key, _ in store.scan(Family.METADATA)]
+    unknown_keys = set(keys) - {STATE_KEY, SCHEMA_KEY, EPOCH_KEY}
+    if unknown_keys:
+        raise CorruptStore(f"The family metadata has rows that nothing makes: {sorted(unknown_keys)[:3]}.")
+    epoch = ledger.epoch
+    base = None if epoch is None else ledger.block(epoch.base_height)
+    # A node that lags follows an epoch whose first block it has yet to fetch.
+    if epoch is not None and base is not None and base.hash != epoch.base_hash:
+        raise CorruptStore(f"The epoch record names another block {epoch.base_height} than the one that is stored.")
+    return {Family.METADATA: len(keys), Family.SEQUENCER: check(store, ledger)}
 
 
 def _value(key: bytes, raw: bytes, revision: int) -> bytes:

@@ -22,11 +22,11 @@ from goud_node import processes
 from goud_node.chain import order
 from goud_node.chain.genesis import Genesis
 from goud_node.chain.indexes import rows_implied
-from goud_node.chain.ledger import EPOCH_KEY, STATE_KEY, Ledger
+from goud_node.chain.ledger import Ledger
 from goud_node.chain.records import LedgerState
 from goud_node.chain.stretch import Chain, Checked, Stretch, prove_stretch
 from goud_node.errors import CorruptStore, InvalidBlock
-from goud_node.store import SCHEMA_KEY, Family, RocksStore, Store, schema
+from goud_node.store import Family, RocksStore, Store, schema
 
 STRETCH: Final = 1000
 _INLINE: Final = 2000
@@ -88,7 +88,7 @@ def prove(
         raise CorruptStore("The database was created but holds no chain yet. Run `goud-node init` again to finish it.")
     ledger = Ledger(store, genesis)
     begun(ledger)
-    other_rows = {family.value: number for family, number in _other_rows(store, ledger).items()}
+    other_rows = {family.value: number for family, number in order.other_rows(store, ledger).items()}
     chain = Chain(genesis, ledger.height, ledger.certified_height, checked(ledger))
     stretches, rows = _prove_parts(store, chain, workers, progress)
     state = _final_state(genesis, stretches)
@@ -182,20 +182,6 @@ def _final_state(genesis: Genesis, stretches: Sequence[Stretch]) -> LedgerState:
             transactions=state.transactions + stretch.transactions,
         )
     return state
-
-
-def _other_rows(store: Store, ledger: Ledger) -> dict[Family, int]:
-    """The families of single records: every key is known, and the epoch's block is this chain's."""
-    keys = [key for key, _ in store.scan(Family.METADATA)]
-    unknown_keys = set(keys) - {STATE_KEY, SCHEMA_KEY, EPOCH_KEY}
-    if unknown_keys:
-        raise CorruptStore(f"The family metadata has rows that nothing makes: {sorted(unknown_keys)[:3]}.")
-    epoch = ledger.epoch
-    base = None if epoch is None else ledger.block(epoch.base_height)
-    # A node that lags follows an epoch whose first block it has yet to fetch.
-    if epoch is not None and base is not None and base.hash != epoch.base_hash:
-        raise CorruptStore(f"The epoch record names another block {epoch.base_height} than the one that is stored.")
-    return {Family.METADATA: len(keys), Family.SEQUENCER: order.check(store, ledger)}
 
 
 def _compare(proof: Proven, ledger_state: LedgerState) -> None:

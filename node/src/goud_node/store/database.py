@@ -23,7 +23,8 @@ from goud_node.store.failures import classified
 logger = logging.getLogger(__name__)
 
 _TABLE = re.compile(r"^ (\d+):\d+\[", re.MULTILINE)
-_ENTRIES = re.compile(r"# entries=(\d+)")
+_COUNTS = re.compile(r"# entries=(\d+); # deletions=(\d+);")
+_MEMORY = ("active-mem-table", "imm-mem-tables")
 _STALLED = "Write stall"
 _STALL_SECONDS = 0.005
 SCAN_ROWS = 512
@@ -204,29 +205,25 @@ class RocksStore:
         return rows, has_more
 
     def count(self, family: Family) -> int:
-        options = ReadOptions()
-        options.set_verify_checksums(True)
-        options.set_readahead_size(SCAN_BYTES)
-        rows = 0
-        with classified(self.path, family):
-            iterator = self._family(family).iter(options)
-            iterator.seek(b"")
-            while iterator.valid():
-                rows += 1
-                iterator.next()
-            iterator.status()
-        return rows
+        return self.read_through(family, b"", None)
 
     def rows_at_most(self, family: Family) -> int:
+        return self._changes(family)[0]
+
+    def deletions(self, family: Family) -> int:
+        """The number of removals in files and memory."""
+        return self._changes(family)[1]
+
+    def _changes(self, family: Family) -> tuple[int, int]:
         # Not estimate-num-keys: after a reopen it samples twenty files and extrapolates.
         with classified(self.path, family):
             handle = self._family(family)
-            tables = handle.property_value("rocksdb.aggregated-table-properties") or ""
-            entries = _ENTRIES.search(tables)
-            if entries is None:
+            counts = _COUNTS.search(tables := handle.property_value("rocksdb.aggregated-table-properties") or "")
+            if counts is None:
                 raise StoreError(f"RocksDB does not tell the number of entries of family {family.value}: {tables!r}.")
-            property_names = ("rocksdb.num-entries-active-mem-table", "rocksdb.num-entries-imm-mem-tables")
-            return int(entries.group(1)) + sum(handle.property_int_value(name) or 0 for name in property_names)
+            names = (f"rocksdb.num-{kind}-{memory}" for memory in _MEMORY for kind in ("entries", "deletes"))
+            numbers = [handle.property_int_value(name) or 0 for name in names]
+        return int(counts[1]) + sum(numbers[::2]), int(counts[2]) + sum(numbers[1::2])
 
     def write(self, batch: Batch) -> None:
         if self._read_only:
@@ -287,22 +284,25 @@ class RocksStore:
         tables = {}
         for file in self.live_files():
             name = str(file["name"]).lstrip("/")
-            family = families[int(name.removesuffix(".sst"))]
-            tables[name] = Table(family, file["start_key"], file["end_key"], file["size"])
+            tables[name] = Table(families[int(name[:-4])], file["start_key"], file["end_key"], file["size"])
         return tables
 
-    def read_through(self, family: Family, start: bytes, end: bytes) -> None:
-        """Read all that any file holds of start <= key < end, checksums and all. Raises CorruptStore."""
+    def read_through(self, family: Family, start: bytes, end: bytes | None) -> int:
+        """Read all that any file holds of start <= key < end, checksums and all: the rows. Raises CorruptStore."""
         options = ReadOptions()
         options.set_verify_checksums(True)
         options.set_readahead_size(SCAN_BYTES)
-        options.set_iterate_upper_bound(end)
+        if end is not None:
+            options.set_iterate_upper_bound(end)
+        rows = 0
         with classified(self.path, family):
             iterator = self._family(family).iter(options)
             iterator.seek(start)
             while iterator.valid():
+                rows += 1
                 iterator.next()
             iterator.status()
+        return rows
 
     def keys(self, family: Family, start: bytes) -> Iterator[bytes]:
         """Keys from `start` on, without copying their values."""
