@@ -55,6 +55,20 @@ async def test_blocks_are_ordered_once_and_read_back() -> None:
     assert (state.head.height, state.head.hash) == (2, two.hash)
 
 
+@pytest.mark.parametrize("gone", [1, 2])
+async def test_where_the_log_begins_is_known_also_without_a_block_in_it(gone: int) -> None:
+    """Who lacks what was trimmed has to ask its peers, also for the last block that is ordered."""
+    _, log, term = await begin()
+    one = after(GENESIS.block(), "one")
+    await log.commit(term, one)
+    await log.commit(term, after(one, "two"))
+    assert await log.trim(EPOCH, gone)
+    for start in range(1, gone + 1):
+        assert (await log.tail(start, 10)).first == gone + 1
+    nothing = await log.tail(3, 10)
+    assert (nothing.first, nothing.blocks) == (None, [])
+
+
 class SlowLink(EmbeddedKv):
     """Answers of more bytes than fit into the deadline of a call do not come."""
 
