@@ -75,6 +75,7 @@ def _scratch_in_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
         yield
         return
     with tempfile.TemporaryDirectory(dir=_MEMORY) as scratch, pytest.MonkeyPatch.context() as patch:
+        Path(scratch).chmod(0o711)  # the node's account has folders below it
         patch.setattr(tempfile, "tempdir", scratch)
         patch.setenv("TMPDIR", scratch)
         yield
