@@ -226,7 +226,7 @@ def test_what_was_moved_by_hand_stays_and_is_named(
 
 def test_a_manifest_that_was_moved_as_prune_says_is_kept(three: Repository) -> None:
     key = three.manifest_keys()[0][2]
-    raw = b'{"format":"goud-backup/2"}'
+    raw = b'{"format":"goud-backup/1"}'
     three.target.put(key, raw)
     with pytest.raises(NotVerified, match=f"move it to {layout.DAMAGED} by hand, where it stays"):
         prune(three, NEWEST)
