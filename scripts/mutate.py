@@ -152,13 +152,13 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
-def noticed_by(tree: Path, tests: Sequence[str], patience: float | None = PATIENCE) -> str:
+def noticed_by(tree: Path, tests: Sequence[str], patience: float | None = PATIENCE, workers: int = 0) -> str:
     """The first test that fails in `tree`, "the tests hang" when they take over `patience` seconds; empty if all pass.
 
     Raises MutationError when pytest ends in any other way: no test ran, so nothing was shown.
     """
     environment = {**os.environ, "PYTHONPATH": f"{tree}/node/src", "PYTHONDONTWRITEBYTECODE": "1"}
-    options = ["-q", "-x", "-m", _SELECTED, "-p", "no:cacheprovider", "--no-header"]
+    options = ["-q", "-x", "-m", _SELECTED, "-p", "no:cacheprovider", "--no-header", "-n", str(workers)]
     command = [sys.executable, "-m", "pytest", *options, *tests]
     try:
         result = subprocess.run(
@@ -174,14 +174,14 @@ def noticed_by(tree: Path, tests: Sequence[str], patience: float | None = PATIEN
     return failures[0].split(" ", 1)[1].split(" - ")[0]
 
 
-def passes_unchanged(mutations: Sequence[Mutation]) -> None:
+def passes_unchanged(mutations: Sequence[Mutation], workers: int = 0) -> None:
     """Raises MutationError when a test fails without any mutation: then its failing would prove nothing.
 
     All tests run in one go, so this takes as long as it takes: no patience applies.
     """
     tests = sorted({test for mutation in mutations for test in mutation.tests if not mutation.equivalent})
     with tempfile.TemporaryDirectory(prefix="mutate-") as scratch:
-        failure = noticed_by(copy_of_tree(Path(scratch) / "tree"), tests, patience=None) if tests else ""
+        failure = noticed_by(copy_of_tree(Path(scratch) / "tree"), tests, None, workers) if tests else ""
     if failure:
         raise MutationError(f"{failure} fails without any mutation: mend it first.")
 
@@ -218,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for mutation in mutations:
                 console.print(f"{mutation.area}  {mutation.name}  {mutation.file}")
             return 0
-        passes_unchanged(mutations)
+        passes_unchanged(mutations, options.jobs)
         with ThreadPoolExecutor(options.jobs) as pool:
             verdicts = []
             for verdict in pool.map(run, mutations):
