@@ -48,10 +48,10 @@ def named(history: History) -> set[int]:
     return {anchor.height for anchor in history.anchors} | heights(history.segments)
 
 
-def look(repository: Repository, segment: Reference, wanted: Container[int], opener: Opener | None) -> Look:
+def look(repository: Repository, segment: Reference, compared: Container[int], opener: Opener | None) -> Look:
     """Raises Missing, Damaged, WrongIdentity, WrongChain, naming the segment."""
     header, pairs = repository.check_segment(segment, opener)
-    blocks = {block.height: block.hash.hex() for block, _ in pairs if block.height in wanted}
+    blocks = {block.height: block.hash.hex() for block, _ in pairs if block.height in compared}
     return Look(header, blocks if pairs else None)
 
 
@@ -81,12 +81,12 @@ def require_one(repository: Repository, segments: Sequence[Reference], upto: int
     of them a restore would take, nothing but their lengths decides.
     """
     shared = overlapping(segment for segment in segments if segment.first <= upto)
-    wanted = heights(shared) | {upto}
+    compared = heights(shared) | {upto}
     looks: dict[str, Look] = {}
     for segment in shared:
         # What cannot be read stops whoever needs it; that another one is read instead is what overlapping is for.
         with suppress(Missing, Damaged, WrongIdentity, WrongChain):
-            looks[segment.key] = look(repository, segment, wanted, opener)
+            looks[segment.key] = look(repository, segment, compared, opener)
     for fault in faults(History(repository, (), shared), looks):
         if fault.height <= upto:
             below = min(segment.first for segment in shared) - 1

@@ -79,7 +79,7 @@ class _State:
     objects: dict[str, int]
     marks: dict[str, Mark]
     trash: dict[str, int] = field(default_factory=dict)
-    held: set[str] = field(default_factory=set)
+    held_objects: set[str] = field(default_factory=set)
 
 
 def prune(
@@ -166,7 +166,7 @@ def _read(repository: Repository) -> _State:
 
 def _held(repository: Repository) -> set[str]:
     """The objects that manifests need which somebody has moved to damaged/, to copy them back some day."""
-    held: set[str] = set()
+    held_objects: set[str] = set()
     for backup_id, manifest in set_aside(repository, layout.DAMAGED):
         if manifest is None:
             _log.warning(
@@ -175,8 +175,8 @@ def _held(repository: Repository) -> set[str]:
                 backup_id,
             )
         else:
-            held |= set(manifest.objects)
-    return held
+            held_objects |= set(manifest.objects)
+    return held_objects
 
 
 def _quarantined(repository: Repository) -> Iterator[Stat]:
@@ -215,7 +215,7 @@ def _decide(repository: Repository, state: _State, policy: Policy, grace: float,
     staying = [backup for backup in state.candidates if reasons[backup.id]]
     manifests = {manifest.id: manifest for manifest in state.manifests.good}
     going = [backup for backup in state.candidates if not reasons[backup.id]]
-    needed = state.held | {name for backup in staying for name in manifests[backup.id].objects}
+    needed = state.held_objects | {name for backup in staying for name in manifests[backup.id].objects}
     garbage = {layout.object_key(name): size for name, size in state.objects.items() if name not in needed}
     garbage |= {segment.key: segment.size for segment in unneeded_segments(staying, segments)}
     garbage |= state.trash | _past_segments(repository, state.candidates, policy)

@@ -53,8 +53,10 @@ def certificate(height: int, signers: int) -> bytes:
 
 def of_blocks(number: int, each: int, transaction: Callable[[int], bytes]) -> bytes:
     """Blocks of the shape that is wanted, each with so many transactions that are none."""
-    made = block(1, [transaction(index) for index in range(each)])
-    blocks = [replace(made, header=replace(made.header, height=height)) for height in range(1, number + 1)]
+    first_block = block(1, [transaction(index) for index in range(each)])
+    blocks = [
+        replace(first_block, header=replace(first_block.header, height=height)) for height in range(1, number + 1)
+    ]
     return rows(*[(one.encode(), certificate(one.height, 2)) for one in blocks])
 
 

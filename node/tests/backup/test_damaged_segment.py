@@ -34,8 +34,8 @@ def test_the_error_leads_on(
     for add in (lambda: backup(repository, data, cache), lambda: ship(repository, data)):
         with pytest.raises(Damaged, match=rf"{newest.key}.*`goud-backup verify --quarantine`"):
             add()
-    found = verifying.verify(repository, verifying.Depth(), restoring.Tools(None))
-    assert verifying.quarantine(repository, found) == [newest.key]
+    report = verifying.verify(repository, verifying.Depth(), restoring.Tools(None))
+    assert verifying.quarantine(repository, report) == [newest.key]
     backup(repository, data, cache)
     assert ship(repository, data).blocks == 0, "the backup has them"
     assert restore(repository, tmp_path / "out").height == 70
@@ -48,8 +48,8 @@ def test_its_blocks_are_shipped_again(repository: Repository, data: Path, cache:
     ship(repository, data)
     newest = repository.segments()[-1]
     repository.target.put(newest.key, b"?")
-    found = verifying.verify(repository, verifying.Depth(), restoring.Tools(None))
-    assert verifying.quarantine(repository, found) == [newest.key]
+    report = verifying.verify(repository, verifying.Depth(), restoring.Tools(None))
+    assert verifying.quarantine(repository, report) == [newest.key]
     assert ship(repository, data).last == 65
     assert restore(repository, tmp_path / "out").height == 65
 

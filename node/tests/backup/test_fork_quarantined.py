@@ -68,6 +68,16 @@ def cut(raw: bytes) -> bytes:
     return raw[: len(raw) * 3 // 4]
 
 
+def require_abandoned(world: World) -> None:
+    """What was set aside and comes back is no part of the history that was shipped after the fork."""
+    assert fork(world.repository, 15, world.base) is None, "it has been said"
+    for key, raw in world.segments.items():
+        world.repository.target.put(key, raw)
+    ship(world.repository, world.other, world.recipients)
+    assert make(world.repository, Wish(), None).height == 20
+    assert verifying.verify(world.repository, verifying.Depth(record=False), restoring.Tools(None)).ok
+
+
 def quarantine(world: World, rot: Callable[[bytes], bytes] = at_the_end) -> None:
     for key, raw in world.segments.items():
         world.repository.target.put(key, rot(raw))
@@ -81,12 +91,7 @@ def test_what_comes_back_from_quarantine_stays_abandoned(world: World, rot: Call
     record = fork(world.repository, 15, world.base)
     assert record is not None
     assert set(record.segments) == set(world.segments)
-    assert fork(world.repository, 15, world.base) is None, "it has been said"
-    for key, raw in world.segments.items():
-        world.repository.target.put(key, raw)
-    ship(world.repository, world.other, world.recipients)
-    assert make(world.repository, Wish(), None).height == 20
-    assert verifying.verify(world.repository, verifying.Depth(record=False), restoring.Tools(None)).ok
+    require_abandoned(world)
 
 
 def test_what_is_below_the_base_comes_back_into_the_present_history(world: World) -> None:
@@ -151,12 +156,7 @@ ASIDE: dict[str, Callable[[World], None]] = {
 def test_whatever_way_it_was_set_aside_it_stays_abandoned(world: World, way: str) -> None:
     ASIDE[way](world)
     fork(world.repository, 15, world.base)
-    assert fork(world.repository, 15, world.base) is None, "it has been said"
-    for key, raw in world.segments.items():
-        world.repository.target.put(key, raw)
-    ship(world.repository, world.other, world.recipients)
-    assert make(world.repository, Wish(), None).height == 20
-    assert verifying.verify(world.repository, verifying.Depth(record=False), restoring.Tools(None)).ok
+    require_abandoned(world)
 
 
 def test_what_cannot_be_read_at_once_stays_abandoned(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,9 +55,9 @@ def test_what_is_shipped_next_needs_the_fork(repository: Repository, forked: tup
     other, base = forked
     with pytest.raises(OtherHistory, match="goud-backup fork --height 25 --hash"):
         ship(repository, other)
-    made = fork(repository, BASE, base.hash.hex())
-    assert made is not None
-    assert len(made.backups) == 1
+    record = fork(repository, BASE, base.hash.hex())
+    assert record is not None
+    assert len(record.backups) == 1
     assert ship(repository, other).last == 35
 
 
@@ -68,9 +68,9 @@ def test_a_manifest_that_comes_back_does_not_bring_its_history_back(
     key = repository.manifest_keys()[-1][2]
     whole = bytes(repository.target.get(key))
     repository.target.put(key, whole[:-40])
-    made = fork(repository, BASE, base.hash.hex())
-    assert made is not None
-    assert made.backups == (repository.manifest_keys()[-1][1],)
+    record = fork(repository, BASE, base.hash.hex())
+    assert record is not None
+    assert record.backups == (repository.manifest_keys()[-1][1],)
     present = backup(repository, other, cache)
     repository.target.put(key, whole)
     assert make(repository, Wish(), None).manifest == repository.find(present.id), "not the one that led higher"
@@ -230,9 +230,9 @@ def test_latest_is_the_present_history(
     present = tip_of(other)
     assert repository.find("latest").chain.height == 20
     assert restore(repository, tmp_path / "again").tip_hash == present.hash.hex()
-    made = backup(repository, other, cache)
-    assert repository.find("latest").id == made.id
-    assert made.chain.tip_hash == present.hash.hex()
+    manifest = backup(repository, other, cache)
+    assert repository.find("latest").id == manifest.id
+    assert manifest.chain.tip_hash == present.hash.hex()
     # The old history stays whole: a backup of it is restored by its name.
     old = restore(repository, tmp_path / "old", Wish(abandoned.id))
     assert (old.height, old.tip_hash) == (40, abandoned.chain.tip_hash)
@@ -357,18 +357,18 @@ def test_an_abandoned_history_goes_when_its_days_have_passed(
 ) -> None:
     other, base = forked
     abandoned = repository.find("latest").id
-    made = fork(repository, BASE, base.hash.hex())
-    assert made is not None
+    record = fork(repository, BASE, base.hash.hex())
+    assert record is not None
     ship(repository, other)
     grow(other, 5)
     backup(repository, other, cache)
     present = tip_of(other)
     stored = {stat.key for stat in repository.target.list(layout.SEGMENTS)}
-    assert set(made.segments) <= stored
+    assert set(record.segments) <= stored
     prune(repository, Policy(days=1))
     assert abandoned in {one.id for one in repository.manifests().good}, "it is of a day that stays"
     for now in (0.0, 2 * 86400.0):
         prune(repository, Policy(days=0), clock=partial(Clock, now, now, "a"))
     assert abandoned not in {one.id for one in repository.manifests().good}
-    assert not {stat.key for stat in repository.target.list(layout.SEGMENTS)} & set(made.segments)
+    assert not {stat.key for stat in repository.target.list(layout.SEGMENTS)} & set(record.segments)
     assert restore(repository, tmp_path / "again").tip_hash == present.hash.hex()

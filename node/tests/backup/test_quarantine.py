@@ -278,9 +278,9 @@ def test_what_a_later_release_wrote_is_moved_when_it_is_damaged(repository: Repo
 
 
 def sha256_of(key: str) -> str:
-    found = layout.segment_parts(key)
-    assert found is not None
-    return found[2]
+    named_parts = layout.segment_parts(key)
+    assert named_parts is not None
+    return named_parts[2]
 
 
 def test_what_a_restore_meets_names_the_remedy(repository: Repository, newest: str, tmp_path: Path) -> None:

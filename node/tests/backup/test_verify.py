@@ -321,20 +321,20 @@ def test_a_deep_verification_reads_the_secrets(tmp_path: Path, data: Path, cache
     recipients = (RECIPIENT,)
     repository = make_repository(tmp_path / "sealed", recipients)
     (tmp_path / "jwt_secret").write_text("secret")
-    made = backup(repository, data, cache, recipients, secrets=(tmp_path / "jwt_secret",))
+    manifest = backup(repository, data, cache, recipients, secrets=(tmp_path / "jwt_secret",))
     tools = restoring.Tools(Opener([IDENTITY]))
     assert report_of(repository, deep=True, tools=tools).ok
-    files = made.listing(tools.opener)
+    files = manifest.listing(tools.opener)
     changed = [
         dataclasses.replace(entry, parts=tuple(dataclasses.replace(part, sha256="00" * 32) for part in entry.parts))
         if entry.path == "secrets/jwt_secret"
         else entry
         for entry in files
     ]
-    draft = sealed(dataclasses.replace(made, files=tuple(changed), sealed_files=None), Sealer(recipients))
-    repository.target.put(layout.manifest_key(made.sequence, made.id), dump(draft)[0])
+    draft = sealed(dataclasses.replace(manifest, files=tuple(changed), sealed_files=None), Sealer(recipients))
+    repository.target.put(layout.manifest_key(manifest.sequence, manifest.id), dump(draft)[0])
     report = report_of(repository, deep=True, tools=tools)
-    assert [problem.thing for problem in report.problems if "jwt_secret" in problem.message] == [made.id]
+    assert [problem.thing for problem in report.problems if "jwt_secret" in problem.message] == [manifest.id]
 
 
 @pytest.mark.parametrize(
@@ -345,15 +345,15 @@ def test_a_deep_verification_reads_the_secrets(tmp_path: Path, data: Path, cache
 def test_a_manifest_names_each_path_of_a_backup_once(
     repository: Repository, data: Path, cache: Path, path: str
 ) -> None:
-    made = backup(repository, data, cache)
-    files = made.files or ()
+    manifest = backup(repository, data, cache)
+    files = manifest.files or ()
     renamed = dataclasses.replace(files[-1], path=path)
-    draft = dataclasses.replace(made, files=(*files, renamed))
+    draft = dataclasses.replace(manifest, files=(*files, renamed))
     with pytest.raises(ValueError, match="path"):
         sealed(draft, None)
     with pytest.raises(SourceError, match="path"):
         dump(draft)
-    key = layout.manifest_key(made.sequence, made.id)
+    key = layout.manifest_key(manifest.sequence, manifest.id)
     document = json.loads(bytes(repository.target.get(key)))
     document["files"].append({**document["files"][-1], "path": path})
     repository.target.put(key, redone(document))
@@ -362,13 +362,13 @@ def test_a_manifest_names_each_path_of_a_backup_once(
 
 
 def test_a_damaged_segment_does_not_make_the_backup_below_it_a_bad_one(repository: Repository, data: Path) -> None:
-    made = backup(repository, data, data.parent / "cache")
+    manifest = backup(repository, data, data.parent / "cache")
     grow(data, 5)
     ship(repository, data)
     replace(repository, repository.segments()[-1].key, lambda content: content[:-9] + b"?" + content[-8:])
     report = verifying.verify(repository, verifying.Depth(deep=True), restoring.Tools(None))
     assert {problem.thing for problem in report.problems} == {repository.segments()[-1].key, "latest"}
-    check = repository.checks()[made.id]
+    check = repository.checks()[manifest.id]
     assert (check["ok"], check["level"]) == (True, "data"), "neither condemned nor proven"
 
 

@@ -208,11 +208,11 @@ VERBS = ("status", "drain", "undrain", "hand-over", "start-epoch --yes", "checkp
 def test_an_answer_of_another_status_is_no_success(  # four fixtures
     command: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, verb: str, status: int
 ) -> None:
-    wanted = {"checkpoint create": 201, "checkpoint release a": 204}.get(verb, 200)
+    success = {"checkpoint create": 201, "checkpoint release a": 204}.get(verb, 200)
     everything = STANDING | LEASE | {"handed_over": True, "started_epoch": 2, "checkpoints": [LEASE]}
-    content = json.dumps(everything | {"draining": verb != "undrain"}).encode() if wanted != 204 else b""
+    content = json.dumps(everything | {"draining": verb != "undrain"}).encode() if success != 204 else b""
     code, out, err = answered(command, monkeypatch, tmp_path, content, *verb.split(), status=status)
-    assert (code, bool(out)) == ((0, True) if status == wanted else (12, False)), err
+    assert (code, bool(out)) == ((0, True) if status == success else (12, False)), err
 
 
 def test_what_answers_without_end_is_given_up(command: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
