@@ -205,7 +205,7 @@ def test_a_failure_is_tidied_up_after(place: Place) -> None:
 
 ENGINE = """set -euo pipefail
 {function}
-as_root() { case $1 in docker) [[ $answers == root ]] ;; cat) echo 1 ;; esac; }
+as_root() { case $1 in docker) [[ $answers == root ]] ;; cat) echo 1 ;; env) sleep 2 ;; esac; } # an engine lives on
 say() { :; }; wait_for_engine() { :; }; join_docker_group() { :; }
 answers=$1 started=$2 state=$2.state pid_file=$2.pid log_file=$2.log
 engine_answers() { [[ $answers == account ]]; }
