@@ -147,9 +147,10 @@ def main() -> None:
         base_height = options.segments - BACKED
         restore.restore(repository, make(repository, Wish(to_height=base_height), None), base, tools)
         create.create(repository, DirectorySource(base), create.Options(cache_dir=Path(folder) / "cache"))
-        fill(root, options.listed - options.segments, base_height)
         blocks, memory = ship.DirectoryBlocks(data, GENESIS), Memory(Path(folder) / "seen.json")
         measure(target, "first ship", lambda: ship.ship(repository, blocks, (), memory=memory))
+        # Afterwards: whoever remembers nothing asks every segment that overlaps another for its history.
+        fill(root, options.listed - options.segments, base_height)
         idle = measure(target, "idle ship", lambda: ship.ship(repository, blocks, (), memory=memory))
         if idle.segments:
             raise SystemExit("The idle run was not idle.")
