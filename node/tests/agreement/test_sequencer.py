@@ -8,7 +8,8 @@ import pytest
 
 from goud_node.agreement.embedded import EmbeddedKv
 from goud_node.agreement.kv import KeyValue, Put
-from goud_node.agreement.sequencer import HeightTrimmed, LogUnreadable, Sequencer, State, Term
+from goud_node.agreement.refusals import HeightTrimmed, LogUnreadable
+from goud_node.agreement.sequencer import Sequencer, State, Term
 from goud_node.chain.block import Block, build
 from goud_node.chain.encoding import encode
 from goud_node.chain.genesis import Genesis, Validator

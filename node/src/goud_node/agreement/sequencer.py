@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from goud_node.agreement.kv import Compare, Delete, KeyValue, Kv, Operation, Put, prefix_end
+from goud_node.agreement.refusals import HeightTaken, HeightTrimmed, LogUnreadable
 from goud_node.chain import encoding
 from goud_node.chain.block import HASH_BYTES, Block
 from goud_node.chain.ledger import Epoch
 from goud_node.chain.transactions import MAX_INT
-from goud_node.errors import CoordinationFull, GoudError, NotLeader, OutcomeUnknown, Unavailable
+from goud_node.errors import CoordinationFull, GoudError, InvalidBlock, NotLeader, OutcomeUnknown, Unavailable
 
 T = TypeVar("T")
 MAX_SIGNATURES_PER_TXN = 100  # etcd refuses transactions of more than 128 operations
@@ -30,29 +31,7 @@ _MOST_BLOCKS = 64
 _ENTRY = re.compile(rb"(?P<height>[0-9a-f]{16})/(?P<node>[!-~]+)")
 """Of a signature. Each node writes its own: one that is written wrong must not stop those who read all."""
 _HEIGHT = re.compile(rb"[0-9a-f]{16}")
-
-
-class HeightTrimmed(OutcomeUnknown):
-    """The height is decided, but no longer in the log: certified blocks from peers tell how."""
-
-    code = "height-trimmed"
-
-
-class LogUnreadable(Unavailable):
-    """A key of the log holds what no node of ours writes. Whoever reads it waits until somebody puts it right."""
-
-    code = "log-unreadable"
-
-    def __init__(self, key: bytes, reason: object, remedy: str = "") -> None:
-        root = key.rpartition(b"/")[0].decode()
-        super().__init__(
-            f"the log's key {key.decode()} cannot be read ({reason}); "
-            + (
-                remedy
-                or f"stop every node, delete all keys below {root}/ with etcdctl, and run `goud-node epoch start` on "
-                "the node with the longest chain; a node that orders by itself is restored from a backup"
-            )
-        )
+_NEW_EPOCH = "stop every node, and run `goud-node epoch start` on the node with the longest chain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +188,8 @@ class Sequencer:
         Raises NotLeader when the block is not ordered and never will be: every comparison that can fail fails for
         good, so a delayed twin of this request fails as well. Raises OutcomeUnknown when the answer was lost: then the
         only safe step at this height is to call again with the same block. Raises HeightTrimmed when it is decided
-        but the log no longer shows how, CoordinationFull when the log shows that want of space kept this call out.
+        but the log does not show how, CoordinationFull when the log shows that want of space kept this call out,
+        HeightTaken when this call was refused because something that is not ordered stands there.
         """
         header, raw = block.header, block.encode()
         key = self._block_key(header.height)
@@ -230,6 +210,8 @@ class Sequencer:
             return await self._holder(header.height)
         except NotLeader as error:
             raise shortage or error from None
+        except HeightTaken:
+            raise
         except Unavailable as error:
             raise OutcomeUnknown(f"block {header.height} was refused or ordered before: {error}") from error
 
@@ -247,6 +229,18 @@ class Sequencer:
             return Tail(self._height(entries[0].key), [])
         head = (await self.state()).head
         return Tail(None if head is None or head.height < start else head.height + 1, [])
+
+    def decode(self, tail: Tail) -> list[Block]:
+        """The blocks of `tail`, up to the first that is none. Raises LogUnreadable when that is the first of all."""
+        blocks: list[Block] = []
+        for height, raw in enumerate(tail.blocks, tail.first or 0):
+            try:
+                blocks.append(_block(height, raw))
+            except InvalidBlock as error:
+                if blocks:
+                    break
+                raise LogUnreadable(self._block_key(height), error, _NEW_EPOCH) from error
+        return blocks
 
     async def republish(self, epoch: Epoch, block: Block) -> bool:
         """Put back an ordered block that has no certificate yet; False if it was not needed.
@@ -314,12 +308,19 @@ class Sequencer:
         return self._kv.changes(self._epoch, self._leader + b"\0")
 
     async def _holder(self, height: int) -> bytes:
-        entries = await self._kv.range(self._block_key(height))
-        if entries:
-            return entries[0].value
+        key = self._block_key(height)
+        values = [entry.value for entry in await self._kv.range(key)]
         head = (await self.state()).head
         if head is not None and head.height >= height:
-            raise HeightTrimmed(f"block {height} is decided and trimmed; catch up from peers")
+            if not values:
+                raise HeightTrimmed(f"block {height} is decided and trimmed; catch up from peers")
+            try:
+                self.decode(Tail(height, values))
+            except LogUnreadable as error:
+                raise HeightTrimmed(f"block {height} is decided: {error}") from error
+            return values[0]
+        if values:
+            raise HeightTaken(key)
         raise NotLeader(f"block {height} was not ordered: this node's term or epoch ended; submit again")
 
     async def _read(self, start: bytes, limit: int) -> list[KeyValue]:
@@ -345,6 +346,14 @@ class Sequencer:
         """None for a key that is no block's: it says nothing."""
         digits = key[len(self._blocks) :]
         return int(digits, 16) if _HEIGHT.fullmatch(digits) else None
+
+
+def _block(height: int, raw: bytes) -> Block:
+    """Raises InvalidBlock when the bytes are not a block of that height."""
+    block = Block.decode(raw)
+    if block.height != height:
+        raise InvalidBlock(f"it holds block {block.height}")
+    return block
 
 
 def _reported_height(value: bytes) -> int | None:
