@@ -18,7 +18,7 @@ from .trio import KEYS, NAMES, Shared, Trio, account
 JUNK = {
     "head": [b"junk", encode(["x", b"y"]), encode([-1, None]), encode([2**64 - 1, bytes(32)])],
     "epoch": [b"junk", encode([-5, -1, b""])],
-    "leader": [b"junk", encode(["node3", "x"])],
+    "leader": [b"junk", encode(["node3", "x"]), *(encode([name, 5]) for name in ("ghost", *NAMES)), encode(["", 0])],
     "blocks/zz": [b"junk"],
     f"blocks/{1:016X}x": [b"junk"],
     "nodes/node3": [b"junk", encode(2**64 - 1)],

@@ -104,7 +104,10 @@ class EtcdKv:
             lambda member: member.kv.get(start, end, limit=limit, keys_only=keys_only, timeout=self._timeout), "range"
         )
         self._note_answer(self._current())
-        return [KeyValue(kv.key, kv.value, int(kv.create_revision), int(kv.mod_revision)) for kv in answer.kvs]
+        return [
+            KeyValue(kv.key, kv.value, int(kv.create_revision), int(kv.mod_revision), int(kv.lease))
+            for kv in answer.kvs
+        ]
 
     async def grant(self, ttl: int) -> int:
         """A lease whose answer was lost is granted again: the lost one ends by itself."""

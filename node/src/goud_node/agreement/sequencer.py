@@ -163,12 +163,12 @@ class Sequencer:
         return None
 
     async def _remove_unreadable_leader(self) -> None:
-        """It hangs on nobody's lease, so that nobody could be elected any more."""
+        """It hangs on no proposer's lease, so that nobody could be elected any more."""
         for entry in await self._kv.range(self._leader):
             if _leader(entry) is None:
                 unchanged = Compare(self._leader, "mod_revision", entry.mod_revision)
                 await self._kv.txn([unchanged], [Delete(self._leader)])
-                raise LogUnreadable(self._leader, "it names no node", "it is removed, and a leader elected")
+                raise LogUnreadable(self._leader, "no campaign wrote it", "it is removed, and a leader elected")
 
     async def renew(self, term: Term) -> bool:
         """Keep the term's lease alive; False when it has ended."""
@@ -380,11 +380,12 @@ def _load_head(raw: bytes) -> Head:
 
 
 def _leader(kv: KeyValue) -> Leader | None:
+    """None when no campaign wrote it: it hangs on the lease that it names, and ends with it."""
     try:
         node_id, lease = encoding.record(encoding.decode(kv.value), (str, int))
     except encoding.NotCanonical:
         return None
-    return Leader(node_id, lease, kv.create_revision)
+    return Leader(node_id, lease, kv.create_revision) if 0 != lease == kv.lease else None
 
 
 def _dump_head(height: int, block_hash: bytes) -> bytes:
