@@ -94,6 +94,15 @@ async def test_another_member_is_asked_when_one_rejects_the_request(status: str,
     assert (len(stranger.methods), len(member.methods)) == (1, 2)
 
 
+async def test_an_answer_that_is_too_long_is_named_and_leaves_no_member() -> None:
+    first, second = Stub(grpc.StatusCode.OK, bytes(65 << 20)), Stub(grpc.StatusCode.OK)
+    async with serving(first, second) as (kv, _):
+        for _ in range(2):
+            with pytest.raises(Unavailable, match=r"too long .*larger than max"):
+                await kv.range(b"a", b"b")
+    assert second.methods == []
+
+
 @pytest.mark.parametrize("call", CALLS)
 async def test_an_answer_that_is_none_of_etcd_is_an_error_of_ours(call: str) -> None:
     async with serving(Stub(grpc.StatusCode.OK, b"\xff junk")) as (kv, endpoints):

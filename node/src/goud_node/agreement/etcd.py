@@ -39,6 +39,7 @@ _REJECTIONS = (
     grpc.StatusCode.UNIMPLEMENTED,
     grpc.StatusCode.FAILED_PRECONDITION,
 )
+_TOO_LONG = "message larger than max"
 _REFUSED = ("too many requests", "request is too large")
 
 
@@ -189,6 +190,11 @@ class EtcdKv:
                 if answer is None:  # what gRPC makes of bytes that it cannot decode
                     raise EtcdError("it sent no message of etcd")
             except _Failure as error:
+                if _TOO_LONG in _message(error) and not once:
+                    raise Unavailable(
+                        f"etcd's answer to the {name} is too long ({_message(error)}); delete with etcdctl what "
+                        "no node wrote there"
+                    ) from error
                 is_unsent = self._refuse(error, member, name)
                 if once and not is_unsent:
                     raise _Silent(f"etcd at {member.endpoint} did not answer ({_message(error)})") from error

@@ -18,16 +18,17 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from goud_node.agreement.kv import Compare, Delete, KeyValue, Kv, Operation, Put, prefix_end
+from goud_node.agreement.pages import Pages
 from goud_node.agreement.refusals import HeightTaken, HeightTrimmed, LogUnreadable
 from goud_node.chain import encoding
 from goud_node.chain.block import HASH_BYTES, Block
+from goud_node.chain.keys import SIGNATURE_BYTES
 from goud_node.chain.ledger import Epoch
 from goud_node.chain.transactions import MAX_INT
 from goud_node.errors import CoordinationFull, GoudError, InvalidBlock, NotLeader, OutcomeUnknown, Unavailable
 
 T = TypeVar("T")
 MAX_SIGNATURES_PER_TXN = 100  # etcd refuses transactions of more than 128 operations
-_MOST_BLOCKS = 64
 _ENTRY = re.compile(rb"(?P<height>[0-9a-f]{16})/(?P<node>[!-~]+)")
 """Of a signature. Each node writes its own: one that is written wrong must not stop those who read all."""
 _HEIGHT = re.compile(rb"[0-9a-f]{16}")
@@ -87,14 +88,14 @@ class Sequencer:
     def __init__(self, kv: Kv, chain_id: str, node_id: str) -> None:
         self._kv = kv
         self._node_id = node_id
-        self._batch = _MOST_BLOCKS
+        self._pages = Pages(kv)
         root = f"/goud/{chain_id}/".encode()
         self._epoch, self._head, self._leader = root + b"epoch", root + b"head", root + b"leader"
         self._blocks, self._signatures, self._nodes = root + b"blocks/", root + b"signatures/", root + b"nodes/"
 
     async def state(self) -> State:
-        """Read epoch, head and leader at one revision. Raises LogUnreadable."""
-        entries = {kv.key: kv for kv in await self._kv.range(self._epoch, self._leader + b"\0")}
+        """Read epoch, head and leader of one moment. Raises LogUnreadable."""
+        entries = {entry.key: entry for entry in await self._control_entries()}
         epoch, head, leader = (entries.get(key) for key in (self._epoch, self._head, self._leader))
         return State(
             None if epoch is None else _readable(epoch, Epoch.decode),
@@ -217,16 +218,15 @@ class Sequencer:
 
     async def tail(self, start: int, limit: int) -> Tail:
         """Read encoded blocks from height `start`: at most `limit`, and fewer over a link that is slow."""
-        entries = await self._read(self._block_key(start), limit)
-        blocks: list[bytes] = []
-        for entry in entries:
-            if self._height(entry.key) != start + len(blocks):
-                break
-            blocks.append(entry.value)
-        if blocks:
-            return Tail(start, blocks)
-        if entries:
-            return Tail(self._height(entries[0].key), [])
+        async for page in self._pages.read(self._block_key(start), prefix_end(self._blocks), limit):
+            entries = [entry for entry in page if self._height(entry.key) is not None]
+            blocks: list[bytes] = []
+            for entry in entries:
+                if self._height(entry.key) != start + len(blocks):
+                    break
+                blocks.append(entry.value)
+            if entries:
+                return Tail(start if blocks else self._height(entries[0].key), blocks)
         head = (await self.state()).head
         return Tail(None if head is None or head.height < start else head.height + 1, [])
 
@@ -268,19 +268,22 @@ class Sequencer:
         """Read countersignatures of heights [start, start + limit): by height, by node; none of them verified."""
         first_key, end_key = (self._signatures + b"%016x/" % height for height in (start, start + limit))
         signatures: dict[int, dict[str, bytes]] = {}
-        for entry in await self._kv.range(first_key, end_key):
-            match = _ENTRY.fullmatch(entry.key[len(self._signatures) :])
-            if match is not None:
-                signatures.setdefault(int(match["height"], 16), {})[match["node"].decode()] = entry.value
+        async for page in self._pages.read(first_key, end_key):
+            for entry in page:
+                match = _ENTRY.fullmatch(entry.key[len(self._signatures) :])
+                if match is not None and len(entry.value) <= SIGNATURE_BYTES:
+                    signatures.setdefault(int(match["height"], 16), {})[match["node"].decode()] = entry.value
         return signatures
 
     async def progress(self) -> dict[str, int]:
         """Read the certified height each node reports; what is not a height says nothing."""
-        entries = await self._kv.range(self._nodes, prefix_end(self._nodes))
-        heights = {
-            entry.key[len(self._nodes) :].decode(errors="replace"): _reported_height(entry.value) for entry in entries
-        }
-        return {name: height for name, height in heights.items() if height is not None}
+        heights: dict[str, int] = {}
+        async for page in self._pages.read(self._nodes, prefix_end(self._nodes)):
+            for entry in page:
+                height = _reported_height(entry.value)
+                if height is not None:
+                    heights[entry.key[len(self._nodes) :].decode(errors="replace")] = height
+        return heights
 
     async def forget_progress(self, epoch: Epoch) -> None:
         """Drop what nodes reported to hold, for nodes that were restored and hold less; each reports when it joins."""
@@ -290,8 +293,10 @@ class Sequencer:
 
     async def held_above(self, height: int) -> int:
         """How many blocks above that height the log still holds."""
-        entries = await self._kv.range(self._block_key(height + 1), prefix_end(self._blocks), keys_only=True)
-        return sum(self._height(entry.key) is not None for entry in entries)
+        count = 0
+        async for page in self._pages.read(self._block_key(height + 1), prefix_end(self._blocks), keys_only=True):
+            count += sum(self._height(entry.key) is not None for entry in page)
+        return count
 
     async def trim(self, epoch: Epoch, height: int) -> bool:
         """Drop blocks and signatures up to that height from the log; False if the epoch changed."""
@@ -323,21 +328,16 @@ class Sequencer:
             raise HeightTaken(key)
         raise NotLeader(f"block {height} was not ordered: this node's term or epoch ended; submit again")
 
-    async def _read(self, start: bytes, limit: int) -> list[KeyValue]:
-        """A call has one deadline, however much it carries: over a slow link fewer blocks may get through."""
-        end = prefix_end(self._blocks)
+    async def _control_entries(self) -> list[KeyValue]:
+        names = (self._epoch, self._head, self._leader)
+        entries = await self._kv.range(self._epoch, self._leader + b"\0", len(names) + 1)
+        if len(entries) <= len(names):
+            return entries
+        # Others lie between, however many. One by one, head and leader are those of an epoch that is still there.
         while True:
-            batch = min(limit, self._batch)
-            try:
-                entries = await self._kv.range(start, end, batch)
-            except Unavailable:
-                if batch == 1:
-                    raise
-                self._batch = batch // 2
-            else:
-                if len(entries) == self._batch:
-                    self._batch = min(2 * batch, _MOST_BLOCKS)
-                return [entry for entry in entries if self._height(entry.key) is not None]
+            entries = [entry for name in names for entry in await self._kv.range(name)]
+            if await self._kv.range(self._epoch) == [entry for entry in entries if entry.key == self._epoch]:
+                return entries
 
     def _block_key(self, height: int) -> bytes:
         return self._blocks + b"%016x" % height
