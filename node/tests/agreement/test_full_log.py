@@ -9,7 +9,8 @@ import pytest
 
 from goud_node.agreement.embedded import EmbeddedKv
 from goud_node.agreement.kv import Compare, KeyValue, Operation, Txn
-from goud_node.agreement.sequencer import HeightTrimmed, Sequencer, State, Term
+from goud_node.agreement.refusals import HeightTrimmed
+from goud_node.agreement.sequencer import Sequencer, State, Term
 from goud_node.errors import CoordinationFull, OutcomeUnknown, Unavailable
 from goud_node.replica.types import Options
 from goud_node.store.memory import MemoryStore

@@ -71,6 +71,7 @@ async def test_delete_range(kv: Kv) -> None:
 async def test_a_revoked_lease_takes_its_keys(kv: Kv) -> None:
     lease = await kv.grant(60)
     await kv.txn([], [Put(A, b"1", lease), Put(B, b"2")])
+    assert [(entry.key, entry.lease) for entry in await kv.range(A, C)] == [(A, lease), (B, 0)]
     assert await kv.keep_alive(lease)
     await kv.revoke(lease)
     assert await value(kv, A) is None

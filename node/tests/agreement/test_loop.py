@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from goud_node.agreement.sequencer import Sequencer
 from goud_node.chain.ledger import Receipt
 from goud_node.errors import OutcomeUnknown
 from goud_node.replica import lead, steps
@@ -37,7 +38,8 @@ async def test_a_deadline_while_the_answer_is_on_its_way_is_no_refusal() -> None
 
 async def test_long_work_happens_beside_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     loop_thread, held = threading.get_ident(), set()
-    wanted = [(lead, "compose"), (lead, "build"), (lead, "_receipts"), (steps, "countersign"), (steps, "countersigned")]
+    wanted: list[tuple[object, str]] = [(lead, "compose"), (lead, "build"), (lead, "_receipts")]
+    wanted += [(steps, "countersign"), (steps, "countersigned"), (Sequencer, "decode")]
     called = set()
 
     def watched(name: str, function: Any) -> Any:
@@ -51,7 +53,6 @@ async def test_long_work_happens_beside_the_loop(monkeypatch: pytest.MonkeyPatch
 
     for module, name in wanted:
         monkeypatch.setattr(module, name, watched(name, getattr(module, name)))
-    monkeypatch.setattr(steps, "_decode", watched("_decode", steps._decode))
     trio = Trio(Shared())
     try:
         for name in NAMES:
@@ -62,5 +63,5 @@ async def test_long_work_happens_beside_the_loop(monkeypatch: pytest.MonkeyPatch
         await trio.until(trio.agreed)
     finally:
         await trio.close()
-    assert called == {"_decode", *(name for _, name in wanted)}
+    assert called == {name for _, name in wanted}
     assert held == set()

@@ -8,7 +8,8 @@ import pytest
 
 from goud_node.agreement.embedded import EmbeddedKv
 from goud_node.agreement.kv import KeyValue, Put
-from goud_node.agreement.sequencer import HeightTrimmed, LogUnreadable, Sequencer, State, Term
+from goud_node.agreement.refusals import HeightTrimmed, LogUnreadable
+from goud_node.agreement.sequencer import Sequencer, State, Term
 from goud_node.chain.block import Block, build
 from goud_node.chain.encoding import encode
 from goud_node.chain.genesis import Genesis, Validator
@@ -201,6 +202,31 @@ async def test_an_unreadable_control_key_is_named_and_waited_for(key: bytes, jun
         await log.commit(term, after(GENESIS.block(), "one"))
     await kv.txn([], [Put(ROOT + key, value)])
     assert (await log.state()).epoch == EPOCH
+
+
+@pytest.mark.parametrize("node_id", ["n1", "n2", "nobody", ""])
+@pytest.mark.parametrize("hanging", ["on none", "on another", "on one that ended"])
+async def test_a_leader_that_does_not_hang_on_the_lease_it_names_is_none(node_id: str, hanging: str) -> None:
+    """No campaign wrote it, and no lease that runs out would ever remove it."""
+    kv, log, term = await begin()
+    await log.resign(term)
+    other_lease = await kv.grant(60)
+    own_lease = other_lease if hanging == "on another" else 0
+    named_lease = await kv.grant(60)
+    await kv.txn([], [Put(ROOT + b"leader", encode([node_id, named_lease]), own_lease)])
+    if hanging == "on one that ended":
+        await kv.revoke(named_lease)
+    assert (await log.state()).leader is None
+    with pytest.raises(LogUnreadable, match="removed"):
+        await log.campaign(EPOCH, 60)
+    assert await log.campaign(EPOCH, 60) is not None
+
+
+async def test_lease_0_is_no_lease() -> None:
+    kv, log, term = await begin()
+    await log.resign(term)
+    await kv.txn([], [Put(ROOT + b"leader", encode(["n2", 0]))])
+    assert (await log.state()).leader is None
 
 
 @pytest.mark.parametrize("junk", JUNK, ids=bytes.hex)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from goud_node.agreement.sequencer import HeightTrimmed, Sequencer
+from goud_node.agreement.refusals import HeightTrimmed
+from goud_node.agreement.sequencer import Sequencer
 from goud_node.chain.transactions import decode_trusted, same_request
 from goud_node.errors import CoordinationFull, EpochMismatch, GoudError, NotLeader, OutcomeUnknown, Unavailable
 from goud_node.replica import lead, steps

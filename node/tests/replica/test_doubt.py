@@ -9,7 +9,8 @@ from typing import Any, cast
 import pytest
 
 from goud_node.agreement.embedded import EmbeddedKv
-from goud_node.agreement.sequencer import HeightTrimmed, Sequencer, Term
+from goud_node.agreement.refusals import HeightTrimmed
+from goud_node.agreement.sequencer import Sequencer, Term
 from goud_node.chain.block import Block
 from goud_node.chain.transactions import claims
 from goud_node.errors import CoordinationFull, GoudError, NotLeader, OutcomeUnknown, StoreFull, Unavailable

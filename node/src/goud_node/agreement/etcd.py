@@ -31,6 +31,15 @@ _Failure = (EtcdError, grpc.aio.AioRpcError, TimeoutError)
 _NEVER_SENT = ("failed to connect to all addresses", "dns resolution failed", "connections to all backends failing")
 _NO_SPACE = "database space exceeded"
 _LEASE_GONE = "requested lease not found"
+_REJECTIONS = (
+    # Of our request, or because the port is another server's: another member tells which. gRPC makes none of them up.
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.OUT_OF_RANGE,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.FAILED_PRECONDITION,
+)
+_TOO_LONG = "message larger than max"
 _REFUSED = ("too many requests", "request is too large")
 
 
@@ -82,18 +91,11 @@ class EtcdKv:
         """One transaction, sent once. Moves to another member only when it surely never left this one."""
         conditions = [_compare(compare) for compare in compares]
         requests = [_operation(operation) for operation in operations]
-        for _ in self._endpoints:
-            member = self._current()
-            try:
-                answer = await member.kv.txn(conditions, requests, timeout=self._timeout)
-            except _Failure as error:
-                is_unsent = self._refuse(error, member, "transaction")
-                if not is_unsent:
-                    raise _Silent(f"etcd at {member.endpoint} did not answer ({_message(error)})") from error
-                continue
-            self._note_answer(member)
-            return Txn(succeeded=bool(answer.succeeded), revision=int(answer.header.revision))
-        raise self._unreachable()
+        answer = await self._repeat(
+            lambda member: member.kv.txn(conditions, requests, timeout=self._timeout), "transaction", once=True
+        )
+        self._note_answer(self._current())
+        return Txn(succeeded=bool(answer.succeeded), revision=int(answer.header.revision))
 
     async def range(
         self, start: bytes, end: bytes | None = None, limit: int = 0, *, keys_only: bool = False
@@ -103,7 +105,10 @@ class EtcdKv:
             lambda member: member.kv.get(start, end, limit=limit, keys_only=keys_only, timeout=self._timeout), "range"
         )
         self._note_answer(self._current())
-        return [KeyValue(kv.key, kv.value, int(kv.create_revision), int(kv.mod_revision)) for kv in answer.kvs]
+        return [
+            KeyValue(kv.key, kv.value, int(kv.create_revision), int(kv.mod_revision), int(kv.lease))
+            for kv in answer.kvs
+        ]
 
     async def grant(self, ttl: int) -> int:
         """A lease whose answer was lost is granted again: the lost one ends by itself."""
@@ -175,15 +180,31 @@ class EtcdKv:
         if self._closing:
             await asyncio.wait(self._closing)
 
-    async def _repeat(self, call: Callable[[Member], Awaitable[_T]], name: str) -> _T:
-        """Run a call that may safely be repeated, on one member after the other."""
+    async def _repeat(self, call: Callable[[Member], Awaitable[_T]], name: str, *, once: bool = False) -> _T:
+        """Run a call on one member after the other; with `once` it goes on only when it surely had no effect."""
+        reasons: list[str] = []
         for _ in self._endpoints:
             member = self._current()
             try:
-                return await call(member)
+                answer = await call(member)
+                if answer is None:  # what gRPC makes of bytes that it cannot decode
+                    raise EtcdError("it sent no message of etcd")
             except _Failure as error:
-                self._refuse(error, member, name)
-        raise self._unreachable()
+                if _TOO_LONG in _message(error) and not once:
+                    raise Unavailable(
+                        f"etcd's answer to the {name} is too long ({_message(error)}); delete with etcdctl what "
+                        "no node wrote there"
+                    ) from error
+                is_unsent = self._refuse(error, member, name)
+                if once and not is_unsent:
+                    raise _Silent(f"etcd at {member.endpoint} did not answer ({_message(error)})") from error
+                reasons.append(f"{member.endpoint}: {_message(error)}")
+            else:
+                return answer
+        raise _Unreachable(
+            f"no etcd member answers the {name} ({'; '.join(reasons)}); check that a majority of them runs, and that "
+            "GOUD_ETCD_ENDPOINTS names them"
+        )
 
     def _refuse(self, error: Exception, member: Member, name: str) -> bool:
         """Raise what is final; otherwise leave the member, and return whether the request surely never left."""
@@ -196,10 +217,9 @@ class EtcdKv:
             raise _LeaseGone(f"etcd refused the {name}: the lease has ended") from error
         if any(reason in message for reason in _REFUSED):
             raise Unavailable(f"etcd refused the {name}: {message}") from error
-        if isinstance(error, grpc.aio.AioRpcError) and error.code() in _FAULTS:
-            raise error
         self._leave(member, f"{name}: {message}")
-        return any(reason in message for reason in _NEVER_SENT)
+        is_rejected = isinstance(error, grpc.aio.AioRpcError) and error.code() in _REJECTIONS
+        return is_rejected or any(reason in message for reason in _NEVER_SENT)
 
     def _current(self) -> Member:
         if self._member is None:
@@ -238,6 +258,8 @@ class EtcdKv:
         try:
             async with asyncio.timeout(self._timeout):
                 async for answer in stream:
+                    if answer is None:
+                        break
                     return int(answer.TTL) > 0
         finally:
             stream.cancel()
@@ -265,19 +287,6 @@ class EtcdKv:
             "disarming",
         )
         _log.warning("the space alarm of etcd member %x is disarmed", member_id)
-
-    def _unreachable(self) -> Unavailable:
-        members = ", ".join(self._endpoints)
-        return _Unreachable(f"no etcd member answers ({members}); check that a majority of them runs")
-
-
-_FAULTS = (
-    grpc.StatusCode.INVALID_ARGUMENT,
-    grpc.StatusCode.NOT_FOUND,
-    grpc.StatusCode.OUT_OF_RANGE,
-    grpc.StatusCode.UNIMPLEMENTED,
-    grpc.StatusCode.FAILED_PRECONDITION,
-)
 
 
 def _message(error: Exception) -> str:

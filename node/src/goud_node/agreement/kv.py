@@ -50,12 +50,13 @@ Operation = Put | Delete
 
 @dataclass(frozen=True, slots=True)
 class KeyValue:
-    """One key as read; `value` is empty when only keys were asked for."""
+    """One key as read; `value` is empty when only keys were asked for, `lease` 0 when it hangs on none."""
 
     key: bytes
     value: bytes
     create_revision: int
     mod_revision: int
+    lease: int
 
 
 @dataclass(frozen=True, slots=True)

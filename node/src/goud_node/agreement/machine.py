@@ -60,7 +60,7 @@ class Machine:
             keys = keys[:limit]
         records = [(key, self.records[key]) for key in keys]
         return [
-            KeyValue(key, b"" if keys_only else record.value, record.create_revision, record.mod_revision)
+            KeyValue(key, b"" if keys_only else record.value, record.create_revision, record.mod_revision, record.lease)
             for key, record in records
         ]
 

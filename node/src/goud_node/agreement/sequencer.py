@@ -18,41 +18,21 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from goud_node.agreement.kv import Compare, Delete, KeyValue, Kv, Operation, Put, prefix_end
+from goud_node.agreement.pages import Pages
+from goud_node.agreement.refusals import HeightTaken, HeightTrimmed, LogUnreadable
 from goud_node.chain import encoding
 from goud_node.chain.block import HASH_BYTES, Block
+from goud_node.chain.keys import SIGNATURE_BYTES
 from goud_node.chain.ledger import Epoch
 from goud_node.chain.transactions import MAX_INT
-from goud_node.errors import CoordinationFull, GoudError, NotLeader, OutcomeUnknown, Unavailable
+from goud_node.errors import CoordinationFull, GoudError, InvalidBlock, NotLeader, OutcomeUnknown, Unavailable
 
 T = TypeVar("T")
 MAX_SIGNATURES_PER_TXN = 100  # etcd refuses transactions of more than 128 operations
-_MOST_BLOCKS = 64
 _ENTRY = re.compile(rb"(?P<height>[0-9a-f]{16})/(?P<node>[!-~]+)")
 """Of a signature. Each node writes its own: one that is written wrong must not stop those who read all."""
 _HEIGHT = re.compile(rb"[0-9a-f]{16}")
-
-
-class HeightTrimmed(OutcomeUnknown):
-    """The height is decided, but no longer in the log: certified blocks from peers tell how."""
-
-    code = "height-trimmed"
-
-
-class LogUnreadable(Unavailable):
-    """A key of the log holds what no node of ours writes. Whoever reads it waits until somebody puts it right."""
-
-    code = "log-unreadable"
-
-    def __init__(self, key: bytes, reason: object, remedy: str = "") -> None:
-        root = key.rpartition(b"/")[0].decode()
-        super().__init__(
-            f"the log's key {key.decode()} cannot be read ({reason}); "
-            + (
-                remedy
-                or f"stop every node, delete all keys below {root}/ with etcdctl, and run `goud-node epoch start` on "
-                "the node with the longest chain; a node that orders by itself is restored from a backup"
-            )
-        )
+_NEW_EPOCH = "stop every node, and run `goud-node epoch start` on the node with the longest chain"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +88,14 @@ class Sequencer:
     def __init__(self, kv: Kv, chain_id: str, node_id: str) -> None:
         self._kv = kv
         self._node_id = node_id
-        self._batch = _MOST_BLOCKS
+        self._pages = Pages(kv)
         root = f"/goud/{chain_id}/".encode()
         self._epoch, self._head, self._leader = root + b"epoch", root + b"head", root + b"leader"
         self._blocks, self._signatures, self._nodes = root + b"blocks/", root + b"signatures/", root + b"nodes/"
 
     async def state(self) -> State:
-        """Read epoch, head and leader at one revision. Raises LogUnreadable."""
-        entries = {kv.key: kv for kv in await self._kv.range(self._epoch, self._leader + b"\0")}
+        """Read epoch, head and leader of one moment. Raises LogUnreadable."""
+        entries = {entry.key: entry for entry in await self._control_entries()}
         epoch, head, leader = (entries.get(key) for key in (self._epoch, self._head, self._leader))
         return State(
             None if epoch is None else _readable(epoch, Epoch.decode),
@@ -184,12 +164,12 @@ class Sequencer:
         return None
 
     async def _remove_unreadable_leader(self) -> None:
-        """It hangs on nobody's lease, so that nobody could be elected any more."""
+        """It hangs on no proposer's lease, so that nobody could be elected any more."""
         for entry in await self._kv.range(self._leader):
             if _leader(entry) is None:
                 unchanged = Compare(self._leader, "mod_revision", entry.mod_revision)
                 await self._kv.txn([unchanged], [Delete(self._leader)])
-                raise LogUnreadable(self._leader, "it names no node", "it is removed, and a leader elected")
+                raise LogUnreadable(self._leader, "no campaign wrote it", "it is removed, and a leader elected")
 
     async def renew(self, term: Term) -> bool:
         """Keep the term's lease alive; False when it has ended."""
@@ -209,7 +189,8 @@ class Sequencer:
         Raises NotLeader when the block is not ordered and never will be: every comparison that can fail fails for
         good, so a delayed twin of this request fails as well. Raises OutcomeUnknown when the answer was lost: then the
         only safe step at this height is to call again with the same block. Raises HeightTrimmed when it is decided
-        but the log no longer shows how, CoordinationFull when the log shows that want of space kept this call out.
+        but the log does not show how, CoordinationFull when the log shows that want of space kept this call out,
+        HeightTaken when this call was refused because something that is not ordered stands there.
         """
         header, raw = block.header, block.encode()
         key = self._block_key(header.height)
@@ -230,23 +211,36 @@ class Sequencer:
             return await self._holder(header.height)
         except NotLeader as error:
             raise shortage or error from None
+        except HeightTaken:
+            raise
         except Unavailable as error:
             raise OutcomeUnknown(f"block {header.height} was refused or ordered before: {error}") from error
 
     async def tail(self, start: int, limit: int) -> Tail:
         """Read encoded blocks from height `start`: at most `limit`, and fewer over a link that is slow."""
-        entries = await self._read(self._block_key(start), limit)
-        blocks: list[bytes] = []
-        for entry in entries:
-            if self._height(entry.key) != start + len(blocks):
-                break
-            blocks.append(entry.value)
-        if blocks:
-            return Tail(start, blocks)
-        if entries:
-            return Tail(self._height(entries[0].key), [])
+        async for page in self._pages.read(self._block_key(start), prefix_end(self._blocks), limit):
+            entries = [entry for entry in page if self._height(entry.key) is not None]
+            blocks: list[bytes] = []
+            for entry in entries:
+                if self._height(entry.key) != start + len(blocks):
+                    break
+                blocks.append(entry.value)
+            if entries:
+                return Tail(start if blocks else self._height(entries[0].key), blocks)
         head = (await self.state()).head
         return Tail(None if head is None or head.height < start else head.height + 1, [])
+
+    def decode(self, tail: Tail) -> list[Block]:
+        """The blocks of `tail`, up to the first that is none. Raises LogUnreadable when that is the first of all."""
+        blocks: list[Block] = []
+        for height, raw in enumerate(tail.blocks, tail.first or 0):
+            try:
+                blocks.append(_block(height, raw))
+            except InvalidBlock as error:
+                if blocks:
+                    break
+                raise LogUnreadable(self._block_key(height), error, _NEW_EPOCH) from error
+        return blocks
 
     async def republish(self, epoch: Epoch, block: Block) -> bool:
         """Put back an ordered block that has no certificate yet; False if it was not needed.
@@ -274,19 +268,22 @@ class Sequencer:
         """Read countersignatures of heights [start, start + limit): by height, by node; none of them verified."""
         first_key, end_key = (self._signatures + b"%016x/" % height for height in (start, start + limit))
         signatures: dict[int, dict[str, bytes]] = {}
-        for entry in await self._kv.range(first_key, end_key):
-            match = _ENTRY.fullmatch(entry.key[len(self._signatures) :])
-            if match is not None:
-                signatures.setdefault(int(match["height"], 16), {})[match["node"].decode()] = entry.value
+        async for page in self._pages.read(first_key, end_key):
+            for entry in page:
+                match = _ENTRY.fullmatch(entry.key[len(self._signatures) :])
+                if match is not None and len(entry.value) <= SIGNATURE_BYTES:
+                    signatures.setdefault(int(match["height"], 16), {})[match["node"].decode()] = entry.value
         return signatures
 
     async def progress(self) -> dict[str, int]:
         """Read the certified height each node reports; what is not a height says nothing."""
-        entries = await self._kv.range(self._nodes, prefix_end(self._nodes))
-        heights = {
-            entry.key[len(self._nodes) :].decode(errors="replace"): _reported_height(entry.value) for entry in entries
-        }
-        return {name: height for name, height in heights.items() if height is not None}
+        heights: dict[str, int] = {}
+        async for page in self._pages.read(self._nodes, prefix_end(self._nodes)):
+            for entry in page:
+                height = _reported_height(entry.value)
+                if height is not None:
+                    heights[entry.key[len(self._nodes) :].decode(errors="replace")] = height
+        return heights
 
     async def forget_progress(self, epoch: Epoch) -> None:
         """Drop what nodes reported to hold, for nodes that were restored and hold less; each reports when it joins."""
@@ -296,8 +293,10 @@ class Sequencer:
 
     async def held_above(self, height: int) -> int:
         """How many blocks above that height the log still holds."""
-        entries = await self._kv.range(self._block_key(height + 1), prefix_end(self._blocks), keys_only=True)
-        return sum(self._height(entry.key) is not None for entry in entries)
+        count = 0
+        async for page in self._pages.read(self._block_key(height + 1), prefix_end(self._blocks), keys_only=True):
+            count += sum(self._height(entry.key) is not None for entry in page)
+        return count
 
     async def trim(self, epoch: Epoch, height: int) -> bool:
         """Drop blocks and signatures up to that height from the log; False if the epoch changed."""
@@ -314,29 +313,31 @@ class Sequencer:
         return self._kv.changes(self._epoch, self._leader + b"\0")
 
     async def _holder(self, height: int) -> bytes:
-        entries = await self._kv.range(self._block_key(height))
-        if entries:
-            return entries[0].value
+        key = self._block_key(height)
+        values = [entry.value for entry in await self._kv.range(key)]
         head = (await self.state()).head
         if head is not None and head.height >= height:
-            raise HeightTrimmed(f"block {height} is decided and trimmed; catch up from peers")
+            if not values:
+                raise HeightTrimmed(f"block {height} is decided and trimmed; catch up from peers")
+            try:
+                self.decode(Tail(height, values))
+            except LogUnreadable as error:
+                raise HeightTrimmed(f"block {height} is decided: {error}") from error
+            return values[0]
+        if values:
+            raise HeightTaken(key)
         raise NotLeader(f"block {height} was not ordered: this node's term or epoch ended; submit again")
 
-    async def _read(self, start: bytes, limit: int) -> list[KeyValue]:
-        """A call has one deadline, however much it carries: over a slow link fewer blocks may get through."""
-        end = prefix_end(self._blocks)
+    async def _control_entries(self) -> list[KeyValue]:
+        names = (self._epoch, self._head, self._leader)
+        entries = await self._kv.range(self._epoch, self._leader + b"\0", len(names) + 1)
+        if len(entries) <= len(names):
+            return entries
+        # Others lie between, however many. One by one, head and leader are those of an epoch that is still there.
         while True:
-            batch = min(limit, self._batch)
-            try:
-                entries = await self._kv.range(start, end, batch)
-            except Unavailable:
-                if batch == 1:
-                    raise
-                self._batch = batch // 2
-            else:
-                if len(entries) == self._batch:
-                    self._batch = min(2 * batch, _MOST_BLOCKS)
-                return [entry for entry in entries if self._height(entry.key) is not None]
+            entries = [entry for name in names for entry in await self._kv.range(name)]
+            if await self._kv.range(self._epoch) == [entry for entry in entries if entry.key == self._epoch]:
+                return entries
 
     def _block_key(self, height: int) -> bytes:
         return self._blocks + b"%016x" % height
@@ -345,6 +346,14 @@ class Sequencer:
         """None for a key that is no block's: it says nothing."""
         digits = key[len(self._blocks) :]
         return int(digits, 16) if _HEIGHT.fullmatch(digits) else None
+
+
+def _block(height: int, raw: bytes) -> Block:
+    """Raises InvalidBlock when the bytes are not a block of that height."""
+    block = Block.decode(raw)
+    if block.height != height:
+        raise InvalidBlock(f"it holds block {block.height}")
+    return block
 
 
 def _reported_height(value: bytes) -> int | None:
@@ -371,11 +380,12 @@ def _load_head(raw: bytes) -> Head:
 
 
 def _leader(kv: KeyValue) -> Leader | None:
+    """None when no campaign wrote it: it hangs on the lease that it names, and ends with it."""
     try:
         node_id, lease = encoding.record(encoding.decode(kv.value), (str, int))
     except encoding.NotCanonical:
         return None
-    return Leader(node_id, lease, kv.create_revision)
+    return Leader(node_id, lease, kv.create_revision) if 0 != lease == kv.lease else None
 
 
 def _dump_head(height: int, block_hash: bytes) -> bytes:

@@ -7,7 +7,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from goud_node.agreement.sequencer import MAX_SIGNATURES_PER_TXN, HeightTrimmed, Term
+from goud_node.agreement.refusals import HeightTaken, HeightTrimmed
+from goud_node.agreement.sequencer import MAX_SIGNATURES_PER_TXN, Term
 from goud_node.errors import (
     ConflictingBlock,
     CoordinationFull,
@@ -260,11 +261,12 @@ class Duties:
             self._note_full(error)
             self.queue.fail(error, self.core.unsure_claims)
         except (NotLeader, EpochMismatch, HeightTrimmed) as error:
-            _log.warning("the term ends: %s", error)
+            if self._refusal_log.allows(f"term {error.code}"):
+                _log.warning("the term ends: %s", error)
             renewal.cancel()
             await asyncio.wait({renewal})
             return False
-        except lead.BlockRefused as error:
+        except (lead.BlockRefused, HeightTaken) as error:
             self._complain("propose", error)
             self.queue.fail(error, self.core.unsure_claims)
         except (Unavailable, OutcomeUnknown) as error:

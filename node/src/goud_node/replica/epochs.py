@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from goud_node.agreement.refusals import LogUnreadable
 from goud_node.agreement.sequencer import Head, Sequencer, State
-from goud_node.chain.block import Block, Header
+from goud_node.chain.block import Header
 from goud_node.chain.ledger import Epoch, Ledger
 from goud_node.chain.rules import check_block
 from goud_node.errors import CorruptStore, EpochMismatch, InvalidBlock, OutcomeUnknown, Unavailable
@@ -130,10 +131,10 @@ async def ordered_hash(sequencer: Sequencer, head: Head, height: int) -> bytes |
         return head.hash
     tail = await sequencer.tail(height, 1)
     if tail.blocks:
-        return Block.decode(tail.blocks[0]).hash
+        return sequencer.decode(tail)[0].hash
     if tail.first == height + 1:
         tail = await sequencer.tail(height + 1, 1)
-        return Block.decode(tail.blocks[0]).header.previous if tail.blocks else None
+        return sequencer.decode(tail)[0].header.previous if tail.blocks else None
     return None
 
 
@@ -156,7 +157,7 @@ async def _relation_below(ledger: Ledger, sequencer: Sequencer, epoch: Epoch, he
         ):
             return "conflict", f"the log continues another block {ledger.height} than this node holds"
         end = await _walk(ledger, sequencer, epoch, head)
-    except InvalidBlock as error:
+    except (InvalidBlock, LogUnreadable) as error:
         return "conflict", f"the log holds a block that does not follow this node's chain: {error}"
     if end.height < head.height:
         return "gap", f"the log ends at block {head.height}, but no longer holds block {end.height + 1}"
@@ -181,11 +182,10 @@ async def _walk(ledger: Ledger, sequencer: Sequencer, epoch: Epoch, head: Head) 
     """The last of the log's blocks that follow the tip one by one. Raises InvalidBlock for one that may not."""
     last = ledger.tip
     while last.height < head.height:
-        tail = await sequencer.tail(last.height + 1, _READ_BATCH)
+        tail = await sequencer.tail(last.height + 1, min(_READ_BATCH, head.height - last.height))
         if not tail.blocks:
             return last
-        for raw in tail.blocks:
-            block = Block.decode(raw)
+        for block in sequencer.decode(tail):
             check_block(ledger.genesis, last, block)
             last = block.header
             if (last.height == epoch.base_height and last.hash != epoch.base_hash) or (

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from goud_node.agreement.sequencer import HeightTrimmed, Term
+from goud_node.agreement.refusals import HeightTrimmed
+from goud_node.agreement.sequencer import Term
 from goud_node.chain.block import Block, build
 from goud_node.chain.ledger import Ledger, Receipt
 from goud_node.chain.rules import check_block

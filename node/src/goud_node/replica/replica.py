@@ -143,7 +143,8 @@ class Replica:
             if self._shares_doubt(attempt.claims):
                 raise OutcomeUnknown(f"no answer within {seconds:.1f} s; submit the same request again") from error
             self._refuse_when_full()
-            raise Unavailable(f"no proposer took it within {seconds:.1f} s; is there a majority?") from error
+            reason = attempt.refusal or "is there a majority?"
+            raise Unavailable(f"no proposer took it within {seconds:.1f} s; {reason}") from error
         except (OutcomeUnknown, IdempotencyConflict, AlreadyExists):
             raise  # the ledger says what is taken, and would have said otherwise had an earlier try been applied
         except GoudError as error:
@@ -288,6 +289,7 @@ class Replica:
         except (Unavailable, InvalidTransaction) as error:
             attempt.doubtful = previous_doubt  # a definite refusal
             if isinstance(error, Unavailable) and not isinstance(error, CoordinationFull):
+                attempt.refusal = f"{leader} says: {error}"
                 return None
             raise
         except OutcomeUnknown:
@@ -353,6 +355,7 @@ class _Attempt:
         self.raw, self.transaction, self.forward = raw, transaction, forward
         self.claims = transactions.claims(transaction)
         self._doubts, self._doubtful = doubts, False
+        self.refusal: str | None = None
 
     @property
     def doubtful(self) -> bool:

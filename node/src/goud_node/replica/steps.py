@@ -74,7 +74,8 @@ async def start_epoch(core: Core) -> Epoch:
 async def follow(core: Core) -> int:
     """Store what the log has beyond the local tip, one batch; returns how many blocks were taken.
 
-    Raises ConflictingBlock or InvalidBlock when the log contradicts this node's chain: it must then stop.
+    Raises ConflictingBlock or InvalidBlock when the log contradicts this node's chain: it must then stop. Raises
+    LogUnreadable when the next block's key holds none.
     """
     tip, previous_readings = core.ledger.tip, core.readings
     state = await core.sequencer.state()
@@ -86,10 +87,12 @@ async def follow(core: Core) -> int:
     start = core.ledger.height + 1
     if state.head.height < start:
         return 0
-    tail = await core.sequencer.tail(start, core.options.read_batch)
+    # What lies above the head is not ordered, whatever it is.
+    tail = await core.sequencer.tail(start, min(core.options.read_batch, state.head.height - start + 1))
     if tail.blocks:
-        await core.append(await core.disk(partial(_decode, tail.blocks)))
-        return len(tail.blocks)
+        blocks = await core.disk(partial(core.sequencer.decode, tail))
+        await core.append(blocks)
+        return len(blocks)
     return 0 if tail.first is None else await catch_up(core)
 
 
@@ -278,10 +281,6 @@ def _check_head(head: Head, tip: Header) -> None:
         raise ConflictingBlock(
             f"the log holds another block {tip.height} than this node; one of them was tampered with"
         )
-
-
-def _decode(raws: Sequence[bytes]) -> list[Block]:
-    return [Block.decode(raw) for raw in raws]
 
 
 def _check_base(epoch: Epoch, blocks: Sequence[Block]) -> None:
