@@ -36,7 +36,11 @@ class Events:
         """Return when a block of at least that height is published."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._heights.append((height, future))
-        await future
+        try:
+            await future
+        finally:
+            # Such a height may never come: a peer's word is none.
+            self._heights = [entry for entry in self._heights if entry[1] is not future]
 
     def subscribe(self) -> AsyncIterator[Block]:
         """Subscribe from now on; the subscription ends when the iterator is dropped, closed or too slow."""
