@@ -11,7 +11,7 @@ from functools import partial
 from typing import Final
 
 from goud_backup.codec.sealing import Opener
-from goud_backup.errors import Damaged, NotVerified
+from goud_backup.errors import Damaged, Missing, NotVerified
 from goud_backup.quarantine import precious, set_aside
 from goud_backup.repository import forks, layout, locks
 from goud_backup.repository.forks import Fork
@@ -59,12 +59,12 @@ def fork(
         segments = repository.segments()
         _check_base(repository, height, block_hash, _hashes(repository, height, manifests, segments, opener))
         known = partial(_known, repository, (height, block_hash), manifests, segments)
-        quarantined = _quarantined(repository, height, known)
+        above = {segment.key for segment in segments if segment.last > height} | _quarantined(repository, height, known)
         record = Fork(
             height,
             block_hash,
             _date(repository, listing.good, segments).isoformat(timespec="seconds"),
-            tuple({segment.key for segment in segments if segment.last > height} | quarantined),
+            tuple(above - _shared(repository, height, segments, above)),
             (*(manifest.id for manifest in manifests if manifest.chain.height > height), *unreadable),
         )
         if not record.segments and not record.backups:
@@ -124,6 +124,21 @@ def _quarantined(repository: Repository, height: int, known: Callable[[], Collec
         if parts is not None and parts[1] > height and parts[2] not in past:
             keys.add(own_key)
     return keys
+
+
+def _shared(repository: Repository, height: int, segments: Sequence[Reference], above: Collection[str]) -> set[str]:
+    """Of the keys `above` the base those of a segment that is stored, whole, at or below it, too: it was shipped again
+    when rot had moved it above, or copied there under another name. A fork names segments by their hash, so it would
+    abandon blocks that both histories have.
+    """
+    names = {key: parts[2] for key in above if (parts := layout.segment_parts(key)) is not None}
+    whole = set()
+    for segment in segments:
+        if segment.last <= height and segment.name in names.values():
+            with suppress(Damaged, Missing):
+                repository.check_segment(segment, None)
+                whole.add(segment.name)
+    return {key for key, name in names.items() if name in whole}
 
 
 def _own_key(repository: Repository, stat: Stat, height: int, known: Collection[tuple[int, str]]) -> str | None:

@@ -190,3 +190,32 @@ def test_what_nobody_could_name_is_refused_beside_the_present_history(world: Wor
     with pytest.raises((OtherHistory, SourceError)):
         ship(world.repository, world.other, world.recipients)
     assert not verifying.verify(world.repository, verifying.Depth(record=False), restoring.Tools(OPENER)).ok
+
+
+@pytest.mark.parametrize("place", ["rotten", "segments/", "damaged/", "damaged/segments/"])
+def test_a_segment_below_the_base_stays_whatever_lies_elsewhere_of_it(world: World, place: str) -> None:
+    """A fork names segments by their hash: one that is stored below the base, too, is of both histories."""
+    (below,) = (segment for segment in world.repository.segments() if segment.last == 20)
+    raw = world.segments[below.key]
+    if place == "rotten":
+        rotten = raw.replace(b'"last":20', b'"last":90')
+        world.repository.target.put(below.key, rotten)
+        report = verifying.verify(world.repository, verifying.Depth(record=False), restoring.Tools(None))
+        assert verifying.quarantine(world.repository, report) == [below.key]
+        world.repository.target.put(below.key, raw)  # as a run that ships them again stores them
+    else:
+        key = layout.segment_key(31, 40, below.name)
+        world.repository.target.put(f"{place.removesuffix(layout.SEGMENTS)}{key}", raw)
+    record = fork(world.repository, 20, str(DirectoryBlocks(world.data, GENESIS).digest(20)))
+    assert record is not None
+    assert [key for key in record.segments if below.name in key] == []
+    assert below in world.repository.segments()
+
+
+def test_a_rotten_segment_below_the_base_keeps_none_above_it(world: World) -> None:
+    """What lies there under that hash is not what was written, so it says nothing of it."""
+    (above,) = (segment for segment in world.repository.segments() if segment.last == 30)
+    world.repository.target.put(layout.segment_key(11, 19, above.name), world.segments[above.key][:-1])
+    record = fork(world.repository, 20, str(DirectoryBlocks(world.data, GENESIS).digest(20)))
+    assert record is not None
+    assert above.key in record.segments
