@@ -18,6 +18,7 @@ from goud_backup.repository import signed
 from goud_backup.repository.history import History, Parting, Source, all_of, anchors_of
 from goud_backup.repository.manifest import Manifest, check_certificates
 from goud_backup.repository.repository import Repository
+from goud_backup.settings import SECRETS_FOLDER
 from goud_node.chain.genesis import Genesis
 from goud_node.chain.keys import SigningKey
 from goud_node.chain.ledger import Ledger
@@ -121,6 +122,8 @@ def fetch(repository: Repository, plan: Plan, folder: Path, tools: Tools) -> tup
         check_facts(marker.database_path(base), genesis, manifest)
         if plan.how is How.REBUILD:
             height = _rebuild_from(plan, base, database, genesis, tools)
+            if (base / SECRETS_FOLDER).is_dir():
+                (base / SECRETS_FOLDER).rename(folder / SECRETS_FOLDER)
             shutil.rmtree(base)
             return None, height
     height = plan.height or 0

@@ -167,6 +167,8 @@ def swap(data_dir: Path, staged: Path, chain_id: str, secrets_to: Path | None = 
         folder, origin = str(secrets_to.absolute()), str(coming.relative_to(data_dir))
         secrets = SecretFiles(folder, names, origin, f"{secret_files.KEPT}{now}")
         secret_files.keep(data_dir, secrets)
+    elif secrets_to is not None:
+        _log.warning("%s stays as it is: what is restored has no secrets", secrets_to)
     place = str(staged.relative_to(data_dir))
     journal = Journal(now, place, aside, "swapping", read_journal(data_dir), secrets)
     durable.replace(staged / RESTORED, json.dumps({"id": now}).encode())

@@ -16,6 +16,7 @@ from goud_backup import restore as restoring
 from goud_backup import swap
 from goud_backup.codec.sealing import Opener
 from goud_backup.errors import SourceError
+from goud_backup.plan import Wish
 from goud_backup.repository.repository import Repository
 from goud_node.store import durable
 
@@ -159,3 +160,21 @@ def killed_at(step: int, act: Callable[[], None]) -> bool:
         act()
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("height", [10, 30])
+def test_a_restore_to_an_earlier_block_brings_the_secrets(tmp_path: Path, sealed: Repository, height: int) -> None:
+    tools = restoring.Tools(Opener([IDENTITY]), secrets_to=tmp_path / "restored")
+    restore(sealed, tmp_path / "data", Wish(to_height=height), tools)
+    assert {path.name: path.read_text() for path in (tmp_path / "restored").iterdir()} == STORED[1]
+    assert tip_of(tmp_path / "data").height == height
+
+
+def test_a_restore_of_what_has_no_secrets_says_so(
+    tmp_path: Path, cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    grow(tmp_path / "source", 5)
+    repository = make_repository(tmp_path / "plain")
+    backup(repository, tmp_path / "source", cache)
+    restore(repository, tmp_path / "data", tools=restoring.Tools(None, secrets_to=tmp_path / "restored"))
+    assert f"{tmp_path / 'restored'} stays as it is: what is restored has no secrets" in caplog.text
