@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -364,3 +365,34 @@ def test_a_lock_removed_by_force_is_noticed_after_the_write(begun: Repository, t
     with pytest.raises(LockLost, match="was withdrawn"):
         backup(repository, tmp_path / "data", tmp_path / "cache")
     assert [manifest.sequence for manifest in begun.manifests().good] == [1]
+
+
+@pytest.mark.parametrize("error", [TargetError("reset"), OSError("reset"), ValueError("odd")])
+def test_a_failure_while_a_renewal_is_looked_for_is_not_the_end_of_renewing(tmp_path: Path, error: Exception) -> None:
+    """The answer to a renewal is lost, its repeat finds its own write, and the look at that fails, once."""
+    repository = make_repository(tmp_path / "r")
+    target = Watched(repository.target)
+    lock = locks.Lock(target, locks.BACKUP, "create", renew=0.05, expiry=5.0)  # type: ignore[arg-type]  # as much of one as a lock needs
+    failures: list[str] = []
+
+    def lose(verb: str, key: str) -> None:
+        del verb, key
+        if not failures:
+            failures.append("answer")
+            raise PreconditionFailed("412")
+
+    def stat(key: str) -> Stat | None:
+        if failures == ["answer"]:
+            failures.append("look")
+            raise error
+        return repository.target.stat(key)
+
+    with lock:
+        target.after, target.stat = lose, stat
+        deadline = time.monotonic() + 10
+        writes = len(target.writes)
+        while time.monotonic() < deadline and len(target.writes) < writes + 4:
+            time.sleep(0.01)
+        assert failures == ["answer", "look"]
+        assert len(target.writes) >= writes + 4, "it is renewed again and again"
+        lock.check(certain=True)

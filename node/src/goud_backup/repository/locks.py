@@ -226,13 +226,18 @@ class Lock:
 
     def _renew_once(self) -> None:
         try:
-            self._write(self._me, self._version)
-        except PreconditionFailed:
-            if not self._is_mine():
+            if not self._renew_or_find():
                 self._loss = "somebody took it over"
-        except TargetError as error:
+        except Exception as error:  # noqa: BLE001  # a thread that ended would renew nothing, and say nothing
             if _now() - self._renewed_at > self._expiry:
                 self._loss = f"it could not be renewed ({error})"
+
+    def _renew_or_find(self) -> bool:
+        try:
+            self._write(self._me, self._version)
+        except PreconditionFailed:
+            return self._is_mine()
+        return True
 
 
 def read_holder(target: Target, key: str) -> tuple[Holder | None, str | None]:
