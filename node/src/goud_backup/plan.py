@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ from typing import Any
 from goud_backup import links, times
 from goud_backup.codec.sealing import Opener
 from goud_backup.errors import Damaged, NoSuchBackup, OutOfReach
-from goud_backup.repository import layout
+from goud_backup.repository import layout, rot
 from goud_backup.repository.forks import abandoned_segments
 from goud_backup.repository.history import require_no_hole
 from goud_backup.repository.manifest import Manifest
@@ -20,6 +21,8 @@ from goud_backup.repository.segments import Reference, cover
 from goud_node.errors import SchemaMismatch
 from goud_node.store import SCHEMA_VERSION
 from goud_node.store.schema import MIGRATIONS
+
+_log = logging.getLogger(__name__)
 
 
 class How(StrEnum):
@@ -150,8 +153,8 @@ def require_restorable(repository: Repository, present: dict[str, int]) -> None:
     if manifest is not None and lost:
         raise Damaged(
             f"{len(lost)} objects of backup {manifest.id} are missing from {repository.url}, in an archive storage "
-            f"class, or cut short, {layout.object_key(lost[0])} among them. Run `goud-backup create`, which stores "
-            "again what the node still has, and `goud-backup verify`, which names all of them."
+            f"class, damaged or cut short, {layout.object_key(lost[0])} among them. Run `goud-backup create`, which "
+            "stores again what the node still has, and `goud-backup verify`, which names all of them."
         )
 
 
@@ -199,7 +202,23 @@ def _candidates(repository: Repository, wish: Wish) -> list[Manifest]:
     present = [manifest for manifest in listing.good if manifest.id not in past]
     if not present and listing.bad:
         raise Damaged(next(iter(listing.bad.values())))
-    return present
+    return _usable(repository, present) or present
+
+
+def _usable(repository: Repository, manifests: Sequence[Manifest]) -> list[Manifest]:
+    """Those of which nothing is known to be lost: where one is, another may lead to the same block."""
+    objects, usable = rot.present_objects(repository), []
+    for manifest in manifests:
+        if lost := missing_of(dict(manifest.objects), objects):
+            _log.warning(
+                "backup %s is passed over: %d of its objects are missing or damaged, %s among them",
+                manifest.id,
+                len(lost),
+                layout.object_key(lost[0]),
+            )
+        else:
+            usable.append(manifest)
+    return usable
 
 
 def _newest(repository: Repository, wish: Wish, references: Sequence[Reference]) -> Plan:

@@ -22,7 +22,7 @@ from goud_backup.repository.retention import Policy
 from goud_backup.targets.file import FileTarget
 
 from .command import Command
-from .support import backup, grow, make_repository, redone, restore
+from .support import BLOCK_MS, GENESIS, backup, grow, make_repository, redone, restore, ship
 
 IDENTITY = pyrage.x25519.Identity.generate()
 RECIPIENTS = (str(IDENTITY.to_public()),)
@@ -226,3 +226,48 @@ def test_a_note_of_a_backup_that_is_gone_stops_nobody(goud_backup: Command, cont
     for _ in range(2):
         goud_backup("prune", "--grace-hours", "0")
     assert not note.exists(), "as the warning says"
+
+
+def test_status_is_no_better_than_what_a_verification_noted(goud_backup: Command) -> None:
+    """The store lists a rotten object like a whole one."""
+    goud_backup("init")
+    goud_backup("create")
+    goud_backup("status")
+    largest = max((goud_backup.folder / "repository/objects").rglob("*/*"), key=lambda path: path.stat().st_size)
+    raw = bytearray(largest.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    largest.write_bytes(raw)
+    goud_backup("verify", code=11)
+    goud_backup("status", code=10)
+    raw[len(raw) // 2] ^= 1
+    largest.write_bytes(raw)
+    goud_backup("status")
+
+
+@pytest.mark.parametrize("height", [15, 25, 35])
+@pytest.mark.parametrize("loss", ["gone", "rotten"])
+@pytest.mark.parametrize("lost", [0, 1, 2])
+def test_another_backup_leads_to_a_height_where_one_has_lost_something(
+    tmp_path: Path, height: int, loss: str, lost: int
+) -> None:
+    """Backups at 20, 30 and 40, blocks shipped from 20 on: whichever is broken, the others lead there."""
+    repository, data = make_repository(tmp_path / "r"), tmp_path / "data"
+    grow(data, 10)
+    ship(repository, data)
+    manifests = []
+    for number in range(3):
+        grow(data, 10)
+        ship(repository, data)
+        manifests.append(backup(repository, data, tmp_path / f"cache{number}"))
+    others = {name for number, manifest in enumerate(manifests) if number != lost for name in manifest.objects}
+    key = layout.object_key(next(name for name in manifests[lost].objects if name not in others))
+    if loss == "gone":
+        repository.target.delete(key)
+    else:
+        raw = bytearray(repository.target.get(key))
+        raw[-1] ^= 1
+        repository.target.put(key, raw)
+        assert not verifying.verify(repository, verifying.Depth(), restoring.Tools(None)).ok
+    assert restore(repository, tmp_path / "again", Wish(to_height=height)).height == height
+    at_ms = GENESIS.created_ms + height * BLOCK_MS
+    assert restore(repository, tmp_path / "then", Wish(to_ms=at_ms)).height == height

@@ -16,7 +16,7 @@ from goud_backup.cli.making import summary
 from goud_backup.cli.measuring import measured
 from goud_backup.cli.options import AsJson, Backup, IdentityFile, MetricsDir, RecordKey, Url, Wait, Workers
 from goud_backup.errors import Damaged, NoSuchBackup
-from goud_backup.repository import layout, locks
+from goud_backup.repository import layout, locks, rot
 from goud_backup.repository.locks import read_holder
 from goud_backup.repository.manifest import Manifest
 from goud_backup.repository.records import Check
@@ -88,7 +88,7 @@ def status(url: Url, as_json: AsJson = False) -> None:
         document = _status(repository, sizes)
         problem: Damaged | NoSuchBackup | None = None
         try:
-            plans.require_restorable(repository, sizes)
+            plans.require_restorable(repository, rot.present_objects(repository, sizes))
         except (Damaged, NoSuchBackup) as error:
             problem = error
             document["problem"] = str(error)

@@ -39,9 +39,9 @@ def outlived(
     return [stat for stat, backup_id in ids if not (backup_id is None or backup_id in needed or backup_id in backups)]
 
 
-def present_objects(repository: Repository) -> dict[str, int]:
-    """What the store has, with the sizes; DAMAGED for what was noted and has not been stored anew since."""
-    present = repository.object_sizes()
+def present_objects(repository: Repository, sizes: Mapping[str, int] | None = None) -> dict[str, int]:
+    """What the store has, with the `sizes`; DAMAGED for what was noted and has not been stored anew since."""
+    present = repository.object_sizes() if sizes is None else dict(sizes)
     unreadable: dict[str, str] = {}
     suspects = noted(repository.checks(unreadable).values())
     for problem in unreadable.values():
