@@ -148,13 +148,14 @@ def _manifests(repository: Repository, report: Report) -> list[Manifest]:
 
 
 def _names(repository: Repository, report: Report) -> None:
-    """What lies among manifests and segments, and is none by its name."""
-    for folder, parts, noun, loss in (
+    """What lies among manifests, segments and forks, and is none by its name."""
+    for folder, is_named, noun, loss in (
         (layout.MANIFESTS, layout.manifest_parts, "manifest", ", and prune removes what only it needs"),
         (layout.SEGMENTS, layout.segment_parts, "segment", ""),
+        (layout.FORKS, layout.is_like_fork, "fork", ""),
     ):
         for stat in repository.target.list(folder):
-            if stat.key != folder and parts(stat.key) is None:
+            if stat.key != folder and not is_named(stat.key):
                 report.add(
                     stat.key,
                     f"{stat.key} does not have the name of a {noun}, so no verb sees it{loss}. If it is one, copy it "

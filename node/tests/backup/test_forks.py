@@ -372,3 +372,25 @@ def test_an_abandoned_history_goes_when_its_days_have_passed(
     assert abandoned not in {one.id for one in repository.manifests().good}
     assert not {stat.key for stat in repository.target.list(layout.SEGMENTS)} & set(record.segments)
     assert restore(repository, tmp_path / "again").tip_hash == present.hash.hex()
+
+
+@pytest.mark.parametrize("name", ["README.txt", ".DS_Store", "é", "a b", "old/README"])
+def test_a_stray_file_among_forks_stops_nobody(goud_backup: Command, name: str) -> None:
+    goud_backup("init")
+    goud_backup("create")
+    path = goud_backup.folder / "repository" / layout.FORKS / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("mine")
+    for verb in (("list",), ("status",), ("create",), ("prune", "--dry-run"), ("restore",)):
+        goud_backup(*verb)
+    seen = not name.startswith(".")  # a directory has hidden files of its own
+    goud_backup("verify", code=11 if seen else 0)
+
+
+def test_a_fork_whose_name_was_spoiled_stops_all_work(goud_backup: Command) -> None:
+    goud_backup("init")
+    goud_backup("create")
+    path = goud_backup.folder / "repository" / layout.FORKS / f"{20:012d}-{'0' * 64}.json.conflict"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("{}")
+    goud_backup("create", code=10)

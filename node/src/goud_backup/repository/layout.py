@@ -77,6 +77,11 @@ def is_fork(key: str) -> bool:
     return _FORK.fullmatch(key) is not None
 
 
+def is_like_fork(key: str) -> bool:
+    """Whether it begins like a fork: one whose name was spoiled must stop all work, a stray file must not."""
+    return key.startswith(FORKS) and key[len(FORKS) :][:1].isdigit()
+
+
 def check_key(backup_id: str) -> str:
     return f"{CHECKS}{backup_id}.json"
 

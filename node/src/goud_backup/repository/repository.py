@@ -234,7 +234,8 @@ class Repository:
         return [self.read_fork(key) for key in self.fork_keys()]
 
     def fork_keys(self) -> list[str]:
-        return [stat.key for stat in self.target.list(layout.FORKS)]
+        """What is named like one, or almost; `verify` names what else lies there."""
+        return [stat.key for stat in self.target.list(layout.FORKS) if layout.is_like_fork(stat.key)]
 
     def read_fork(self, key: str) -> Fork:
         """Raises Damaged, Missing."""
