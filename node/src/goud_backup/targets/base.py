@@ -215,6 +215,10 @@ def open_target(url: str) -> Target:
     if parts.scheme == "file" and not parts.netloc and prefix:
         from goud_backup.targets.file import FileTarget  # noqa: PLC0415  # one target, one import
 
+        if not prefix.isprintable() or "\N{REPLACEMENT CHARACTER}" in prefix:
+            raise ConfigurationError(
+                f"The path in {url!r} has characters that cannot be shown. Give one of letters, digits and spaces."
+            )
         return FileTarget(f"/{prefix}")
     if parts.scheme in {"s3", "gs"} and parts.netloc:
         if not _BUCKET.fullmatch(parts.netloc):

@@ -25,6 +25,7 @@ _TEMPORARY = ".tmp-"
 _UNFINISHED = re.compile(r"\.tmp-[0-9a-f]+")
 _EXCLUSIVE = ".exclusive"
 _RESERVE = ".reserve"
+_PATIENCE = 60.0
 _CHUNK = 1024 * 1024
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
@@ -231,10 +232,26 @@ class FileTarget:
         # Compare and replace are two steps on a file system: a lock of the kernel's makes them one.
         descriptor = os.open(self._root / _EXCLUSIVE, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            self._lock(descriptor)
             yield
         finally:
             os.close(descriptor)
+
+    def _lock(self, descriptor: int) -> None:
+        """Held for one write at a time. Raises TargetError: a process that stands still must not stop every host."""
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() >= deadline:
+                    raise TargetError(
+                        f"{self._root / _EXCLUSIVE} was locked by another process for {_PATIENCE:g} s, where a write "
+                        "takes a moment. Find who holds it (`fuser`), whether it stands still, and end it; try again."
+                    ) from error
+                time.sleep(0.01)
+            else:
+                return
 
     @contextmanager
     def _errors(self, verb: str, key: str) -> Iterator[None]:
@@ -253,10 +270,24 @@ class FileTarget:
             raise TargetError(f"{where} Check the disk.") from error
 
 
+@contextmanager
+def _scan(folder: str, *, hidden: bool) -> Iterator[Iterator[os.DirEntry[str]]]:
+    try:
+        entries = os.scandir(folder)
+    except PermissionError:
+        if not hidden:
+            raise
+        # What this account may not look into (`lost+found` in the root of a disk) has no file that it left unfinished.
+        yield iter(())
+    else:
+        with entries:
+            yield entries
+
+
 def _walk(folder: str, prefix: str, *, hidden: bool = False) -> Iterator[Stat]:
     """The objects below a folder; `hidden`: what is unfinished instead."""
     # A repository has thousands of objects and every backup lists them: no Path is made for each.
-    with os.scandir(folder) as entries:
+    with _scan(folder, hidden=hidden) as entries:
         for entry in entries:
             key = prefix + entry.name
             if entry.is_dir(follow_symlinks=False):
