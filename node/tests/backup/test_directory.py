@@ -39,7 +39,7 @@ def test_a_folder_that_nobody_may_look_into_has_nothing_unfinished(
     goud_backup("create")
     folder = goud_backup.folder / "repository" / place
     folder.mkdir(parents=True)
-    monkeypatch.setattr(directory.os, "scandir", closed(folder))
+    monkeypatch.setattr(os, "scandir", closed(folder))
     goud_backup("status")
     goud_backup("prune")
 
@@ -48,7 +48,7 @@ def test_a_family_that_cannot_be_listed_is_no_empty_one(tmp_path: Path, monkeypa
     target = open_target(f"file://{tmp_path}/r")
     target.create()
     target.put("segments/a", b"")
-    monkeypatch.setattr(directory.os, "scandir", closed(tmp_path / "r/segments"))
+    monkeypatch.setattr(os, "scandir", closed(tmp_path / "r/segments"))
     with pytest.raises(AccessRefused):
         list(target.list("segments/"))
 

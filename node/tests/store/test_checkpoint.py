@@ -170,8 +170,13 @@ def test_an_odd_entry_keeps_no_expired_checkpoint(
     assert tmp_path.is_dir()
 
 
+@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "Permission denied"), RecursionError("too deep")])
 def test_a_checkpoint_that_cannot_be_removed_keeps_no_other(
-    checkpoints: Checkpoints, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    checkpoints: Checkpoints,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
 ) -> None:
     for name in ("a", "m", "z"):
         checkpoints.create(name, 10)
@@ -180,7 +185,7 @@ def test_a_checkpoint_that_cannot_be_removed_keeps_no_other(
 
     def fail(path: Path) -> None:
         if path.name == "m":
-            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            raise error
         remove(path)
 
     monkeypatch.setattr(shutil, "rmtree", fail)

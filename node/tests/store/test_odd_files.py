@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +14,11 @@ from goud_node.api.secrets import Keyring
 from goud_node.chain import genesis
 from goud_node.chain.keys import SigningKey
 from goud_node.documents import Malformed, read_bytes
-from goud_node.errors import ConfigurationError, GoudError
+from goud_node.errors import ConfigurationError, CorruptStore, GoudError
 from goud_node.service import ordering
-from goud_node.store import durable, marker
+from goud_node.store import RocksStore, durable, marker
+
+from .support import filled
 
 
 def _secret(path: Path) -> None:
@@ -88,3 +91,46 @@ def test_a_pipe_in_the_place_of_a_temporary_file_is_named(tmp_path: Path) -> Non
     (outcome,) = outcome_of(lambda: durable.replace(tmp_path / "floor", b"1"))
     assert isinstance(outcome, GoudError)
     assert "floor" in str(outcome)
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    filled(tmp_path / "rocksdb", rows=50, rounds=1, tail=5)
+    return tmp_path / "rocksdb"
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+@pytest.mark.parametrize("odd", [_pipe, _socket, _endless])
+@pytest.mark.parametrize("pattern", ["LOCK", "*.sst", "*.log", "IDENTITY", "MANIFEST-*", "OPTIONS-*", "more"])
+def test_what_is_no_file_of_a_database_is_named_before_it_is_opened(
+    database: Path, pattern: str, odd: Callable[[Path], None], read_only: bool
+) -> None:
+    path = next(database.glob(pattern), database / pattern)
+    path.unlink(missing_ok=True)
+    odd(path)
+    (outcome,) = outcome_of(lambda: RocksStore.open(database, read_only=read_only))
+    assert isinstance(outcome, CorruptStore)
+    assert str(outcome).startswith(f"{path} is no file, but ")
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_a_folder_in_the_place_of_the_lock_is_not_in_use(database: Path, read_only: bool) -> None:
+    (database / "LOCK").unlink(missing_ok=True)
+    (database / "LOCK").mkdir()
+    (outcome,) = outcome_of(lambda: RocksStore.open(database, read_only=read_only))
+    assert isinstance(outcome, CorruptStore)
+    assert "LOCK is no file, but a folder" in str(outcome)
+
+
+def test_links_to_files_and_folders_beside_them_are_no_hindrance(database: Path, tmp_path: Path) -> None:
+    table = next(database.glob("*.sst"))
+    table.rename(tmp_path / table.name)
+    table.symlink_to(tmp_path / table.name)
+    (database / "lost").mkdir()
+    (database / "nowhere").symlink_to("gone")
+    RocksStore.open(database).close()

@@ -135,8 +135,8 @@ class Checkpoints:
     def _sweep(self, name: str) -> bool:
         try:
             self._remove(name)
-        except OSError as error:
-            _log.warning("the checkpoint %s could not be removed: %s", self._directory / name, error)
+        except (OSError, RecursionError) as error:  # folders within folders, a thousand deep
+            _log.warning("the checkpoint %r could not be removed: %s", str(self._directory / name), error)
             return False
         return True
 
