@@ -372,7 +372,7 @@ def test_a_failure_while_a_renewal_is_looked_for_is_not_the_end_of_renewing(tmp_
     """The answer to a renewal is lost, its repeat finds its own write, and the look at that fails, once."""
     repository = make_repository(tmp_path / "r")
     target = Watched(repository.target)
-    lock = locks.Lock(target, locks.BACKUP, "create", renew=0.05, expiry=5.0)  # type: ignore[arg-type]  # as much of one as a lock needs
+    lock = locks.Lock(target, locks.BACKUP, "create", renew=0.05, expiry=5.0)
     failures: list[str] = []
 
     def lose(verb: str, key: str) -> None:
