@@ -206,20 +206,36 @@ def test_a_failure_is_tidied_up_after(place: Place) -> None:
 ENGINE = """set -euo pipefail
 {function}
 as_root() { case $1 in docker) [[ $answers == root ]] ;; cat) echo 1 ;; env) sleep 2 ;; esac; } # an engine lives on
-say() { :; }; wait_for_engine() { :; }; join_docker_group() { :; }
+say() { :; }; wait_for_engine() { :; }; join_docker_group() { :; }; die() { echo "$1"; exit 1; }
 answers=$1 started=$2 state=$2.state pid_file=$2.pid log_file=$2.log
 engine_answers() { [[ $answers == account ]]; }
 start_engine
 """
 
 
-@pytest.mark.parametrize(("answers", "started"), [("account", False), ("root", False), ("nobody", True)])
-def test_bootstrap_says_whether_it_started_the_engine(tmp_path: Path, answers: str, started: bool) -> None:
+def start_engine(folder: Path, answers: str, host: str) -> subprocess.CompletedProcess[str]:
+    """`start_engine` of scripts/bootstrap, where the engine answers this account, root or nobody."""
     source = (ROOT / "scripts/bootstrap").read_text()
-    function = source[source.index("start_engine() {") : source.index("wait_for_engine() {")]
-    command = ["bash", "-c", ENGINE.replace("{function}", function), "bash", answers, str(tmp_path / "started")]
-    subprocess.run(command, check=True, capture_output=True)
+    bounds = (("engine_is_elsewhere() {", "missing_packages() {"), ("start_engine() {", "wait_for_engine() {"))
+    functions = "".join(source[source.index(begin) : source.index(end)] for begin, end in bounds)
+    command = ["bash", "-c", ENGINE.replace("{function}", functions), "bash", answers, str(folder / "started")]
+    return subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, "DOCKER_HOST": host})
+
+
+@pytest.mark.parametrize("host", ["", "unix:///var/run/docker.sock", "unix:///run/docker.sock"])
+@pytest.mark.parametrize(("answers", "started"), [("account", False), ("root", False), ("nobody", True)])
+def test_bootstrap_says_whether_it_started_the_engine(tmp_path: Path, answers: str, started: bool, host: str) -> None:
+    assert start_engine(tmp_path, answers, host).returncode == 0
     assert (tmp_path / "started").exists() == started
+
+
+@pytest.mark.parametrize("host", ["tcp://127.0.0.1:1", "ssh://there", "unix:///run/user/1000/docker.sock"])
+def test_an_engine_elsewhere_is_not_started_here(tmp_path: Path, host: str) -> None:
+    """Nor is this machine's own taken for one that was started now, which would stop it in the end."""
+    result = start_engine(tmp_path, "nobody", host)
+    assert (result.returncode, (tmp_path / "started").exists()) == (1, False)
+    assert f"no engine answers at DOCKER_HOST ({host})" in result.stdout
+    assert start_engine(tmp_path, "account", host).returncode == 0
 
 
 # -- signals ----------------------------------------------------------------------------------------------------------
